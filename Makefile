@@ -1,0 +1,51 @@
+# Everything runs from a fresh clone with only python3: each target first makes the environment it needs.
+PYTHON ?= python3
+VENV := .venv
+VENV_LATEST := .venv-latest
+# One process a core for tests; torch itself stays on one thread there (tests/conftest.py).
+JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
+
+.PHONY: help demo test test-latest lint format clean
+
+help:
+	@echo "make demo         fine-tune a tiny model by MLE and by IRL and compare them (about 10 minutes on 2 cores)"
+	@echo "make test         the test suite, with the locked TRL of requirements/tested.txt"
+	@echo "make test-latest  the test suite, with the newest supported TRL of requirements/tested-latest.txt"
+	@echo "make lint         ruff: style and imports"
+	@echo "make clean        remove environments and outputs"
+
+# torch alone first: its exact version has a CPU build where this project is developed, and the other packages then take
+# what is there instead of the newest.
+define make-environment
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/pip install --quiet $$(grep -E '^torch==' $(2))
+	$(1)/bin/pip install --quiet --requirement $(2)
+	$(1)/bin/pip install --quiet --no-deps --editable .
+	touch $(1)/.installed
+endef
+
+$(VENV)/.installed: requirements/tested.txt pyproject.toml
+	$(call make-environment,$(VENV),requirements/tested.txt)
+
+$(VENV_LATEST)/.installed: requirements/tested-latest.txt requirements/tested.txt pyproject.toml
+	$(call make-environment,$(VENV_LATEST),requirements/tested-latest.txt)
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/trl-irl demo --output_dir outputs/demo
+
+test: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -n $(JOBS)
+
+test-latest: $(VENV_LATEST)/.installed
+	$(VENV_LATEST)/bin/python -m pytest -n $(JOBS)
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(VENV)/.installed
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) $(VENV_LATEST) outputs

@@ -1,0 +1,190 @@
+"""Q, V, their gradients and the reference KL, against full logits in float64 and autograd."""
+
+import itertools
+
+import pytest
+import torch
+
+from tests.conftest import ARCHITECTURES, make_model
+from trl_irl.soft_q import attach_soft_q_head, reference_kl, soft_q_values
+from trl_irl.soft_q.projection import Projection
+
+
+TOKENS, HIDDEN, VOCABULARY = 13, 7, 101  # odd on purpose
+TINY_BUFFER = 0.001  # MiB: 131 logits a tile, so that the last rows and the last columns are partial tiles
+
+
+def plain_logits(hidden, weight, bias, scale, softcap):
+    logits = hidden @ weight.T * scale if bias is None else (hidden @ weight.T + bias) * scale
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def relative_error(actual, expected):
+    return ((actual.double() - expected).norm() / expected.norm()).item()
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(TOKENS, HIDDEN, generator=generator, dtype=torch.float64)
+    weight = torch.randn(VOCABULARY, HIDDEN, generator=generator, dtype=torch.float64)
+    bias = torch.randn(VOCABULARY, generator=generator, dtype=torch.float64)
+    labels = torch.randint(VOCABULARY, (TOKENS,), generator=generator)
+    upstream = torch.randn(2, TOKENS, generator=generator, dtype=torch.float64)
+    return hidden, weight, bias, labels, upstream
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(
+    "with_bias, scale, softcap, buffer",
+    itertools.product([False, True], [1.0, 0.3], [None, 2.5], [TINY_BUFFER, 64]),
+)
+def test_values_and_gradients_equal_full_logits(inputs, dtype, tolerance, with_bias, scale, softcap, buffer):
+    hidden, weight, bias, labels, (g_q, g_v) = inputs
+    expected = [hidden, weight] + ([bias] if with_bias else [])
+    expected = [x.clone().requires_grad_() for x in expected]
+    logits = plain_logits(expected[0], expected[1], expected[2] if with_bias else None, scale, softcap)
+    expected_q, expected_v = logits.gather(1, labels[:, None])[:, 0], logits.logsumexp(1)
+    (expected_q * g_q + expected_v * g_v).sum().backward()
+
+    actual = [x.detach().to(dtype).requires_grad_() for x in expected]
+    projection = Projection(actual[1], actual[2] if with_bias else None, scale, softcap)
+    q, v, entropy, is_top1 = soft_q_values(actual[0], projection, labels, buffer)
+    (q * g_q.to(dtype) + v * g_v.to(dtype)).sum().backward()
+
+    assert q.dtype == v.dtype == dtype
+    assert relative_error(q, expected_q) < tolerance
+    assert relative_error(v, expected_v) < tolerance
+    log_pi = logits.log_softmax(1).detach()
+    assert relative_error(entropy, -(log_pi.exp() * log_pi).sum(1)) < tolerance
+    assert torch.equal(is_top1, logits.argmax(1) == labels)
+    for x, reference in zip(actual, expected, strict=True):
+        assert relative_error(x.grad, reference.grad) < tolerance
+
+
+def test_top1_breaks_ties_as_argmax_does():
+    weight = torch.zeros(VOCABULARY, HIDDEN)
+    weight[[3, 50]] = 1.0
+    labels = torch.tensor([3, 50, 0])
+    for buffer in (TINY_BUFFER, 64):
+        *_, is_top1 = soft_q_values(torch.ones(3, HIDDEN), Projection(weight), labels, buffer)
+        assert is_top1.tolist() == [True, False, False]
+
+
+def test_bfloat16_keeps_float32_statistics(inputs):
+    hidden, weight, bias, labels, (g_q, g_v) = inputs
+    actual = [x.to(torch.bfloat16).requires_grad_() for x in (hidden, weight, bias)]
+    q, v, *_ = soft_q_values(actual[0], Projection(actual[1], actual[2]), labels, TINY_BUFFER)
+    (q * g_q.float() + v * g_v.float()).sum().backward()
+    expected = [x.detach().double().requires_grad_() for x in actual]
+    logits = plain_logits(*expected, 1.0, None)
+    expected_q, expected_v = logits.gather(1, labels[:, None])[:, 0], logits.logsumexp(1)
+    (expected_q * g_q + expected_v * g_v).sum().backward()
+    assert q.dtype == v.dtype == torch.float32
+    # The inputs are bfloat16; nothing after them is, until a gradient is rounded to its parameter's dtype at the end.
+    assert relative_error(q, expected_q) < 1e-6
+    assert relative_error(v, expected_v) < 1e-6
+    for x, reference in zip(actual, expected, strict=True):
+        assert x.grad.dtype == torch.bfloat16
+        assert relative_error(x.grad, reference.grad) < 2**-8
+
+
+def test_autocast_does_not_round_the_head(inputs):
+    hidden, weight, _, labels, _ = inputs
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        q, v, *_ = soft_q_values(hidden.float(), Projection(weight.float()), labels)
+    logits = hidden @ weight.T
+    assert relative_error(q, logits.gather(1, labels[:, None])[:, 0]) < 1e-6
+    assert relative_error(v, logits.logsumexp(1)) < 1e-6
+
+
+def test_no_gradient_is_computed_for_a_frozen_head(inputs):
+    hidden, weight, _, labels, _ = inputs
+    hidden = hidden.clone().requires_grad_()
+    q, v, *_ = soft_q_values(hidden, Projection(weight), labels, TINY_BUFFER)
+    (q + 2 * v).sum().backward()
+    reference = hidden.detach().clone().requires_grad_()
+    logits = reference @ weight.T
+    (logits.gather(1, labels[:, None])[:, 0] + 2 * logits.logsumexp(1)).sum().backward()
+    assert weight.grad is None
+    assert relative_error(hidden.grad, reference.grad) < 1e-12
+
+
+@pytest.mark.parametrize("softcap", [None, 2.5])
+@pytest.mark.parametrize("buffer", [TINY_BUFFER, 64])
+def test_reference_kl_equals_full_logits(inputs, softcap, buffer):
+    hidden, weight, bias, _, (g, _) = inputs
+    ref_hidden, ref_weight = hidden.flip(0)[:, :5].float(), weight.flip(1)[:, :5].float()
+    expected = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
+    log_pi = plain_logits(*expected, 0.7, softcap).log_softmax(1)
+    log_ref = plain_logits(ref_hidden.double(), ref_weight.double(), None, 1.0, None).log_softmax(1)
+    expected_kl = (log_pi.exp() * (log_pi - log_ref)).sum(1)
+    (expected_kl * g).sum().backward()
+
+    actual = [x.detach().float().requires_grad_() for x in expected]
+    policy = Projection(actual[1], actual[2], 0.7, softcap)
+    kl = reference_kl(actual[0], policy, ref_hidden, Projection(ref_weight), buffer)
+    (kl * g.float()).sum().backward()
+    assert relative_error(kl, expected_kl) < 1e-5
+    for x, reference in zip(actual, expected, strict=True):
+        assert relative_error(x.grad, reference.grad) < 1e-5
+
+
+def test_reference_kl_to_itself_is_zero(inputs):
+    hidden, weight, *_ = inputs
+    hidden = hidden.clone().requires_grad_()
+    kl = reference_kl(hidden, Projection(weight), hidden, Projection(weight), TINY_BUFFER)
+    kl.sum().backward()
+    assert kl.abs().max() < 1e-12
+    assert hidden.grad.abs().max() < 1e-12
+
+
+def test_reference_kl_refuses_another_vocabulary(inputs):
+    hidden, weight, *_ = inputs
+    with pytest.raises(ValueError, match="101 tokens and the reference's 100"):
+        reference_kl(hidden, Projection(weight), hidden, Projection(weight[:100]))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_model_returns_its_own_q_and_v(architecture):
+    # Grouped products of experts know no float64.
+    model = make_model(architecture, dtype=torch.float32 if "moe" in architecture else torch.float64).eval()
+    input_ids = torch.randint(4, 300, (3, 11), generator=torch.Generator().manual_seed(1))
+    labels = input_ids.clone()
+    labels[0, :4] = labels[1, 9:] = -100
+    logits = model(input_ids=input_ids).logits[:, :-1]
+    attach_soft_q_head(model, TINY_BUFFER)
+    output = model(input_ids=input_ids, labels=labels, soft_q="values")
+    scored = labels[:, 1:] != -100
+    q = logits.gather(2, input_ids[:, 1:, None])[..., 0]
+    torch.testing.assert_close(output.q, q.masked_fill(~scored, 0))
+    torch.testing.assert_close(output.v, logits.logsumexp(-1).masked_fill(~scored, 0))
+    # Without the switch the model is what it was.
+    torch.testing.assert_close(model(input_ids=input_ids).logits[:, :-1], logits)
+    generated = model.generate(input_ids[:1], max_new_tokens=3, do_sample=False, eos_token_id=None)
+    assert generated.shape == (1, 14)
+
+
+def test_nothing_scored_gives_zero_gradients():
+    model = make_model("llama")
+    attach_soft_q_head(model)
+    input_ids = torch.arange(8).view(1, 8)
+    output = model(input_ids=input_ids, labels=torch.full_like(input_ids, -100), soft_q="values")
+    (output.q.sum() + output.v.sum()).backward()
+    gradients = [p.grad for p in model.parameters()]
+    assert all(g is not None and g.isfinite().all() and not g.any() for g in gradients)
+
+
+def test_unknown_logit_postprocessing_is_refused():
+    model = make_model("granite")
+    model.config.logits_scaling = 1.0  # the config no longer says what the forward does
+    forward = type(model).forward
+
+    def scaled(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        output.logits = output.logits * 0.5
+        return output
+
+    model.forward = scaled.__get__(model)
+    with pytest.raises(RuntimeError, match="does something to its logits"):
+        attach_soft_q_head(model)

@@ -1,0 +1,63 @@
+"""At lambda_td = 0 the loss and every gradient are those of TRL's own SFTTrainer, on whichever TRL is installed."""
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from trl import SFTConfig, SFTTrainer
+
+from tests.conftest import ARCHITECTURES, make_model
+from tests.trainer.conftest import ROWS, one_step, settings
+from trl_irl import IRLConfig, IRLTrainer
+
+
+def both(tmp_path, tokenizer, make, **kwargs):
+    """The same step by SFTTrainer and by IRLTrainer at lambda_td = 0."""
+    results = []
+    for trainer_class, config_class, extra in (
+        # TRL 1.12's default, "chunked_nll", ignores Granite's logit scaling; "nll" is the model's own loss there.
+        (SFTTrainer, SFTConfig, {"loss_type": "nll"}),
+        (IRLTrainer, IRLConfig, {"lambda_td": 0.0}),
+    ):
+        torch.manual_seed(0)
+        peft_config = kwargs.get("peft_config")
+        overrides = {name: value for name, value in kwargs.items() if name != "peft_config"}
+        trainer = trainer_class(
+            model=make(),
+            args=config_class(**settings(tmp_path, **extra, **overrides)),
+            train_dataset=Dataset.from_list(ROWS),
+            processing_class=tokenizer,
+            peft_config=peft_config,
+        )
+        results.append(one_step(trainer))
+    return results
+
+
+def assert_same(sft, irl):
+    torch.testing.assert_close(irl[0], sft[0], rtol=1e-5, atol=1e-6)
+    assert irl[1].keys() == sft[1].keys()
+    for name, expected in sft[1].items():
+        torch.testing.assert_close(irl[1][name], expected, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_loss_and_gradients(architecture, tokenizer, tmp_path):
+    assert_same(*both(tmp_path, tokenizer, lambda: make_model(architecture)))
+
+
+@pytest.mark.parametrize("peft", [None, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])])
+def test_accumulated_ragged_batches(peft, tokenizer, tmp_path):
+    assert_same(
+        *both(
+            tmp_path,
+            tokenizer,
+            lambda: make_model("llama"),
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=4,
+            peft_config=peft,
+        )
+    )
+
+
+def test_packed(tokenizer, tmp_path):
+    assert_same(*both(tmp_path, tokenizer, lambda: make_model("qwen2"), packing=True, max_length=48))

@@ -1,0 +1,21 @@
+"""Inverse reinforcement learning for language models, as a thin extension of Hugging Face TRL."""
+
+from typing import TYPE_CHECKING
+
+
+__version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from .trainer import IRLConfig, IRLTrainer
+
+__all__ = ["IRLConfig", "IRLTrainer"]
+
+
+def __getattr__(name: str):
+    # The trainers import torch and TRL, which takes seconds: only when one is asked for, so that `trl-irl --help` is
+    # instant.
+    if name in __all__:
+        from . import trainer
+
+        return getattr(trainer, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

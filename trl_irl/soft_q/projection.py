@@ -1,0 +1,267 @@
+"""
+The model's output projection: its parameters, its post-processing of logits, and the tiles it is computed in.
+
+Nothing here ever holds `(tokens, vocabulary)` logits: a tile is at most `TOKENS_PER_TILE` tokens by as many vocabulary
+columns as the logit buffer allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+from torch import nn
+from torch.distributed.tensor import DTensor
+from transformers import PretrainedConfig, PreTrainedModel
+from trl.trainer.utils import maybe_gather_lm_head_ctx
+
+
+# With all the tokens of a micro-batch in one tile, the weight gradient of a vocabulary tile is one product, written
+# once: token-wise chunks would read and write the whole `(vocabulary, hidden)` float32 gradient again for every chunk.
+TOKENS_PER_TILE = 4096
+COLUMN_MULTIPLE = 16
+
+
+@dataclass(frozen=True)
+class Projection:
+    """
+    From hidden states to Q: `softcap * tanh(scale * (hidden @ weight.T + bias) / softcap)`.
+
+    Attributes:
+        weight (`torch.Tensor` of shape `(vocabulary, hidden)`)
+        bias (`torch.Tensor` of shape `(vocabulary,)`, *optional*)
+        scale (`float`):
+            Multiplier of the logits (Cohere, Granite, Falcon-H1, ...).
+        softcap (`float`, *optional*):
+            Final logit softcapping (Gemma).
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, with_adapters: bool = True) -> Projection:
+        """
+        The projection of a causal language model as it is now (FSDP and PEFT may replace the head's parameters).
+
+        A sharded DTensor (FSDP2) is gathered once, differentiably. Parameters partitioned by ZeRO-3 are left as they
+        are: use [`gathered`] around every access, in forward and in backward.
+
+        Args:
+            model ([`~transformers.PreTrainedModel`]):
+                The causal language model itself, not its PEFT wrapper.
+            with_adapters (`bool`, *optional*, defaults to `True`):
+                If `False` and PEFT trains a copy of the head (`modules_to_save`), the original head.
+        """
+        head = model.get_output_embeddings()
+        if isinstance(head, ModulesToSaveWrapper):
+            if with_adapters and not head.disable_adapters:
+                head = head.modules_to_save[head.active_adapters[0]]
+            else:
+                head = head.original_module
+        scale, softcap = logit_postprocessing(model.config)
+        weight, bias = head.weight, getattr(head, "bias", None)
+        if isinstance(weight, DTensor):
+            weight = weight.full_tensor()
+            bias = bias.full_tensor() if bias is not None else None
+        return cls(weight, bias, scale, softcap)
+
+    def gathered(self) -> AbstractContextManager:
+        """Context in which parameters that ZeRO-3 has partitioned are whole; nothing to do elsewhere."""
+        return maybe_gather_lm_head_ctx(self.weight, self.bias)
+
+    def detach(self) -> Projection:
+        return replace(self, weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
+
+    def tiles(self, tokens: int, buffer_bytes: int) -> Iterator[tuple[slice, slice]]:
+        """
+        Rows (tokens) and vocabulary columns of each tile, all columns of some rows before the next rows.
+
+        Args:
+            tokens (`int`):
+                Number of tokens in all.
+            buffer_bytes (`int`):
+                Memory for one tile of float32 logits and the working copy that its statistics or its gradient need.
+        """
+        vocabulary = self.weight.size(0)
+        elements = buffer_elements(buffer_bytes)
+        rows = max(1, min(tokens, TOKENS_PER_TILE, elements // COLUMN_MULTIPLE))
+        columns = max(1, elements // rows // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
+        for row in range(0, tokens, rows):
+            for column in range(0, vocabulary, columns):
+                yield (
+                    slice(row, min(row + rows, tokens)),
+                    slice(column, min(column + columns, vocabulary)),
+                )
+
+
+def logit_postprocessing(config: PretrainedConfig) -> tuple[float, float | None]:
+    """
+    `(scale, softcap)` that a model's own forward applies to its logits, read from its config.
+
+    The names differ by architecture: `logit_scale` (Cohere), `output_multiplier` (Muse Glimmer), `lm_head_multiplier`
+    (Falcon-H1), `logits_scaling` (a divisor in Granite and MiniCPM3, a multiplier in HyperCLOVA X),
+    `final_logit_softcapping` (Gemma).
+    """
+    config = config.get_text_config()
+    scale = next(
+        (
+            value
+            for name in ("logit_scale", "output_multiplier", "lm_head_multiplier")
+            if (value := getattr(config, name, None)) is not None
+        ),
+        None,
+    )
+    if scale is None and (scaling := getattr(config, "logits_scaling", None)) is not None:
+        scale = scaling if config.model_type == "hyperclovax" else 1 / scaling
+    return 1.0 if scale is None else float(scale), getattr(config, "final_logit_softcapping", None)
+
+
+def check_head(model: PreTrainedModel) -> None:
+    """
+    Refuse heads whose effect is not `hidden @ weight.T + bias`.
+
+    Raises:
+        `ValueError`: the head carries an adapter, is quantised, or the model has none.
+    """
+    head = model.get_output_embeddings()
+    name = type(model).__name__
+    if head is None:
+        raise ValueError(
+            f"{name} has no output embeddings (`get_output_embeddings()` is None), so it has no Q-values. Pass a "
+            "causal language model, e.g. one loaded with `AutoModelForCausalLM`."
+        )
+    if isinstance(head, BaseTunerLayer) or (
+        isinstance(head, AuxiliaryTrainingWrapper) and not isinstance(head, ModulesToSaveWrapper)
+    ):
+        raise ValueError(
+            f"The output head of {name} carries a PEFT adapter ({type(head).__name__}). The soft-Q head multiplies by "
+            "the head's own weight, so the adapter would be left out of Q and V and never be trained. Remove "
+            "'lm_head' from `target_modules`, or train the whole head with `modules_to_save=['lm_head']`."
+        )
+    if isinstance(head, nn.Module) and not head.weight.is_floating_point():
+        raise ValueError(
+            f"The output head of {name} is quantised ({type(head).__name__}), and Q and V need its float weight. Keep "
+            "it out of quantisation, e.g. `BitsAndBytesConfig(..., llm_int8_skip_modules=['lm_head'])`."
+        )
+
+
+def product_dtype(hidden: torch.Tensor, weight: torch.Tensor) -> torch.dtype:
+    """
+    Dtype in which the products with the weight are computed; their sums are float32 (float64 for float64 input).
+
+    CUDA multiplies bfloat16 and float16 with float32 sums. Elsewhere float32 it is: a CPU product of bfloat16 rounds
+    its sums, and r = Q - gamma * V' is a small difference of large numbers.
+    """
+    promoted = torch.promote_types(hidden.dtype, weight.dtype)
+    if hidden.device.type != "cuda":
+        return torch.promote_types(promoted, torch.float32)
+    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else promoted
+
+
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def project(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: slice, buffer: torch.Tensor
+) -> torch.Tensor:
+    """
+    `hidden @ weight.T + bias[columns]` into the front of `buffer`, with float32 sums.
+
+    Args:
+        hidden (`torch.Tensor` of shape `(tokens, hidden)`)
+        weight (`torch.Tensor` of shape `(columns, hidden)`, same dtype)
+        bias (`torch.Tensor` of shape `(vocabulary,)`, *optional*)
+        columns (`slice`)
+        buffer (`torch.Tensor`, one dimension, float32 or float64)
+
+    Returns:
+        `torch.Tensor` of shape `(tokens, columns)`, a contiguous view of `buffer`.
+    """
+    tile = buffer[: hidden.size(0) * weight.size(0)].view(hidden.size(0), weight.size(0))
+    if hidden.dtype == buffer.dtype:
+        torch.mm(hidden, weight.t(), out=tile)
+    else:
+        torch.mm(hidden, weight.t(), out_dtype=buffer.dtype, out=tile)  # CUDA only, see `product_dtype`
+    if bias is not None:
+        tile.add_(bias[columns])
+    return tile
+
+
+def buffer_elements(buffer_bytes: int) -> int:
+    """Logits in one tile: half of the buffer, as float32; the other half is the working copy."""
+    return max(COLUMN_MULTIPLE, buffer_bytes // 8)
+
+
+@contextmanager
+def tile_buffer(device: torch.device, buffer_bytes: int, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+    """Memory for a tile, with autocast off: dtypes are chosen here, and autocast would round float32 operands."""
+    with torch.autocast(device.type, enabled=False):
+        yield torch.empty(buffer_elements(buffer_bytes), dtype=dtype, device=device)
+
+
+def projection_gradients(
+    hidden: torch.Tensor,
+    projection: Projection,
+    wanted: tuple[bool, bool, bool],
+    dtype: torch.dtype,
+    buffer_bytes: int,
+    logit_gradient: Callable[[slice, slice, torch.Tensor], torch.Tensor],
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """
+    Gradients of hidden states, weight and bias: each tile of the projection is computed again, turned into the
+    gradient of the loss with respect to it, and multiplied out with float32 sums.
+
+    Args:
+        hidden (`torch.Tensor` of shape `(tokens, hidden)`)
+        projection ([`Projection`])
+        wanted (`tuple[bool, bool, bool]`):
+            Which of the gradients of hidden states, weight and bias to compute; the others are `None`.
+        dtype (`torch.dtype`):
+            Dtype of the products, see [`product_dtype`].
+        buffer_bytes (`int`):
+            As in [`Projection.tiles`].
+        logit_gradient (`Callable`):
+            From rows, columns and the tile of the projection's output (which it may overwrite) to the gradient with
+            respect to that output, in `dtype`.
+
+    Returns:
+        The three gradients, each in its tensor's dtype.
+    """
+    weight, bias = projection.weight, projection.bias
+    accumulate = sum_dtype(dtype)
+    with projection.gathered(), tile_buffer(hidden.device, buffer_bytes, accumulate) as buffer:
+        grad_hidden, grad_weight, grad_bias = (
+            torch.zeros(tensor.shape, dtype=accumulate, device=tensor.device) if is_wanted else None
+            for tensor, is_wanted in zip((hidden, weight, bias), wanted, strict=True)
+        )
+        cast_hidden = hidden.to(dtype)
+        for rows, columns in projection.tiles(len(hidden), buffer_bytes):
+            cast_weight = weight[columns].to(dtype)
+            tile = logit_gradient(rows, columns, project(cast_hidden[rows], cast_weight, bias, columns, buffer))
+            if grad_hidden is not None:
+                _add_product_(grad_hidden[rows], tile, cast_weight, first=columns.start == 0)
+            if grad_weight is not None:
+                _add_product_(grad_weight[columns], tile.t(), cast_hidden[rows], first=rows.start == 0)
+            if grad_bias is not None:
+                grad_bias[columns] += tile.sum(0, dtype=accumulate)
+        return tuple(
+            None if grad is None else grad.to(tensor.dtype)
+            for grad, tensor in zip((grad_hidden, grad_weight, grad_bias), (hidden, weight, bias), strict=True)
+        )
+
+
+def _add_product_(accumulator: torch.Tensor, a: torch.Tensor, b: torch.Tensor, first: bool) -> None:
+    """`accumulator += a @ b`, or `=` for the first: float32 sums of products in the dtype of `a` and `b`."""
+    kwargs = {} if a.dtype == accumulator.dtype else {"out_dtype": accumulator.dtype}
+    if first:
+        torch.mm(a, b, out=accumulator, **kwargs)
+    else:
+        torch.addmm(accumulator, a, b, out=accumulator, **kwargs)

@@ -1,0 +1,383 @@
+import copy
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from peft import PeftConfig, PeftModel
+from transformers import (
+    BitsAndBytesConfig,
+    DataCollator,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.modeling_outputs import CausalLMOutput
+from transformers.trainer_utils import EvalPrediction, PredictionOutput
+from trl import SFTTrainer
+from trl.models.utils import prepare_deepspeed, prepare_fsdp
+from trl.trainer.utils import create_model_from_path, get_config_model_id
+
+from ..soft_q import attach_soft_q_head, soft_q_terms
+from ..soft_q.head import Reference
+from ..soft_q.projection import Projection
+from .irl_config import IRLConfig
+from .token_metrics import TokenMetrics
+
+
+logger = get_logger(__name__)
+
+
+class IRLTrainer(SFTTrainer):
+    """
+    Trainer for offline inverse reinforcement learning: fine-tuning on demonstrations with the inverse soft-Q loss of
+    [Imitating Language via Scalable Inverse Reinforcement Learning](https://huggingface.co/papers/2409.01369).
+
+    The model's logits are Q-values, their logsumexp is the value V, and the loss is, in the mean over scored tokens,
+
+        -log pi(a|s) + lambda_td * (Q(s, a) - gamma * V(s'))^2 + lambda_kl * KL(pi || reference)
+
+    Data preparation, PEFT, quantisation, packing, distributed training, logging and checkpoints are
+    [`~trl.SFTTrainer`]'s. Overridden are `compute_loss`; `log` and `predict`, to add metrics that are means over
+    tokens; and `_prepare_dataset`, to refuse what could only fail later.
+
+    Example:
+
+    ```python
+    >>> from datasets import load_dataset
+    >>> from trl_irl import IRLTrainer
+
+    >>> trainer = IRLTrainer(
+    ...     model="Qwen/Qwen2.5-0.5B",
+    ...     train_dataset=load_dataset("trl-lib/Capybara", split="train"),
+    ... )
+    >>> trainer.train()
+    ```
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            As for [`~trl.SFTTrainer`].
+        args ([`IRLConfig`], *optional*):
+            Configuration. If `None`, the defaults, with `output_dir` named after the model.
+        ref_model ([`~transformers.PreTrainedModel`], *optional*):
+            Reference policy for `lambda_kl > 0`, over the same vocabulary. If `None`, it is the PEFT base with the
+            adapter disabled, or, training all weights, a frozen copy of the model as it is now.
+
+        The other arguments are those of [`~trl.SFTTrainer`], but for `compute_loss_func`, which is refused.
+
+    Raises:
+        `TypeError`: `args` is not an [`IRLConfig`].
+        `ValueError`: a dataset is empty, lacks the columns to train on or has no completion within `max_length`; the
+            tokenizer has no stop token; an adapter sits on the output head; `lambda_kl > 0` and no reference can be
+            made; or the run shards sequences over ranks, so that the next state's value may lie on another one.
+    """
+
+    _tag_names = ["trl", "irl"]
+    _name = "IRL (inverse soft-Q learning)"
+    _paper = {
+        "title": "Imitating Language via Scalable Inverse Reinforcement Learning",
+        "id": "2409.01369",
+        "citation": textwrap.dedent("""\
+            @inproceedings{wulfmeier2024imitating,
+                title        = {{Imitating Language via Scalable Inverse Reinforcement Learning}},
+                author       = {Markus Wulfmeier and Michael Bloesch and Nino Vieillard and Arun Ahuja and Jorg Bornschein and Sandy Huang and Artem Sokolov and Matt Barnes and Guillaume Desjardins and Alex Bewley and Sarah Maria Elisabeth Bechtle and Jost Tobias Springenberg and Nikola Momchev and Olivier Bachem and Matthieu Geist and Martin Riedmiller},
+                year         = 2024,
+                booktitle    = {Advances in Neural Information Processing Systems},
+                eprint       = {arXiv:2409.01369},
+            }"""),  # noqa: E501
+    }
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: IRLConfig | None = None,
+        data_collator: DataCollator | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset
+        | IterableDataset
+        | DatasetDict
+        | IterableDatasetDict
+        | dict[str, Dataset | IterableDataset]
+        | None = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        compute_loss_func: Callable | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        quantization_config: BitsAndBytesConfig | None = None,
+        peft_config: PeftConfig | None = None,
+        formatting_func: Callable[[dict], str] | None = None,
+        ref_model: PreTrainedModel | None = None,
+    ):
+        if args is None:
+            name = model if isinstance(model, str) else get_config_model_id(model.config)
+            args = IRLConfig(f"{name.split('/')[-1]}-IRL")
+        _check_arguments(args, model, compute_loss_func, peft_config, ref_model)
+        for name, dataset in _named({"train": train_dataset}, eval_dataset).items():
+            _check_not_empty(dataset, name)
+        copies_model = (
+            args.lambda_kl > 0
+            and ref_model is None
+            and peft_config is None
+            and not isinstance(model, str)
+            and not is_peft_model(model)
+        )
+        if copies_model:
+            # Before anything patches the model's forward: the patches are bound to the original.
+            ref_model = copy.deepcopy(model)
+
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+            formatting_func=formatting_func,
+        )
+        self._check_parallelism()
+
+        # The loss below is normalised by the token count of the whole accumulated batch, whatever the architecture's
+        # own loss can do.
+        self.model_accepts_loss_kwargs = True
+        self._causal_lm = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        attach_soft_q_head(self._causal_lm, args.logit_buffer_mb)
+        self.stop_token_ids = self._find_stop_token_ids()
+        self._token_metrics = {"train": TokenMetrics(), "eval": TokenMetrics()}
+
+        self.ref_model = None
+        if args.lambda_kl > 0 and not (ref_model is None and is_peft_model(self.model)):
+            if ref_model is None:
+                ref_model = create_model_from_path(model, **self._reference_init_kwargs(quantization_config))
+            self.ref_model = self._prepare_reference(ref_model)
+
+    def _check_parallelism(self) -> None:
+        parallelism = self.accelerator.parallelism_config
+        if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
+            raise ValueError(
+                "Context and sequence parallelism split a sequence over ranks, so the next state's value V(s') of a "
+                "rank's last token lies on another rank. IRLTrainer does not fetch it. Set `cp_size=1` and "
+                "`sp_size=1`; ZeRO-3 or FSDP2 with gradient checkpointing also save memory."
+            )
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                "Several GPUs are visible to one process, and `nn.DataParallel` would run the soft-Q head of the "
+                "original model in every replica. Launch with `accelerate launch` or `torchrun`, or make one GPU "
+                "visible with CUDA_VISIBLE_DEVICES."
+            )
+
+    def _find_stop_token_ids(self) -> frozenset[int]:
+        generation_config = getattr(self._causal_lm, "generation_config", None)
+        eos = getattr(generation_config, "eos_token_id", None)
+        ids = {self._tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+        return frozenset(ids)
+
+    def _reference_init_kwargs(self, quantization_config: BitsAndBytesConfig | None) -> dict[str, Any]:
+        kwargs = {"trust_remote_code": self.args.trust_remote_code, **(self.args.model_init_kwargs or {})}
+        if quantization_config is not None:
+            kwargs["quantization_config"] = quantization_config
+        if self.args.distributed_state.distributed_type in ["MULTI_GPU", "DEEPSPEED"]:
+            kwargs["device_map"] = None  # "auto" fails there, as for the model itself
+        return kwargs
+
+    def _prepare_reference(self, ref_model: PreTrainedModel) -> PreTrainedModel:
+        vocabularies = [m.get_input_embeddings().num_embeddings for m in (self._causal_lm, ref_model)]
+        if vocabularies[0] != vocabularies[1]:
+            raise ValueError(
+                f"The model has {vocabularies[0]} embeddings and `ref_model` {vocabularies[1]}. The KL compares them "
+                "token by token: use a reference of the same model family, resized alike."
+            )
+        ref_model.requires_grad_(False)
+        ref_model.eval()
+        attach_soft_q_head(ref_model, self.args.logit_buffer_mb)
+        if self.is_deepspeed_enabled:
+            return prepare_deepspeed(ref_model, self.accelerator)
+        if self.is_fsdp_enabled:
+            return prepare_fsdp(ref_model, self.accelerator)
+        return self.accelerator.prepare_model(ref_model, evaluation_mode=True)
+
+    def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
+        generation_config = getattr(getattr(self, "model", None), "generation_config", None)
+        if self._tokenizer.eos_token_id is None and getattr(generation_config, "eos_token_id", None) is None:
+            raise ValueError(
+                f"The tokenizer {self._tokenizer.name_or_path!r} has no EOS token, so no completion ever ends: its "
+                "last state would have no value, and the model would not learn to stop. Set `eos_token` in IRLConfig "
+                "to the token that ends a completion, or `tokenizer.eos_token`."
+            )
+        if formatting_func is None:
+            _check_columns(dataset, args.dataset_text_field, dataset_name)
+        prepared = super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        if isinstance(dataset, Dataset) and not packing:
+            dropped = len(dataset) - len(prepared)
+            if len(prepared) == 0:
+                raise ValueError(
+                    f"All {dropped} rows of the {dataset_name} dataset were dropped: with "
+                    f"`max_length={args.max_length}` none has a completion token left after its prompt. Raise "
+                    "`max_length` or shorten the prompts."
+                )
+            if dropped:
+                logger.warning(
+                    f"{dropped} of {len(dataset)} rows of the {dataset_name} dataset were dropped: their prompt alone "
+                    f"fills `max_length={args.max_length}`."
+                )
+        return prepared
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        # TRL 1.12 says here whether the caller wants logits; from 1.13 on, `return_outputs` does. Can go with 1.12.
+        prediction_loss_only = inputs.pop("_prediction_loss_only", None)
+        training = self.model.training
+        mode = "train" if training else "eval"
+        if self.aux_loss_enabled:
+            inputs["output_router_logits"] = True
+
+        output = model(**inputs, soft_q="values", reference=self._reference(model, inputs))
+        terms = soft_q_terms(
+            output.q,
+            output.v,
+            output.labels,
+            self.stop_token_ids,
+            gamma=self.args.gamma,
+            terminal_value=self.args.terminal_value,
+            td_target_grad=self.args.td_target_grad,
+        )
+        lambda_td = self.args.lambda_td_at(self.state.global_step) if training else self.args.lambda_td
+        loss = terms.nll.sum()
+        if lambda_td > 0:
+            loss = loss + lambda_td * terms.reward.square().sum()
+        if output.kl is not None:
+            loss = loss + self.args.lambda_kl * output.kl.sum()
+        # Clamped, so that a batch with nothing to learn from gives a zero with gradients rather than 0 / 0.
+        tokens = terms.scored.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        loss = loss / tokens.clamp(min=1).to(loss.device)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            # `num_items_in_batch` counts the tokens of all ranks, and DDP averages the ranks' gradients.
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        if output.aux_loss is not None:
+            # A mean over a micro-batch, so averaged over accumulation steps. TRL 1.12 sums them.
+            coefficient = self._causal_lm.config.get_text_config().router_aux_loss_coef
+            steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
+            loss = loss + coefficient * output.aux_loss.to(loss.device) / steps
+
+        # Padding-free batches are one row without an attention mask.
+        seen = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
+        self._token_metrics[mode].add(output, terms, lambda_td, seen)
+
+        if not return_outputs:
+            return loss
+        if prediction_loss_only:
+            return loss, output
+        with torch.no_grad():
+            logits = model(**{k: x for k, x in inputs.items() if k != "labels"}, use_cache=False).logits
+        return loss, CausalLMOutput(logits=logits)
+
+    @torch.no_grad()
+    def _reference(self, model, inputs: dict[str, Any]) -> Reference | None:
+        if self.args.lambda_kl == 0:
+            return None
+        inputs = {key: value for key, value in inputs.items() if key != "output_router_logits"}
+        if self.ref_model is not None:
+            hidden = self.ref_model(**inputs, soft_q="hidden_states").hidden_states
+            return Reference(hidden, Projection.of(self.accelerator.unwrap_model(self.ref_model)))
+        training = model.training
+        model.eval()  # no dropout in the reference
+        with self.accelerator.unwrap_model(model).disable_adapter():
+            hidden = model(**inputs, soft_q="hidden_states").hidden_states
+        model.train(training)
+        return Reference(hidden, Projection.of(self._causal_lm, with_adapters=False))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode].update({name: [value] for name, value in self._pop_token_metrics(mode).items()})
+        super().log(logs, start_time)
+
+    def predict(
+        self, test_dataset: Dataset, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        output = super().predict(test_dataset, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix)
+        output.metrics.update({f"{metric_key_prefix}_{k}": x for k, x in self._pop_token_metrics("eval").items()})
+        return output
+
+    def _pop_token_metrics(self, mode: str) -> dict[str, float]:
+        metrics = self._token_metrics[mode].pop(self.accelerator)
+        if metrics:
+            seen = int(metrics.pop("input_tokens")) // self.get_tp_size()
+            self._total_train_tokens += seen if mode == "train" else 0
+            metrics["num_tokens"] = self._total_train_tokens
+        return metrics
+
+
+def _check_arguments(
+    args: IRLConfig,
+    model: str | PreTrainedModel | PeftModel,
+    compute_loss_func: Callable | None,
+    peft_config: PeftConfig | None,
+    ref_model: PreTrainedModel | None,
+) -> None:
+    if not isinstance(args, IRLConfig):
+        kind = type(args).__name__
+        hint = "the same arguments are accepted" if isinstance(args, TrainingArguments) else "see its docstring"
+        raise TypeError(
+            f"`args` is a `{kind}`, which has no `lambda_td`, `gamma` and so on. Build an `IRLConfig` ({hint})."
+        )
+    if compute_loss_func is not None:
+        raise ValueError(
+            "`compute_loss_func` would replace the inverse soft-Q objective. Subclass `IRLTrainer` and override "
+            "`compute_loss`, or use `SFTTrainer`."
+        )
+    targets = getattr(peft_config, "target_modules", None)
+    if isinstance(targets, list | set | tuple) and any(name.split(".")[-1] == "lm_head" for name in targets):
+        raise ValueError(
+            "`target_modules` names 'lm_head'. The soft-Q head multiplies by the head's own weight, so an adapter on "
+            "it would be left out of Q and V and never be trained. Remove 'lm_head' from `target_modules`, or train "
+            "the whole head with `modules_to_save=['lm_head']`."
+        )
+    if ref_model is not None and ref_model is model:
+        raise ValueError(
+            "`ref_model` is the model itself, so the KL would always be 0. Leave `ref_model` unset: a frozen copy (or "
+            "the PEFT base) is then the reference."
+        )
+    if ref_model is not None and args.lambda_kl == 0:
+        raise ValueError("`ref_model` was passed but `lambda_kl=0`, so it would never be used. Set `lambda_kl` > 0.")
+    needs_copy = args.lambda_kl > 0 and ref_model is None and peft_config is None
+    if needs_copy and isinstance(model, PreTrainedModel) and is_deepspeed_zero3_enabled():
+        raise ValueError(
+            f"`lambda_kl={args.lambda_kl}` needs a reference policy, and under DeepSpeed ZeRO-3 a model that is "
+            "already loaded cannot be copied: each rank holds only a part of it. Pass the model's name or path as "
+            "`model`, pass `ref_model`, or train an adapter with `peft_config`."
+        )
+
+
+def _named(datasets: dict, eval_dataset) -> dict[str, Dataset | IterableDataset]:
+    named = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset}
+    return {name: dataset for name, dataset in {**datasets, **named}.items() if dataset is not None}
+
+
+def _check_not_empty(dataset: Dataset | IterableDataset, name: str) -> None:
+    if isinstance(dataset, Dataset) and len(dataset) == 0:
+        raise ValueError(f"The {name} dataset has no rows. Check the split and any filter applied before.")
+
+
+def _check_columns(dataset: Dataset | IterableDataset, text_field: str, name: str) -> None:
+    columns = dataset.column_names or list(next(iter(dataset)))
+    accepted = [{"input_ids"}, {"messages"}, {"conversations"}, {"prompt", "completion"}, {"text"}, {text_field}]
+    if not any(wanted <= set(columns) for wanted in accepted):
+        raise ValueError(
+            f"The {name} dataset has the columns {columns}, and none of these sets to train on: 'prompt' and "
+            f"'completion'; 'messages'; '{text_field}' (`dataset_text_field`); 'input_ids'. Rename its columns, set "
+            "`dataset_text_field`, or pass a `formatting_func`."
+        )
