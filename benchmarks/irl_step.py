@@ -1,0 +1,236 @@
+"""
+Time and memory of one optimiser step: IRLTrainer, TRL's SFTTrainer, and the inverse soft-Q loss on full logits, each
+in a process of its own, on the same batches.
+
+```bash
+python benchmarks/irl_step.py --device cpu --model-size 40m --vocab 151936
+python benchmarks/irl_step.py --device cuda --model-size 0.5b --batch-size 8 --length 1024
+```
+
+Weights are random, tokens are GSM8K's (`--data`, a JSONL file with `question` and `answer`; generated word problems
+without it), encoded by a byte-pair vocabulary learnt from them. Prints a table and, with `--json`, writes the numbers.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+SIZES = {  # hidden, intermediate, layers, heads, key-value heads; embeddings tied, as small Qwens do
+    "40m": (256, 704, 2, 4, 2),
+    "0.5b": (896, 4864, 24, 14, 2),
+    "1.5b": (1536, 8960, 28, 12, 2),
+}
+VARIANTS = ("IRLTrainer", "SFTTrainer", "full-logits IRL")
+
+
+def make_rows(path: str | None, count: int, length: int) -> list[dict]:
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    if path:
+        examples = [json.loads(line) for line in Path(path).read_text().splitlines()]
+        pairs = [(f"QUESTION: {e['question']}\n\nSOLUTION:", f" {e['answer']}") for e in examples]
+    else:
+        from trl_irl.tasks.arithmetic import make_arithmetic
+
+        pairs = [(row["prompt"], row["completion"]) for row in make_arithmetic()["train"]]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=8000, special_tokens=["<pad>", "<eos>"], show_progress=False)
+    tokenizer.train_from_iterator((p + c for p, c in pairs[:4000]), trainer)
+    rows, carry = [], ([], [])
+    for prompt, completion in pairs:
+        # Rows are filled: long contexts hold several problems one after another, each scored on its solution.
+        prompt_ids, completion_ids = tokenizer.encode(prompt).ids, [*tokenizer.encode(completion).ids, 1]
+        carry = (carry[0] + prompt_ids + completion_ids, carry[1] + [-100] * len(prompt_ids) + completion_ids)
+        if len(carry[0]) >= length or length <= 256:
+            rows.append({"input_ids": carry[0][:length], "labels": carry[1][:length]})
+            carry = ([], [])
+        if len(rows) == count:
+            return rows
+    return (rows * (count // len(rows) + 1))[:count]
+
+
+def measure(variant: str, options: argparse.Namespace) -> dict:
+    """Train a few steps in this process and report the median step and the peak memory."""
+    import torch
+    import trl
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, TrainerCallback, set_seed
+    from transformers.modeling_outputs import CausalLMOutput
+    from trl import SFTConfig, SFTTrainer
+
+    from trl_irl import IRLConfig, IRLTrainer
+    from trl_irl.soft_q import soft_q_terms
+
+    class FullLogitsTrainer(IRLTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            labels = inputs.pop("labels")[:, 1:]
+            logits = model(**inputs, use_cache=False).logits[:, :-1].float()
+            q = logits.gather(2, labels.clamp(min=0).unsqueeze(2)).squeeze(2)
+            terms = soft_q_terms(q, logits.logsumexp(2), labels, self.stop_token_ids)
+            loss = (terms.nll.sum() + self.args.lambda_td * terms.reward.square().sum()) / num_items_in_batch
+            return (loss, CausalLMOutput(logits=logits)) if return_outputs else loss
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    on_cuda = options.device == "cuda"
+
+    class Clock(TrainerCallback):
+        def __init__(self):
+            self.times = []
+
+        def on_step_begin(self, args, state, control, **kwargs):
+            if on_cuda:
+                if state.global_step == options.warmup:
+                    torch.cuda.reset_peak_memory_stats()
+                torch.cuda.synchronize()
+            self.start = time.perf_counter()
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if on_cuda:
+                torch.cuda.synchronize()
+            self.times.append(time.perf_counter() - self.start)
+
+    steps = options.warmup + options.steps
+    rows = make_rows(options.data, options.batch_size * steps, options.length)
+    hidden, intermediate, layers, heads, kv_heads = SIZES[options.model_size]
+    config = Qwen2Config(
+        vocab_size=options.vocab,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=max(options.length, 512),
+        tie_word_embeddings=True,
+        eos_token_id=1,
+        pad_token_id=0,
+        bos_token_id=None,
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<eos>")),
+        pad_token="<pad>",
+        eos_token="<eos>",
+    )
+    clock = Clock()
+    settings = {
+        "per_device_train_batch_size": options.batch_size,
+        "max_steps": steps,
+        "max_length": options.length,
+        "pad_to_multiple_of": options.length,
+        "bf16": on_cuda,
+        "use_cpu": not on_cuda,
+        "gradient_checkpointing": options.gradient_checkpointing,
+        "logging_steps": steps,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "loss_type": "nll",
+        "dataloader_pin_memory": on_cuda,
+    }
+    if variant != "SFTTrainer" and options.logit_buffer_mb:
+        settings["logit_buffer_mb"] = options.logit_buffer_mb
+    trainer_class, config_class = {
+        "IRLTrainer": (IRLTrainer, IRLConfig),
+        "SFTTrainer": (SFTTrainer, SFTConfig),
+        "full-logits IRL": (FullLogitsTrainer, IRLConfig),
+    }[variant]
+    dataset = Dataset.from_list(rows)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    set_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_class(
+            model=AutoModelForCausalLM.from_config(config, dtype=torch.float32),
+            args=config_class(output_dir=folder, **settings),
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            callbacks=[clock],
+        )
+        trainer.train()
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    # Weights, gradients and Adam's two moments, float32 each. On the CPU the rest is what the process grew by beyond
+    # them since before the model was built.
+    states = 16 * parameters
+    if on_cuda:
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return {
+        "variant": variant,
+        "parameters": parameters,
+        "seconds": statistics.median(clock.times[options.warmup :]),
+        "peak_mib": peak / 2**20,
+        "beyond_states_mib": (peak - states) / 2**20,
+        "scored_tokens": sum(label != -100 for row in rows for label in row["labels"][1:]) / steps,
+        "loss": trainer.state.log_history[-1]["train_loss"],
+        "trl": trl.__version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if on_cuda else "cpu",
+    }
+
+
+def main() -> None:
+    shared = Path(__file__).parents[2] / "shared/data/gsm8k/train.jsonl"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--model-size", choices=list(SIZES), default="40m")
+    parser.add_argument("--vocab", type=int, nargs="+", default=[151_936])
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--length", type=int, default=256, help="tokens a row, prompt and solution")
+    parser.add_argument("--steps", type=int, default=8, help="steps to measure")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before them")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's default")
+    parser.add_argument("--logit-buffer-mb", type=float, default=0, help="0 leaves IRLConfig's default")
+    parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--data", default=str(shared) if shared.is_file() else None)
+    parser.add_argument("--json", help="file to write the numbers to")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        options.vocab = options.vocab[0]
+        print("RESULT " + json.dumps(measure(options.worker, options)))
+        return
+
+    results = []
+    for vocab in options.vocab:
+        for variant in options.variants:
+            forwarded = [word for word in sys.argv[1:]]
+            command = [sys.executable, __file__, *forwarded, "--vocab", str(vocab), "--worker", variant]
+            run = subprocess.run(command, capture_output=True, text=True)
+            lines = [line for line in run.stdout.splitlines() if line.startswith("RESULT ")]
+            if not lines:
+                sys.exit(f"{variant} failed:\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}")
+            results.append({"vocab": vocab, **json.loads(lines[0].removeprefix("RESULT "))})
+
+    first = results[0]
+    print(
+        f"{first['device']}, {first['threads']} threads, torch {first['torch']}, TRL {first['trl']}, "
+        f"{options.model_size}, batch {options.batch_size} x {options.length} tokens of which "
+        f"{first['scored_tokens']:.0f} scored"
+    )
+    print("\n| vocabulary | variant | s/step | peak MiB | beyond states MiB | time vs SFT | memory vs SFT |")
+    print("|---:|---|---:|---:|---:|---:|---:|")
+    for result in results:
+        base = next((r for r in results if r["vocab"] == result["vocab"] and r["variant"] == "SFTTrainer"), None)
+        time_ratio = f"{result['seconds'] / base['seconds']:.2f}" if base else ""
+        memory_ratio = f"{result['peak_mib'] / base['peak_mib']:.2f}" if base else ""
+        print(
+            f"| {result['vocab']} | {result['variant']} | {result['seconds']:.3f} | {result['peak_mib']:.0f} "
+            f"| {result['beyond_states_mib']:.0f} | {time_ratio} | {memory_ratio} |"
+        )
+    if options.json:
+        Path(options.json).write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

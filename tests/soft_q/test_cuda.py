@@ -1,0 +1,78 @@
+"""The Triton kernels and the float32 sums of bfloat16 products, against float64 full logits. Needs a GPU."""
+
+import itertools
+
+import pytest
+import torch
+
+from trl_irl.soft_q import reference_kl, soft_q_values
+from trl_irl.soft_q.projection import Projection
+
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+TOKENS, HIDDEN, VOCABULARY = 137, 72, 5003
+
+
+def relative_error(actual, expected):
+    return ((actual.double() - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize(
+    "dtype, scale, softcap, buffer",
+    itertools.product([torch.float32, torch.bfloat16], [1.0, 0.3], [None, 4.0], [0.05, 64]),
+)
+def test_values_gradients_and_kl(dtype, scale, softcap, buffer):
+    torch.backends.cuda.matmul.allow_tf32 = False
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator, device="cuda").to(dtype)
+
+    hidden, weight, bias = randn(TOKENS, HIDDEN), randn(VOCABULARY, HIDDEN) / 3, randn(VOCABULARY)
+    ref_hidden, ref_weight = randn(TOKENS, HIDDEN), randn(VOCABULARY, HIDDEN) / 3
+    labels = torch.randint(VOCABULARY, (TOKENS,), generator=generator, device="cuda")
+    upstream = torch.randn(3, TOKENS, generator=generator, device="cuda")
+
+    def full_logits(hidden, weight, bias=None):
+        logits = hidden @ weight.T if bias is None else hidden @ weight.T + bias
+        return logits * scale if softcap is None else softcap * torch.tanh(logits * scale / softcap)
+
+    expected = [x.double().requires_grad_() for x in (hidden, weight, bias)]
+    logits = full_logits(*expected)
+    q, v, log_pi = logits.gather(1, labels[:, None])[:, 0], logits.logsumexp(1), logits.log_softmax(1)
+    log_ref = full_logits(ref_hidden.double(), ref_weight.double()).log_softmax(1)
+    kl = (log_pi.exp() * (log_pi - log_ref)).sum(1)
+    (torch.stack([q, v, kl]) * upstream.double()).sum().backward()
+
+    actual = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
+    policy = Projection(actual[1], actual[2], scale, softcap)
+    our_q, our_v, entropy, is_top1 = soft_q_values(actual[0], policy, labels, buffer)
+    our_kl = reference_kl(actual[0], policy, ref_hidden, Projection(ref_weight, None, scale, softcap), buffer)
+    (torch.stack([our_q, our_v, our_kl]) * upstream).sum().backward()
+
+    assert our_q.dtype == our_v.dtype == torch.float32
+    for ours, reference in ((our_q, q), (our_v, v), (our_kl, kl), (entropy, -(log_pi.exp() * log_pi).sum(1))):
+        assert relative_error(ours, reference) < 1e-5
+    assert torch.equal(is_top1, logits.argmax(1) == labels)
+    for ours, reference in zip(actual, expected, strict=True):
+        assert relative_error(ours.grad, reference.grad) < (1e-5 if dtype == torch.float32 else 2**-7)
+
+
+def test_ties_go_to_the_lowest_id():
+    weight = torch.zeros(VOCABULARY, HIDDEN, device="cuda")
+    weight[[3, 5000]] = 1.0
+    labels = torch.tensor([3, 5000, 0], device="cuda")
+    for buffer in (0.05, 64):
+        *_, is_top1 = soft_q_values(torch.ones(3, HIDDEN, device="cuda"), Projection(weight), labels, buffer)
+        assert is_top1.tolist() == [True, False, False]
+
+
+def test_autocast_multiplies_in_bfloat16_and_sums_in_float32():
+    hidden, weight = torch.randn(64, 256, device="cuda"), torch.randn(1000, 256, device="cuda")
+    labels = torch.arange(64, device="cuda")
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        q, v, *_ = soft_q_values(hidden, Projection(weight), labels)
+    logits = hidden.bfloat16().double() @ weight.bfloat16().double().T
+    assert relative_error(q, logits.gather(1, labels[:, None])[:, 0]) < 1e-5
+    assert relative_error(v, logits.logsumexp(1)) < 1e-5

@@ -1,0 +1,131 @@
+import re
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from trl_irl.tasks.arithmetic import make_arithmetic, make_arithmetic_facts
+from trl_irl.tasks.files import load_from_hub_or_path
+from trl_irl.tasks.final_answer import final_answer, is_correct
+from trl_irl.tasks.gsm8k import load_gsm8k
+
+
+GSM8K = Path(__file__).parents[3] / "shared/data/gsm8k"
+
+
+@pytest.mark.parametrize(
+    "solution, expected",
+    [
+        ("so it is 5.\n#### 72", 72),
+        ("#### 1,234,567", 1234567),
+        ("#### $18", 18),
+        ("#### -3.50", Decimal("-3.5")),
+        ("#### 1\n#### 2", 2),
+        ("no answer 12", None),
+        ("####", None),
+        ("#### apples", None),
+    ],
+)
+def test_final_answer(solution, expected):
+    assert final_answer(solution) == expected
+
+
+def test_is_correct():
+    row = {"completion": " ...\n#### 1,000"}
+    assert is_correct("I think #### 1000.0", row)
+    assert not is_correct("#### 100", row)
+    assert not is_correct("1000", row)
+
+
+def test_arithmetic_solutions_add_up():
+    """Every line is right, the lines chain, and the last one is the answer: checked from the text alone."""
+    splits = make_arithmetic(num_train=300, num_validation=50, num_test=50)
+    assert {name: len(split) for name, split in splits.items()} == {"train": 300, "validation": 50, "test": 50}
+    for row in splits["train"]:
+        start = int(re.search(r"has (\d+)", row["prompt"])[1])
+        sums = re.findall(r"(\d+) ([-+*]) (\d+) = (\d+)", row["completion"])
+        assert 2 <= len(sums) <= 3
+        before = start
+        for a, operation, b, result in sums:
+            a, b, result = int(a), int(b), int(result)
+            assert a == before
+            assert result == {"+": a + b, "-": a - b, "*": a * b}[operation]
+            before = result
+        assert final_answer(row["completion"]) == before
+        assert row["prompt"].startswith("QUESTION: ") and row["prompt"].endswith("\n\nSOLUTION:")
+        assert is_correct(row["completion"], row)
+
+
+def test_arithmetic_is_seeded_varied_and_held_out():
+    splits = make_arithmetic(num_train=500)
+    assert splits["train"].to_list() == make_arithmetic(num_train=500)["train"].to_list()
+    assert splits["train"].to_list() != make_arithmetic(num_train=500, seed=1)["train"].to_list()
+    assert splits["test"].to_list() == make_arithmetic(num_train=10)["test"].to_list()
+    questions = [row["prompt"] for split in splits.values() for row in split]
+    assert len(set(questions)) == len(questions)
+    # The first line of a solution is worded in several ways.
+    openings = {re.sub(r"\d+|[A-Z]\w+|\w+s\b", "_", row["completion"].split("\n")[0]) for row in splits["train"]}
+    assert len(openings) >= 4
+
+
+def test_arithmetic_facts_are_plain_text():
+    splits = make_arithmetic_facts(num_train=50, num_validation=5)
+    assert splits["train"].column_names == ["text"] and len(splits["train"]) == 50
+    for a, operation, b, result in re.findall(r"(\d+) ([-+*]) (\d+) = (\d+)", " ".join(splits["train"]["text"])):
+        assert int(result) == {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[operation]
+
+
+@pytest.fixture
+def gsm8k_rows():
+    return Dataset.from_list(
+        [
+            {"question": f"How many is {i} + 1?", "answer": f"It is {i}+1=<<{i}+1={i + 1}>>{i + 1}.\n#### {i + 1}"}
+            for i in range(20)
+        ]
+    )
+
+
+@pytest.mark.parametrize("layout", ["jsonl", "parquet", "folder"])
+def test_gsm8k_from_local_files(layout, gsm8k_rows, tmp_path):
+    path = tmp_path / f"rows.{layout}"
+    if layout == "folder":
+        path.mkdir()
+        gsm8k_rows.to_json(path / "train.jsonl")
+        gsm8k_rows.select(range(3)).to_json(path / "test.jsonl")
+    else:
+        getattr(gsm8k_rows, {"jsonl": "to_json", "parquet": "to_parquet"}[layout])(path)
+    splits = load_gsm8k(str(path))
+    assert (len(splits["train"]), len(splits["validation"])) == (18, 2)
+    assert ("test" in splits) == (layout == "folder")
+    rows = sorted((*splits["train"], *splits["validation"]), key=lambda row: int(re.search(r"\d+", row["prompt"])[0]))
+    assert rows[3] == {
+        "prompt": "QUESTION: How many is 3 + 1?\n\nSOLUTION:",
+        "completion": " It is 3+1=<<3+1=4>>4.\n#### 4",
+    }
+    stripped = load_gsm8k(str(path), calculator_annotations=False)
+    assert not any("<<" in row["completion"] for split in stripped.values() for row in split)
+    assert splits["validation"].to_list() == load_gsm8k(str(path))["validation"].to_list()
+    assert splits["validation"].to_list() != load_gsm8k(str(path), seed=1)["validation"].to_list()
+
+
+def test_gsm8k_refuses_other_columns(tmp_path):
+    Dataset.from_list([{"q": "1", "a": "2"}] * 4).to_json(tmp_path / "rows.jsonl")
+    with pytest.raises(ValueError, match="'question' and 'answer'"):
+        load_gsm8k(str(tmp_path / "rows.jsonl"))
+
+
+@pytest.mark.skipif(not GSM8K.is_dir(), reason="the real GSM8K is not on this machine")
+def test_real_gsm8k():
+    splits = load_gsm8k(str(GSM8K))
+    assert {name: len(split) for name, split in splits.items()} == {"train": 6725, "validation": 748, "test": 1319}
+    assert all(final_answer(row["completion"]) is not None for split in splits.values() for row in split)
+
+
+def test_missing_files(tmp_path):
+    for name in ("./nowhere.jsonl", str(tmp_path / "nowhere"), "a/b/c", "rows.parquet"):
+        with pytest.raises(FileNotFoundError, match="is not there"):
+            load_from_hub_or_path(name)
+    (tmp_path / "rows.pkl").write_text("")
+    with pytest.raises(ValueError, match="is not one of"):
+        load_from_hub_or_path(str(tmp_path / "rows.pkl"))

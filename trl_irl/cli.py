@@ -1,0 +1,105 @@
+"""The `trl-irl` command: finds the subcommand and launches it through accelerate."""
+
+import sys
+from pathlib import Path
+from subprocess import CalledProcessError
+
+
+COMMANDS = {
+    "irl": "fine-tune on demonstrations with the inverse soft-Q loss",
+    "demo": "build a tiny model, fine-tune it by MLE and by IRL, and compare them",
+}
+_LAUNCHED = {"irl"}  # through accelerate, on as many processes as its config says
+
+_HELP = """usage: trl-irl COMMAND [--config recipe.yaml] [--key value ...] [--accelerate_config NAME-or-path]
+
+Inverse reinforcement learning for language models, on Hugging Face TRL.
+
+commands:
+{commands}
+
+--accelerate_config is a file, or one of: {configs}. Without it, `accelerate launch` uses its own defaults.
+`trl-irl COMMAND --help` lists every key a command takes.
+"""
+
+
+def accelerate_config_path(name: str) -> Path:
+    """
+    File of an accelerate config given by path, or by the name of one that comes with the package.
+
+    Raises:
+        `FileNotFoundError`: neither.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = _shipped_configs()
+    if name not in shipped:
+        raise FileNotFoundError(
+            f"`--accelerate_config {name}` is neither a file nor one of the configs that come with trl-irl: "
+            f"{', '.join(shipped)}."
+        )
+    return shipped[name]
+
+
+def _shipped_configs() -> dict[str, Path]:
+    # In a wheel the configs lie inside the package, in a checkout beside it.
+    package = Path(__file__).parent
+    folders = (package / "accelerate_configs", package.parent / "accelerate_configs")
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
+def split_accelerate_config(args: list[str]) -> tuple[str | None, list[str]]:
+    """Take `--accelerate_config X` (or `=X`) out of a command line: `(X or None, the rest)`."""
+    rest, config = [], None
+    words = iter(args)
+    for word in words:
+        key, has_value, value = word.partition("=")
+        if key != "--accelerate_config":
+            rest.append(word)
+        else:
+            config = value if has_value else next(words, None)
+            if not config:
+                raise ValueError("`--accelerate_config` needs a name or a path after it.")
+    return config, rest
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        commands = "\n".join(f"  {name:<8}{help_text}" for name, help_text in COMMANDS.items())
+        print(_HELP.format(commands=commands, configs=", ".join(_shipped_configs())))
+        return 0
+    if argv[0] == "--version":
+        from . import __version__
+
+        print(__version__)
+        return 0
+    command, args = argv[0], argv[1:]
+    if command not in COMMANDS:
+        print(f"trl-irl: error: unknown command `{command}`; there are: {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    try:
+        config, args = split_accelerate_config(args)
+        launch_args = [] if config is None else ["--config_file", str(accelerate_config_path(config))]
+    except (ValueError, FileNotFoundError) as error:
+        print(f"trl-irl: error: {error}", file=sys.stderr)
+        return 2
+    module = f"trl_irl.commands.{command}"
+    if command not in _LAUNCHED or {"-h", "--help"} & set(args):
+        import runpy
+
+        sys.argv = [f"trl-irl {command}", *args]
+        runpy.run_module(module, run_name="__main__")
+        return 0
+
+    from accelerate.commands.launch import launch_command, launch_command_parser
+
+    try:
+        launch_command(launch_command_parser().parse_args([*launch_args, "-m", module, *args]))
+    except CalledProcessError as error:  # the process has said why; a traceback of ours would bury it
+        return error.returncode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""GSM8K, grade-school mathematics in natural language (arXiv 2110.14168), in the format of the sankyde/IRL script."""
+
+import re
+
+from datasets import DatasetDict
+
+from .files import load_from_hub_or_path
+
+
+HUB_ID = "openai/gsm8k"
+_CALCULATOR_ANNOTATION = re.compile(r"<<[^>]*>>")
+
+
+def load_gsm8k(
+    path: str | None = None, calculator_annotations: bool = True, validation_fraction: float = 0.1, seed: int = 42
+) -> DatasetDict:
+    """
+    GSM8K as prompt-completion rows.
+
+    Args:
+        path (`str`, *optional*):
+            A local JSONL or Parquet file, or a folder with a `train` and a `test` file. If `None`, the Hub's
+            `openai/gsm8k`.
+        calculator_annotations (`bool`, *optional*, defaults to `True`):
+            Whether to keep annotations such as `<<48/2=24>>` in the solutions.
+        validation_fraction (`float`, *optional*, defaults to `0.1`):
+            Part of the training rows to carve off as `validation`.
+        seed (`int`, *optional*, defaults to `42`):
+            Seed of that split.
+
+    Returns:
+        [`~datasets.DatasetDict`] with `train`, `validation` and, where the source has one, `test`; columns `prompt`
+        (`QUESTION: ...\\n\\nSOLUTION:`) and `completion` (a space and the solution).
+
+    Raises:
+        `FileNotFoundError`: `path` looks like a local path and is not there.
+        `ValueError`: the rows have no `question` and `answer`.
+    """
+    splits = load_from_hub_or_path(path or HUB_ID, config=None if path else "main")
+    columns = next(iter(splits.values())).column_names
+    if not {"question", "answer"} <= set(columns):
+        raise ValueError(
+            f"{path or HUB_ID} has the columns {columns}, but GSM8K's are 'question' and 'answer'. For another "
+            "dataset leave `task` unset and name it with `dataset_name`."
+        )
+
+    def to_prompt_completion(row: dict) -> dict:
+        answer = row["answer"] if calculator_annotations else _CALCULATOR_ANNOTATION.sub("", row["answer"])
+        return {"prompt": f"QUESTION: {row['question']}\n\nSOLUTION:", "completion": f" {answer}"}
+
+    splits = splits.map(to_prompt_completion, remove_columns=columns, desc="Formatting GSM8K")
+    carved = splits["train"].train_test_split(test_size=validation_fraction, seed=seed)
+    return DatasetDict({**splits, "train": carved["train"], "validation": carved["test"]})
