@@ -27,7 +27,7 @@ endef
 $(VENV)/.installed: requirements/tested.txt pyproject.toml
 	$(call make-environment,$(VENV),requirements/tested.txt)
 
-$(VENV_LATEST)/.installed: requirements/tested-latest.txt requirements/tested.txt pyproject.toml
+$(VENV_LATEST)/.installed: requirements/tested-latest.txt pyproject.toml
 	$(call make-environment,$(VENV_LATEST),requirements/tested-latest.txt)
 
 demo: $(VENV)/.installed

@@ -204,7 +204,7 @@ def main() -> None:
     results = []
     for vocab in options.vocab:
         for variant in options.variants:
-            forwarded = [word for word in sys.argv[1:]]
+            forwarded = sys.argv[1:]
             command = [sys.executable, __file__, *forwarded, "--vocab", str(vocab), "--worker", variant]
             run = subprocess.run(command, capture_output=True, text=True)
             lines = [line for line in run.stdout.splitlines() if line.startswith("RESULT ")]

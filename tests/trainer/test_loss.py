@@ -138,7 +138,7 @@ CHAT = [
 
 
 def test_two_assistant_turns_and_the_newline_after_each(make_trainer, tokenizer):
-    """Stop token <|im_end|> (generation_config), masked user turn between; the template's newline is not in the mask."""
+    """Stop token <|im_end|> (generation_config), a masked user turn between; the newline is not in the mask."""
     model = make_model("qwen2")
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     model.generation_config.eos_token_id = [end, tokenizer.eos_token_id]
@@ -158,7 +158,7 @@ def test_two_assistant_turns_and_the_newline_after_each(make_trainer, tokenizer)
 
 
 def test_scored_newline_after_the_end_of_turn(make_trainer, tokenizer):
-    """Conversational prompt-completion scores the newline that the template puts after <|im_end|>; it is no next state."""
+    """The template puts a newline after <|im_end|>, and prompt-completion scores it; it is no next state."""
     model = make_model("qwen2")
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     model.generation_config.eos_token_id = [end, tokenizer.eos_token_id]

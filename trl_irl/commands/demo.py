@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
-TEMPERATURES = (0.0, 0.5, 0.7, 1.0, 1.3)
+TEMPERATURES = (0.0, 0.3, 0.5, 0.7, 1.0)
 _PLOTTED = ("nll", "td_loss", "entropy", "eval_nll")
 
 

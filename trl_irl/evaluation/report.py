@@ -81,6 +81,7 @@ def plot_accuracy_against_diversity(cells: Sequence[Cell], path: Path) -> None:
             )
     axes.set(xlabel="diversity: 100 - self-BLEU", ylabel="accuracy of samples (%)")
     axes.set_ylim(-2, 104)
+    axes.margins(x=0.12)
     axes.grid(alpha=0.3)
     axes.legend()
     _save(figure, path)

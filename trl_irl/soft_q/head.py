@@ -251,26 +251,29 @@ def _check_against_own_logits(model: PreTrainedModel) -> None:
     Left out where a forward is not possible now: parameters on the meta device or partitioned by ZeRO-3, and
     multimodal models, whose inputs are more than token ids.
     """
-    parameters = list(model.parameters())
     if model.config.get_text_config() is not model.config or any(
-        p.device.type == "meta" or hasattr(p, "ds_id") for p in parameters
+        p.device.type == "meta" or hasattr(p, "ds_id") for p in model.parameters()
     ):
         return
-    input_ids = torch.arange(1, 9, device=model.get_input_embeddings().weight.device).unsqueeze(0)
-    input_ids %= model.get_input_embeddings().weight.size(0)
+    embeddings = model.get_input_embeddings().weight
+    input_ids = torch.arange(1, 9, device=embeddings.device).unsqueeze(0) % embeddings.size(0)
+    captured = []
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: captured.append(args[0]))
     was_training = model.training
-    model.eval()
+    # In training mode, because bitsandbytes repacks 4-bit weights for inference when a CPU model is evaluated, and no
+    # gradient passes through them any more. Dropout does no harm: hidden states and logits are of one forward.
+    model.train()
     try:
-        logits = model(input_ids=input_ids, use_cache=False).logits[0].float()
-        projection = Projection.of(model)
-        hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[0]
-        labels = input_ids[0].to(projection.weight.device)
-        q, v, *_ = soft_q_values(hidden.to(projection.weight.device), projection, labels)
+        with torch.random.fork_rng(devices=[embeddings.device] if embeddings.is_cuda else []):
+            logits = model(input_ids=input_ids, use_cache=False).logits[0].float()
     finally:
+        hook.remove()
         model.train(was_training)
-    own_q = logits.gather(1, input_ids[0].to(logits.device).unsqueeze(1)).squeeze(1)
-    own_v = logits.logsumexp(1)
-    own, ours = torch.stack([own_q, own_v]), torch.stack([q, v]).to(logits.device).float()
+    projection = Projection.of(model)
+    labels = input_ids[0].to(logits.device)
+    q, v, *_ = soft_q_values(captured[0][0], projection, labels.to(projection.weight.device))
+    own = torch.stack([logits.gather(1, labels.unsqueeze(1)).squeeze(1), logits.logsumexp(1)])
+    ours = torch.stack([q, v]).to(own)
     # bfloat16 logits carry 8 bits; a wrong scale or a missing softcap is off by far more.
     tolerance = 0.03 * own.abs().max().clamp(min=0.1)
     if own.isfinite().all() and (own - ours).abs().max() > tolerance:

@@ -1,11 +1,13 @@
 import copy
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
+from bitsandbytes.nn import Linear4bit
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from peft import PeftConfig, PeftModel
 from transformers import (
@@ -293,11 +295,8 @@ class IRLTrainer(SFTTrainer):
         if self.ref_model is not None:
             hidden = self.ref_model(**inputs, soft_q="hidden_states").hidden_states
             return Reference(hidden, Projection.of(self.accelerator.unwrap_model(self.ref_model)))
-        training = model.training
-        model.eval()  # no dropout in the reference
-        with self.accelerator.unwrap_model(model).disable_adapter():
+        with _no_dropout(model), self.accelerator.unwrap_model(model).disable_adapter():
             hidden = model(**inputs, soft_q="hidden_states").hidden_states
-        model.train(training)
         return Reference(hidden, Projection.of(self._causal_lm, with_adapters=False))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -319,6 +318,19 @@ class IRLTrainer(SFTTrainer):
             self._total_train_tokens += seen if mode == "train" else 0
             metrics["num_tokens"] = self._total_train_tokens
         return metrics
+
+
+@contextmanager
+def _no_dropout(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode, but for 4-bit layers: bitsandbytes repacks those for inference on a CPU, for good."""
+    modes = {module: module.training for module in model.modules()}
+    for module in modes:
+        module.training = isinstance(module, Linear4bit)
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def _check_arguments(

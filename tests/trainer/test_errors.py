@@ -1,0 +1,114 @@
+"""Bad input gets one clear error, and leaves nothing half-written."""
+
+import copy
+import re
+
+import pytest
+from datasets import Dataset
+from peft import LoraConfig
+
+from tests.conftest import make_model
+from tests.trainer.conftest import ROWS, settings
+from trl_irl import IRLConfig
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ({"lambda_td": -0.1}, "`lambda_td=-0.1` would reward"),
+        ({"lambda_td": float("nan")}, "lambda_td=nan"),
+        ({"gamma": 1.01}, "`gamma=1.01` is not a discount"),
+        ({"gamma": -0.1}, "`gamma=-0.1` is not a discount"),
+        ({"lambda_kl": -1.0}, "`lambda_kl=-1.0` would push"),
+        ({"terminal_value": "one"}, "`terminal_value='one'` is unknown"),
+        ({"mle_warmup_steps": -1}, "`mle_warmup_steps=-1`"),
+        ({"lambda_td_warmup_steps": -1}, "`lambda_td_warmup_steps=-1`"),
+        ({"logit_buffer_mb": 0}, "`logit_buffer_mb=0` must be positive"),
+        ({"loss_type": "dft"}, "`loss_type='dft'` would replace"),
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor=0.1`"),
+    ],
+)
+def test_config(bad, message, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        IRLConfig(**settings(tmp_path / "run", **bad))
+    assert not (tmp_path / "run").exists()
+
+
+def test_config_keeps_ligers_loss_away_from_the_head(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.training_args.is_liger_kernel_available", lambda: True, raising=False)
+    config = IRLConfig(**settings(tmp_path), use_liger_kernel=True, liger_kernel_config={"rope": True})
+    assert config.liger_kernel_config == {"rope": True, "fused_linear_cross_entropy": False}
+
+
+EMPTY = Dataset.from_dict({"prompt": [], "completion": []})
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ({"train_dataset": EMPTY}, "The train dataset has no rows"),
+        ({"eval_dataset": EMPTY}, "The eval dataset has no rows"),
+        ({"eval_dataset": {"a": Dataset.from_list(ROWS), "b": EMPTY}}, "The b dataset has no rows"),
+        ({"train_dataset": Dataset.from_dict({"question": ["a"], "answer": ["b"]})}, "['question', 'answer']"),
+        ({"max_length": 4}, "All 8 rows of the train dataset were dropped: with `max_length=4`"),
+        ({"peft_config": LoraConfig(target_modules=["q_proj", "lm_head"])}, "`target_modules` names 'lm_head'"),
+        ({"lambda_kl": 0.1, "ref_model": make_model("qwen2", vocab_size=301)}, "300 embeddings and `ref_model` 301"),
+        ({"ref_model": make_model("qwen2")}, "`lambda_kl=0`, so it would never be used"),
+    ],
+)
+def test_trainer(bad, message, make_trainer, tmp_path):
+    # Every prompt is longer than 4 tokens but one; that one goes.
+    rows = Dataset.from_list([{**row, "prompt": "What is the sky? " + row["prompt"]} for row in ROWS])
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_trainer(**{"train_dataset": rows, **bad})
+    assert not list((tmp_path / "run").glob("*")) if (tmp_path / "run").exists() else True
+
+
+def test_some_rows_dropped_is_a_warning(make_trainer, caplog):
+    rows = [*ROWS, {"prompt": "The quick brown fox " * 20, "completion": "no"}]
+    trainer = make_trainer(train_dataset=Dataset.from_list(rows))
+    assert len(trainer.train_dataset) == len(ROWS)
+    assert "1 of 9 rows of the train dataset were dropped" in caplog.text
+
+
+def test_adapter_on_the_head_however_it_got_there(make_trainer):
+    with pytest.raises(ValueError, match="lm_head"):
+        make_trainer(make_model("llama"), peft_config=LoraConfig(target_modules=".*(q_proj|lm_head)"))
+
+
+def test_all_linear_leaves_the_head_out(make_trainer):
+    make_trainer(make_model("llama"), peft_config=LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+
+
+def test_no_eos(make_trainer, tokenizer):
+    model = make_model("qwen2")
+    model.generation_config.eos_token_id = model.config.eos_token_id = None
+    endless = copy.deepcopy(tokenizer)
+    endless.eos_token = None
+    with pytest.raises(ValueError, match="has no EOS token"):
+        make_trainer(model, processing_class=endless)
+
+
+def test_model_as_its_own_reference(make_trainer):
+    model = make_model()
+    with pytest.raises(ValueError, match="is the model itself"):
+        make_trainer(model, ref_model=model, lambda_kl=0.1)
+
+
+def test_kl_without_a_way_to_a_reference(make_trainer, monkeypatch):
+    monkeypatch.setattr("trl_irl.trainer.irl_trainer.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="cannot be copied"):
+        make_trainer(lambda_kl=0.1)
+
+
+def test_own_loss_function(tokenizer, tmp_path):
+    from trl_irl import IRLTrainer
+
+    with pytest.raises(ValueError, match="compute_loss_func"):
+        IRLTrainer(
+            make_model(),
+            args=IRLConfig(**settings(tmp_path)),
+            train_dataset=Dataset.from_list(ROWS),
+            processing_class=tokenizer,
+            compute_loss_func=lambda *_: None,
+        )
