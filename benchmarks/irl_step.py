@@ -13,6 +13,7 @@ without it), encoded by a byte-pair vocabulary learnt from them. Prints a table 
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -22,11 +23,14 @@ import time
 from pathlib import Path
 
 
-SIZES = {  # hidden, intermediate, layers, heads, key-value heads; embeddings tied, as small Qwens do
-    "40m": (256, 704, 2, 4, 2),
-    "0.5b": (896, 4864, 24, 14, 2),
-    "1.5b": (1536, 8960, 28, 12, 2),
+SIZES = {  # hidden, intermediate, layers, heads, key-value heads, tied embeddings (as in small Qwens)
+    "40m": (256, 704, 2, 4, 2, True),
+    "40m-untied": (128, 352, 2, 4, 2, False),
+    "0.5b": (896, 4864, 24, 14, 2, True),
+    "1.5b": (1536, 8960, 28, 12, 2, True),
 }
+# glibc gives freed blocks back at once, so that the peak of the process is of memory in use.
+_ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "0"}
 VARIANTS = ("IRLTrainer", "SFTTrainer", "full-logits IRL")
 
 
@@ -101,7 +105,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
 
     steps = options.warmup + options.steps
     rows = make_rows(options.data, options.batch_size * steps, options.length)
-    hidden, intermediate, layers, heads, kv_heads = SIZES[options.model_size]
+    hidden, intermediate, layers, heads, kv_heads, tied = SIZES[options.model_size]
     config = Qwen2Config(
         vocab_size=options.vocab,
         hidden_size=hidden,
@@ -110,7 +114,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         max_position_embeddings=max(options.length, 512),
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         eos_token_id=1,
         pad_token_id=0,
         bos_token_id=None,
@@ -206,7 +210,7 @@ def main() -> None:
         for variant in options.variants:
             forwarded = sys.argv[1:]
             command = [sys.executable, __file__, *forwarded, "--vocab", str(vocab), "--worker", variant]
-            run = subprocess.run(command, capture_output=True, text=True)
+            run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **_ALLOCATOR})
             lines = [line for line in run.stdout.splitlines() if line.startswith("RESULT ")]
             if not lines:
                 sys.exit(f"{variant} failed:\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}")

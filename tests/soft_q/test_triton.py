@@ -36,7 +36,7 @@ for softcap in (None, 3.0):
     def fold():
         stats = tiles.RunningStatistics(labels, torch.float32)
         for start in range(0, COLUMNS, 200):
-            tiles.fold(x[:, start : start + 200].contiguous(), start, stats, 0.7, softcap)
+            tiles.fold(x[:, start : start + 200].contiguous(), start, stats, 0.7, softcap, torch.empty(TOKENS * 200))
         return stats.result()
 
     folded = list(both(fold))
@@ -47,7 +47,8 @@ for softcap in (None, 3.0):
 
     def gradient():
         out = [
-            tiles.gradient(x[:, s : s + 200].contiguous(), s, labels, v, grad_q, grad_v, 0.7, softcap, dtype)
+            tiles.gradient(x[:, s : s + 200].contiguous(), s, labels, v, grad_q, grad_v, 0.7, softcap, dtype,
+                torch.empty(TOKENS * 200))
             for s in range(0, COLUMNS, 200) for dtype in (torch.float32, torch.bfloat16)
         ]
         return out

@@ -201,10 +201,16 @@ def buffer_elements(buffer_bytes: int) -> int:
 
 
 @contextmanager
-def tile_buffer(device: torch.device, buffer_bytes: int, dtype: torch.dtype) -> Iterator[torch.Tensor]:
-    """Memory for a tile, with autocast off: dtypes are chosen here, and autocast would round float32 operands."""
+def tile_memory(
+    device: torch.device, buffer_bytes: int, dtype: torch.dtype, count: int = 2
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """
+    Flat memory for `count` tiles, used again for every tile: fresh memory would be paged in anew each time.
+
+    Autocast is off inside: dtypes are chosen here, and autocast would round float32 operands.
+    """
     with torch.autocast(device.type, enabled=False):
-        yield torch.empty(buffer_elements(buffer_bytes), dtype=dtype, device=device)
+        yield torch.empty(count, buffer_elements(buffer_bytes), dtype=dtype, device=device).unbind()
 
 
 def projection_gradients(
@@ -213,7 +219,7 @@ def projection_gradients(
     wanted: tuple[bool, bool, bool],
     dtype: torch.dtype,
     buffer_bytes: int,
-    logit_gradient: Callable[[slice, slice, torch.Tensor], torch.Tensor],
+    logit_gradient: Callable[[slice, slice, torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """
     Gradients of hidden states, weight and bias: each tile of the projection is computed again, turned into the
@@ -229,15 +235,15 @@ def projection_gradients(
         buffer_bytes (`int`):
             As in [`Projection.tiles`].
         logit_gradient (`Callable`):
-            From rows, columns and the tile of the projection's output (which it may overwrite) to the gradient with
-            respect to that output, in `dtype`.
+            From rows, columns, the tile of the projection's output and flat memory of that size (it may overwrite
+            both) to the gradient with respect to that output, in `dtype`.
 
     Returns:
         The three gradients, each in its tensor's dtype.
     """
     weight, bias = projection.weight, projection.bias
     accumulate = sum_dtype(dtype)
-    with projection.gathered(), tile_buffer(hidden.device, buffer_bytes, accumulate) as buffer:
+    with projection.gathered(), tile_memory(hidden.device, buffer_bytes, accumulate) as (buffer, work):
         grad_hidden, grad_weight, grad_bias = (
             torch.zeros(tensor.shape, dtype=accumulate, device=tensor.device) if is_wanted else None
             for tensor, is_wanted in zip((hidden, weight, bias), wanted, strict=True)
@@ -245,7 +251,8 @@ def projection_gradients(
         cast_hidden = hidden.to(dtype)
         for rows, columns in projection.tiles(len(hidden), buffer_bytes):
             cast_weight = weight[columns].to(dtype)
-            tile = logit_gradient(rows, columns, project(cast_hidden[rows], cast_weight, bias, columns, buffer))
+            tile = project(cast_hidden[rows], cast_weight, bias, columns, buffer)
+            tile = logit_gradient(rows, columns, tile, work)
             if grad_hidden is not None:
                 _add_product_(grad_hidden[rows], tile, cast_weight, first=columns.start == 0)
             if grad_weight is not None:

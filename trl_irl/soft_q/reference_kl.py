@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from .projection import Projection, product_dtype, project, projection_gradients, sum_dtype, tile_buffer
+from .projection import Projection, product_dtype, project, projection_gradients, sum_dtype, tile_memory
 from .tiles import apply_postprocessing_
 
 
@@ -23,14 +23,12 @@ class _ReferenceKL(torch.autograd.Function):
         dtype, ref_dtype = product_dtype(hidden, weight), product_dtype(ref_hidden, reference.weight)
         accumulate = sum_dtype(dtype)
         statistics = _Statistics(len(hidden), accumulate, hidden.device)
-        with tile_buffer(hidden.device, buffer_bytes, accumulate) as buffer:
-            ref_buffer = torch.empty_like(buffer)
+        with tile_memory(hidden.device, buffer_bytes, accumulate, count=3) as (buffer, ref_buffer, work):
             for rows, columns in policy.tiles(len(hidden), buffer_bytes):
                 q = project(hidden[rows].to(dtype), weight[columns].to(dtype), bias, columns, buffer)
                 apply_postprocessing_(q, scale, softcap)
-                statistics.fold(
-                    rows, q, _reference_logits(reference, ref_hidden[rows], columns, ref_dtype, ref_buffer)
-                )
+                q_ref = _reference_logits(reference, ref_hidden[rows], columns, ref_dtype, ref_buffer)
+                statistics.fold(rows, q, q_ref, work)
         kl, v, v_ref = statistics.result()
         ctx.save_for_backward(hidden, weight, bias, ref_hidden, kl, v, v_ref)
         ctx.settings = (scale, softcap, reference, buffer_bytes, dtype, ref_dtype)
@@ -40,11 +38,11 @@ class _ReferenceKL(torch.autograd.Function):
     def backward(ctx, grad_kl):
         hidden, weight, bias, ref_hidden, kl, v, v_ref = ctx.saved_tensors
         scale, softcap, reference, buffer_bytes, dtype, ref_dtype = ctx.settings
-        with reference.gathered(), tile_buffer(hidden.device, buffer_bytes, kl.dtype) as ref_buffer:
+        with reference.gathered():
 
-            def logit_gradient(rows, columns, q):
+            def logit_gradient(rows, columns, q, work):
                 apply_postprocessing_(q, scale, softcap)
-                log_ratio = _reference_logits(reference, ref_hidden[rows], columns, ref_dtype, ref_buffer)
+                log_ratio = _reference_logits(reference, ref_hidden[rows], columns, ref_dtype, work)
                 log_ratio.neg_().add_(q).sub_((v[rows] - v_ref[rows] + kl[rows]).unsqueeze(1))
                 if softcap is not None:  # d softcap * tanh(x / softcap) / dx
                     log_ratio.mul_(1 - (q / softcap).square())
@@ -77,9 +75,9 @@ class _Statistics:
         self.max, self.max_ref = (torch.full((tokens,), float("-inf"), dtype=dtype, device=device) for _ in range(2))
         self.sum, self.sum_ref, self.gap = (torch.zeros(tokens, dtype=dtype, device=device) for _ in range(3))
 
-    def fold(self, rows: slice, q: torch.Tensor, q_ref: torch.Tensor) -> None:
-        """Fold a tile of both policies' logits, each `(tokens, columns)` and overwritten."""
-        gap = q - q_ref
+    def fold(self, rows: slice, q: torch.Tensor, q_ref: torch.Tensor, work: torch.Tensor) -> None:
+        """Fold a tile of both policies' logits, each `(tokens, columns)` and overwritten; `work` is flat memory."""
+        gap = torch.sub(q, q_ref, out=work[: q.numel()].view_as(q))
         weights = _fold_logsumexp(self.max[rows], self.sum[rows], q, self.gap[rows])
         self.gap[rows] += torch.bmm(weights.unsqueeze(1), gap.unsqueeze(2)).view(-1)
         _fold_logsumexp(self.max_ref[rows], self.sum_ref[rows], q_ref)
@@ -107,7 +105,7 @@ def reference_kl(
     policy: Projection,
     ref_hidden: torch.Tensor,
     reference: Projection,
-    logit_buffer_mb: float = 64,
+    logit_buffer_mb: float = 128,
 ) -> torch.Tensor:
     """
     KL(policy || reference) at each scored state, exact over the vocabulary, in nats.
@@ -121,8 +119,9 @@ def reference_kl(
             The reference's last hidden states at the same positions. No gradient flows into the reference.
         reference ([`~soft_q.projection.Projection`]):
             The reference's output projection, over the same vocabulary.
-        logit_buffer_mb (`float`, *optional*, defaults to `64`):
-            Memory in MiB for one tile of logits and its working copy, for each of the two policies.
+        logit_buffer_mb (`float`, *optional*, defaults to `128`):
+            Memory in MiB for the policy's tile of logits and its working copy; the reference's tile takes half as
+            much.
 
     Returns:
         `torch.Tensor` of shape `(tokens,)`: float32, with gradients into the policy.

@@ -62,7 +62,14 @@ class RunningStatistics:
         return self.q, v, entropy, is_top1
 
 
-def fold(tile: torch.Tensor, start: int, stats: RunningStatistics, scale: float, softcap: float | None) -> None:
+def fold(
+    tile: torch.Tensor,
+    start: int,
+    stats: RunningStatistics,
+    scale: float,
+    softcap: float | None,
+    work: torch.Tensor,
+) -> None:
     """
     Fold a tile into the running statistics.
 
@@ -77,6 +84,8 @@ def fold(tile: torch.Tensor, start: int, stats: RunningStatistics, scale: float,
             The model's logit scale.
         softcap (`float`, *optional*):
             The model's final logit softcapping, applied after the scale.
+        work (`torch.Tensor`, one dimension, the tile's dtype):
+            Memory for a working copy of the tile.
     """
     if uses_triton(tile.device):
         _fold_kernel[(tile.size(0),)](
@@ -111,7 +120,7 @@ def fold(tile: torch.Tensor, start: int, stats: RunningStatistics, scale: float,
 
     new_max = torch.maximum(stats.max, tile_max)
     rescale = (stats.max - new_max).exp()
-    weights = tile.sub(new_max.unsqueeze(1)).exp_()
+    weights = torch.sub(tile, new_max.unsqueeze(1), out=work[: tile.numel()].view_as(tile)).exp_()
     stats.sum_exp.mul_(rescale).add_(weights.sum(1))
     weighted = torch.bmm(weights.unsqueeze(1), tile.unsqueeze(2)).view(-1)  # row-wise dot product, no third tile
     stats.sum_exp_logit.mul_(rescale).add_(weighted)
@@ -128,6 +137,7 @@ def gradient(
     scale: float,
     softcap: float | None,
     out_dtype: torch.dtype,
+    work: torch.Tensor,
 ) -> torch.Tensor:
     """
     `g_q * onehot(label) + g_v * softmax(logits)`, carried back through softcapping and scale.
@@ -139,12 +149,14 @@ def gradient(
             The action, V, and the gradients of the loss with respect to q and v.
         out_dtype (`torch.dtype`):
             Dtype of the returned tile, the one its products are computed in.
+        work (`torch.Tensor`, one dimension, the tile's dtype):
+            Memory for a working copy of the tile, which the result may lie in.
 
     Returns:
         `torch.Tensor` of shape `(tokens, columns)`: gradient with respect to the projection's output.
     """
     if uses_triton(tile.device):
-        out = tile if out_dtype == tile.dtype else torch.empty(tile.shape, dtype=out_dtype, device=tile.device)
+        out = tile if out_dtype == tile.dtype else work.view(out_dtype)[: tile.numel()].view_as(tile)
         _gradient_kernel[(tile.size(0), triton.cdiv(tile.size(1), _BLOCK))](
             tile,
             tile.stride(0),
@@ -163,12 +175,14 @@ def gradient(
         )
         return out
     apply_postprocessing_(tile, scale, softcap)
-    slope = None if softcap is None else tile.div(softcap).square_().neg_().add_(1)  # d softcap*tanh(x/softcap) / dx
+    slope = work[: tile.numel()].view_as(tile)  # of the softcapping: d softcap * tanh(x / softcap) / dx
+    if softcap is not None:
+        torch.div(tile, softcap, out=slope).square_().neg_().add_(1)
     tile.sub_(v.unsqueeze(1)).exp_().mul_(grad_v.unsqueeze(1))
     local = labels - start
     inside = (local >= 0) & (local < tile.size(1))
     tile.scatter_add_(1, local.clamp(0, tile.size(1) - 1).unsqueeze(1), (grad_q * inside).unsqueeze(1))
-    if slope is not None:
+    if softcap is not None:
         tile.mul_(slope)
     if scale != 1.0:
         tile.mul_(scale)

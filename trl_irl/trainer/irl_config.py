@@ -42,7 +42,7 @@ class IRLConfig(SFTConfig):
 
         > Parameters that control memory
 
-        logit_buffer_mb (`float`, *optional*, defaults to `64`):
+        logit_buffer_mb (`float`, *optional*, defaults to `128`):
             Memory in MiB for the tile of logits at work and its working copy. The shape of the tile follows from it:
             the micro-batch's scored tokens (at most 4,096) by as many vocabulary columns as fit.
 
@@ -151,7 +151,7 @@ class IRLConfig(SFTConfig):
         if not self.logit_buffer_mb > 0:
             raise ValueError(
                 f"`logit_buffer_mb={self.logit_buffer_mb}` must be positive: it is the memory in MiB for one tile of "
-                "logits. 64 suits most models."
+                "logits. 128 suits most models."
             )
         if self.use_liger_kernel:
             # Liger would patch `model.forward` when training starts. TRL >= 1.13 turns this off itself; ours can go
