@@ -93,13 +93,25 @@ def _recipe(name: str) -> Path:
     return next(path for path in candidates if path.is_file())
 
 
-def _train(name: str, model: Path, output_dir: Path, max_steps: int | None) -> float:
-    """Run a recipe of `recipes/arithmetic` as a user would; its progress shows, its log goes to a file. Seconds."""
+def train_recipe(name: str, model: Path, output_dir: Path, **overrides) -> float:
+    """
+    Run a recipe of `recipes/arithmetic` as a user would; its progress shows, its log goes to a file beside
+    `output_dir`.
+
+    Args:
+        name (`str`): the recipe's name, without `.yaml`.
+        model (`Path`): folder of the model to train.
+        output_dir (`Path`): folder to save it to.
+        **overrides: keys of the recipe to override; `None` leaves the recipe's value.
+
+    Returns:
+        `float`: seconds it took.
+    """
     command = [sys.executable, "-m", "trl_irl.cli", "irl", "--accelerate_config", "cpu"]
     command += ["--config", str(_recipe(f"{name}.yaml")), "--model_name_or_path", str(model)]
     command += ["--output_dir", str(output_dir)]
-    if max_steps is not None:
-        command += ["--max_steps", str(max_steps)]
+    for key, value in overrides.items():
+        command += [] if value is None else [f"--{key}", str(value)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     log = output_dir.with_suffix(".log")
     start = time.perf_counter()
@@ -110,7 +122,8 @@ def _train(name: str, model: Path, output_dir: Path, max_steps: int | None) -> f
     return time.perf_counter() - start
 
 
-def _evaluate(name: str, folder: Path, rows: list[dict], num_samples: int) -> list:
+def evaluate_model(name: str, folder: Path, rows: list[dict], num_samples: int) -> list:
+    """A [`~evaluation.report.Cell`] for each of `TEMPERATURES`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from ..evaluation.metrics import distinct_share, mean_score, self_bleu
@@ -186,12 +199,12 @@ def main(arguments: DemoArguments) -> None:
         ("irl", "base", "3/4 Fine-tuning it by inverse reinforcement learning"),
     ):
         print(title, flush=True)
-        seconds[name] = _train(name, folders[model], folders[name], arguments.max_steps)
+        seconds[name] = train_recipe(name, folders[model], folders[name], max_steps=arguments.max_steps)
     print("4/4 Sampling solutions of held-out problems", flush=True)
     rows = list(make_arithmetic()["test"])[: arguments.num_prompts]
     cells = []
     for name in ("MLE", "IRL"):
-        cells += _evaluate(name, folders[name.lower()], rows, arguments.num_samples)
+        cells += evaluate_model(name, folders[name.lower()], rows, arguments.num_samples)
     _write_report(output_dir, cells, seconds, arguments)
     print_table(cells, f"{arguments.num_prompts} held-out problems, {arguments.num_samples} samples each")
     print(f"{(time.perf_counter() - start) / 60:.1f} minutes. Report: {output_dir / 'report.md'}")

@@ -1,0 +1,83 @@
+"""The README's first Python block runs, its keys exist, its files are there."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import datasets
+import pytest
+from datasets import Dataset
+
+from tests.conftest import make_model
+from trl_irl import IRLConfig
+from trl_irl.commands.irl import make_parser
+
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+READMES = [ROOT / "README.md", *sorted((ROOT / "recipes").glob("*/README.md"))]
+KEYS = {option[2:] for option in make_parser()._option_string_actions if option.startswith("--")}
+
+SANKYDE = """exp_name seed cuda run_name load_from_cache_file deepspeed run_eval eval_every monitor gamma lambda_td
+lambda_kl use_kl use_mle use_irl mle_steps_before_irl eps lr optimizer scheduler warm_up_steps world_size
+num_train_epochs num_updates gradient_accumulation_steps local_micro_batch_size total_episodes micro_batch_size
+local_batch_size batch_size local_eval_batch_size base_model query_dataset response_length truncate_token
+truncate_token_id temperature eval_num_samples track wandb_project_name wandb_entity push_to_hub hf_entity hf_repo_id
+hf_repo_revision hf_repo_url output_dir""".split()
+
+
+def test_quick_start_runs(tokenizer, tmp_path, monkeypatch):
+    """As printed, but for the model and the dataset, which would be downloaded, and the device."""
+    make_model("qwen2").save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [{"messages": [{"role": "user", "content": "One"}, {"role": "assistant", "content": "two three"}]}] * 4
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: Dataset.from_list(rows))
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", README, re.S)[1]
+    assert len(code.strip().splitlines()) <= 12
+    code = code.replace('"Qwen/Qwen2.5-0.5B"', '"model"')
+    code = code.replace("max_length=512", "max_length=512, use_cpu=True, bf16=False, max_steps=1, report_to='none'")
+    namespace = {}
+    exec(code, namespace)
+    assert namespace["trainer"].state.global_step == 1
+
+
+def test_table_of_keys_gives_the_defaults():
+    defaults = {field.name: field.default for field in dataclasses.fields(IRLConfig)}
+    rows = re.findall(r"^\| `(\w+)` \| `?\"?([\w.]+)\"?`? \|", README.split("## Commands")[0], re.M)
+    assert len(rows) == 8
+    for name, value in rows:
+        assert str(defaults[name]).lower() == value or float(value) == defaults[name]
+
+
+@pytest.mark.parametrize("argument", SANKYDE)
+def test_table_from_sankyde_names_every_argument(argument):
+    table = README.split("## From sankyde/IRL")[1].split("\n## ")[0]
+    left = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))
+    assert f"`{argument}`" in left
+
+
+def test_keys_named_in_the_table_exist():
+    table = README.split("## From sankyde/IRL")[1].split("\n## ")[0]
+    right = " ".join(line.split("|")[2] for line in table.splitlines() if line.startswith("| `"))
+    named = {word.split(":")[0] for word in re.findall(r"`([a-z_]+(?:: \w+)?)`", right)}
+    # of the launcher, of the generation, of other places
+    elsewhere = {"num_processes", "max_new_tokens", "zero2", "zero3", "env", "trackio", "tensorboard", "deepspeed"}
+    elsewhere |= {"true"}
+    assert named - elsewhere <= KEYS
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_named_are_there(readme):
+    text = readme.read_text()
+    for name in re.findall(r"(?:recipes|accelerate_configs|benchmarks)/[\w/]+\.(?:yaml|py|md)", text):
+        assert (ROOT / name).is_file(), name
+    for name in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (readme.parent / name).exists(), name
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_keys_in_commands_exist(readme):
+    commands = " ".join(re.findall(r"trl-irl irl [^`\n]*", readme.read_text()))
+    for key in re.findall(r"--(\w+)", commands):
+        assert key in KEYS | {"config", "accelerate_config", "config_file"}, key

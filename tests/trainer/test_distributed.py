@@ -1,0 +1,86 @@
+"""Two processes on the CPU (gloo) against one: the same loss, gradients and logged metrics."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import make_model
+from tests.trainer.conftest import ROWS
+
+
+ROOT = Path(__file__).parents[2]
+
+_SCRIPT = """
+import json, sys
+import torch
+from datasets import Dataset
+from trl_irl import IRLConfig, IRLTrainer
+
+folder, model, batch, accumulation = sys.argv[1:]
+trainer = IRLTrainer(
+    model=model,
+    args=IRLConfig(
+        output_dir=folder, per_device_train_batch_size=int(batch), gradient_accumulation_steps=int(accumulation),
+        max_steps=3, logging_steps=1, learning_rate=1e-2, use_cpu=True, bf16=False, gradient_checkpointing=False,
+        report_to="none", save_strategy="no", lambda_td=0.3, gamma=0.9, max_grad_norm=1e9, optim="sgd",
+        per_device_eval_batch_size=int(batch), dataloader_pin_memory=False,
+    ),
+    train_dataset=Dataset.from_json(folder + "/rows.jsonl"),
+    eval_dataset=Dataset.from_json(folder + "/rows.jsonl"),
+)
+# Ranks draw rows of an epoch in turn, so a batch of the whole epoch has the same rows on one rank and on two.
+trainer.train()
+evaluated = trainer.evaluate()
+trainer.save_model(folder + "/saved")
+if trainer.is_world_process_zero():
+    history = [entry for entry in trainer.state.log_history if "nll" in entry]
+    json.dump({"history": history, "evaluated": evaluated}, open(folder + "/result.json", "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def model_folder(tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    make_model("qwen2").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def launch(folder, model_folder, processes, batch, accumulation=1):
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (folder / "script.py").write_text(_SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    arguments = [folder / "script.py", folder, model_folder, batch, accumulation]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "ACCELERATE_USE_CPU": "true",
+    }
+    run = subprocess.run([*command, *map(str, arguments)], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-4000:]
+    from safetensors.torch import load_file
+
+    return json.loads((folder / "result.json").read_text()), load_file(folder / "saved/model.safetensors")
+
+
+def test_two_processes_equal_one(model_folder, tmp_path):
+    expected, expected_weights = launch(tmp_path / "one", model_folder, 1, 8)
+    actual, weights = launch(tmp_path / "two", model_folder, 2, 2, 2)
+    skipped = {"num_tokens", "epoch", "step"}
+    for ours, theirs in zip(actual["history"], expected["history"], strict=True):
+        assert {k: ours[k] for k in theirs if k not in skipped} == pytest.approx(
+            {k: theirs[k] for k in theirs if k not in skipped}, rel=1e-4, abs=1e-6
+        )
+        assert ours["num_tokens"] == theirs["num_tokens"]
+    for name in ("eval_nll", "eval_td_loss", "eval_reward_std", "eval_entropy"):
+        assert actual["evaluated"][name] == pytest.approx(expected["evaluated"][name], rel=1e-4)
+    for name, tensor in expected_weights.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-5)
