@@ -187,10 +187,12 @@ def test_full_training_with_kl_copies_the_model_as_it_was(make_trainer, by_path,
     assert not any(p.requires_grad for p in trainer.ref_model.parameters())
 
 
-def test_loss_with_kl_is_the_sum_of_its_terms(make_trainer):
-    trainer = make_trainer(
-        ref_model=make_model("qwen2", seed=5), lambda_kl=0.5, lambda_td=0.2, eval_dataset=Dataset.from_list(ROWS)
-    )
+@pytest.mark.parametrize("adapted", [False, True])
+def test_loss_with_kl_is_the_sum_of_its_terms(make_trainer, adapted):
+    ref_model = make_model("qwen2", seed=5)
+    if adapted:
+        ref_model = get_peft_model(ref_model, LORA)
+    trainer = make_trainer(ref_model=ref_model, lambda_kl=0.5, lambda_td=0.2, eval_dataset=Dataset.from_list(ROWS))
     metrics = trainer.evaluate()
     assert metrics["eval_kl"] > 0.1
     trainer.args.per_device_eval_batch_size = 8

@@ -157,7 +157,7 @@ class IRLTrainer(SFTTrainer):
         # The loss below is normalised by the token count of the whole accumulated batch, whatever the architecture's
         # own loss can do.
         self.model_accepts_loss_kwargs = True
-        self._causal_lm = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        self._causal_lm = _causal_lm(self.model)
         attach_soft_q_head(self._causal_lm, args.logit_buffer_mb)
         self.stop_token_ids = self._find_stop_token_ids()
         self._token_metrics = {"train": TokenMetrics(), "eval": TokenMetrics()}
@@ -198,7 +198,8 @@ class IRLTrainer(SFTTrainer):
         return kwargs
 
     def _prepare_reference(self, ref_model: PreTrainedModel) -> PreTrainedModel:
-        vocabularies = [m.get_input_embeddings().num_embeddings for m in (self._causal_lm, ref_model)]
+        self._ref_causal_lm = _causal_lm(ref_model)
+        vocabularies = [m.get_input_embeddings().num_embeddings for m in (self._causal_lm, self._ref_causal_lm)]
         if vocabularies[0] != vocabularies[1]:
             raise ValueError(
                 f"The model has {vocabularies[0]} embeddings and `ref_model` {vocabularies[1]}. The KL compares them "
@@ -206,7 +207,7 @@ class IRLTrainer(SFTTrainer):
             )
         ref_model.requires_grad_(False)
         ref_model.eval()
-        attach_soft_q_head(ref_model, self.args.logit_buffer_mb)
+        attach_soft_q_head(self._ref_causal_lm, self.args.logit_buffer_mb)
         if self.is_deepspeed_enabled:
             return prepare_deepspeed(ref_model, self.accelerator)
         if self.is_fsdp_enabled:
@@ -214,8 +215,7 @@ class IRLTrainer(SFTTrainer):
         return self.accelerator.prepare_model(ref_model, evaluation_mode=True)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
-        generation_config = getattr(getattr(self, "model", None), "generation_config", None)
-        if self._tokenizer.eos_token_id is None and getattr(generation_config, "eos_token_id", None) is None:
+        if self._tokenizer.eos_token_id is None:
             raise ValueError(
                 f"The tokenizer {self._tokenizer.name_or_path!r} has no EOS token, so no completion ever ends: its "
                 "last state would have no value, and the model would not learn to stop. Set `eos_token` in IRLConfig "
@@ -294,7 +294,7 @@ class IRLTrainer(SFTTrainer):
         inputs = {key: value for key, value in inputs.items() if key != "output_router_logits"}
         if self.ref_model is not None:
             hidden = self.ref_model(**inputs, soft_q="hidden_states").hidden_states
-            return Reference(hidden, Projection.of(self.accelerator.unwrap_model(self.ref_model)))
+            return Reference(hidden, Projection.of(self._ref_causal_lm))
         with _no_dropout(model), self.accelerator.unwrap_model(model).disable_adapter():
             hidden = model(**inputs, soft_q="hidden_states").hidden_states
         return Reference(hidden, Projection.of(self._causal_lm, with_adapters=False))
@@ -318,6 +318,10 @@ class IRLTrainer(SFTTrainer):
             self._total_train_tokens += seen if mode == "train" else 0
             metrics["num_tokens"] = self._total_train_tokens
         return metrics
+
+
+def _causal_lm(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    return model.get_base_model() if is_peft_model(model) else model
 
 
 @contextmanager
@@ -386,7 +390,7 @@ def _check_not_empty(dataset: Dataset | IterableDataset, name: str) -> None:
 
 def _check_columns(dataset: Dataset | IterableDataset, text_field: str, name: str) -> None:
     columns = dataset.column_names or list(next(iter(dataset)))
-    accepted = [{"input_ids"}, {"messages"}, {"conversations"}, {"prompt", "completion"}, {"text"}, {text_field}]
+    accepted = [{"input_ids"}, {"messages"}, {"conversations"}, {"prompt", "completion"}, {text_field}]
     if not any(wanted <= set(columns) for wanted in accepted):
         raise ValueError(
             f"The {name} dataset has the columns {columns}, and none of these sets to train on: 'prompt' and "
