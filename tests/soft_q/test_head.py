@@ -1,9 +1,12 @@
 """Q, V, their gradients and the reference KL, against full logits in float64 and autograd."""
 
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.conftest import ARCHITECTURES, make_model
 from trl_irl.soft_q import attach_soft_q_head, reference_kl, soft_q_values
@@ -110,6 +113,32 @@ def test_no_gradient_is_computed_for_a_frozen_head(inputs):
     assert relative_error(hidden.grad, reference.grad) < 1e-12
 
 
+class LargestTensor(TorchDispatchMode):
+    """Elements of the largest storage that any operation returned."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                size = tensor.untyped_storage().nbytes() // tensor.element_size()
+                self.numel = max(self.numel, size)
+        return result
+
+
+def test_memory_follows_the_buffer_and_not_tokens_times_vocabulary():
+    tokens, hidden_size, vocabulary, buffer = 500, 8, 4000, 0.25
+    hidden = torch.randn(tokens, hidden_size, requires_grad=True)
+    weight = torch.randn(vocabulary, hidden_size, requires_grad=True)
+    with LargestTensor() as largest:
+        q, v, *_ = soft_q_values(hidden, Projection(weight), torch.arange(tokens), buffer)
+        kl = reference_kl(hidden, Projection(weight), hidden.detach(), Projection(weight.detach()), buffer)
+        (q + v + kl).sum().backward()
+    # The tile's memory with its working copies is all there is beside the weight's own gradient.
+    assert largest.numel <= max(3 * buffer * 2**20 / 8, weight.numel()) < tokens * vocabulary / 10
+
+
 @pytest.mark.parametrize("softcap", [None, 2.5])
 @pytest.mark.parametrize("buffer", [TINY_BUFFER, 64])
 def test_reference_kl_equals_full_logits(inputs, softcap, buffer):
@@ -143,6 +172,27 @@ def test_reference_kl_refuses_another_vocabulary(inputs):
     hidden, weight, *_ = inputs
     with pytest.raises(ValueError, match="101 tokens and the reference's 100"):
         reference_kl(hidden, Projection(weight), hidden, Projection(weight[:100]))
+
+
+def test_partitioned_parameters_are_gathered_themselves(inputs, monkeypatch):
+    """ZeRO-3 marks the parameter object; a detached view of it is an empty tensor that nothing can gather."""
+    hidden, weight, bias, labels, _ = inputs
+    policy, reference = (Projection(torch.nn.Parameter(weight), torch.nn.Parameter(bias)) for _ in range(2))
+    asked = []
+
+    def gather(*parameters):
+        asked.extend(parameters)
+        return nullcontext()
+
+    monkeypatch.setattr("trl_irl.soft_q.projection.maybe_gather_lm_head_ctx", gather)
+    q, v, *_ = soft_q_values(hidden.clone().requires_grad_(), policy, labels)
+    kl = reference_kl(hidden.clone().requires_grad_(), policy, hidden, reference)
+    forward = len(asked)
+    (q + v + kl).sum().backward()
+    own = {id(x) for projection in (policy, reference) for x in (projection.weight, projection.bias)}
+    assert {id(parameter) for parameter in asked[:forward]} == own
+    assert {id(parameter) for parameter in asked[forward:]} == own  # the recomputing backward gathers them again
+    assert reference.weight.grad is None
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

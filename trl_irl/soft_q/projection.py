@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -75,9 +75,6 @@ class Projection:
     def gathered(self) -> AbstractContextManager:
         """Context in which parameters that ZeRO-3 has partitioned are whole; nothing to do elsewhere."""
         return maybe_gather_lm_head_ctx(self.weight, self.bias)
-
-    def detach(self) -> Projection:
-        return replace(self, weight=self.weight.detach(), bias=None if self.bias is None else self.bias.detach())
 
     def tiles(self, tokens: int, buffer_bytes: int) -> Iterator[tuple[slice, slice]]:
         """

@@ -129,7 +129,6 @@ def reference_kl(
     Raises:
         `ValueError`: the vocabularies differ in size.
     """
-    reference = reference.detach()
     with policy.gathered(), reference.gathered():
         if policy.weight.size(0) != reference.weight.size(0):
             raise ValueError(
