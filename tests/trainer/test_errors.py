@@ -71,6 +71,17 @@ def test_some_rows_dropped_is_a_warning(make_trainer, caplog):
     assert "1 of 9 rows of the train dataset were dropped" in caplog.text
 
 
+def test_conversations_that_end_with_another_token_than_eos_are_a_warning(make_trainer, tokenizer, caplog):
+    """As with Qwen's base models: the template ends a turn with <|im_end|>, EOS is another token."""
+    chat = [{"messages": [{"role": "user", "content": "One"}, {"role": "assistant", "content": "two"}]}] * 4
+    make_trainer(train_dataset=Dataset.from_list(chat))
+    assert "None of the first 4 training rows has a stop token (<eos>)" in caplog.text
+    caplog.clear()
+    own = copy.deepcopy(tokenizer)  # the trainer sets its EOS
+    trainer = make_trainer(train_dataset=Dataset.from_list(chat), eos_token="<|im_end|>", processing_class=own)
+    assert "stop token" not in caplog.text and 3 in trainer.stop_token_ids
+
+
 def test_adapter_on_the_head_however_it_got_there(make_trainer):
     with pytest.raises(ValueError, match="lm_head"):
         make_trainer(make_model("llama"), peft_config=LoraConfig(target_modules=".*(q_proj|lm_head)"))

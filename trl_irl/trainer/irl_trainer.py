@@ -160,6 +160,7 @@ class IRLTrainer(SFTTrainer):
         self._causal_lm = _causal_lm(self.model)
         attach_soft_q_head(self._causal_lm, args.logit_buffer_mb)
         self.stop_token_ids = self._find_stop_token_ids()
+        self._warn_if_nothing_ends()
         self._token_metrics = {"train": TokenMetrics(), "eval": TokenMetrics()}
 
         self.ref_model = None
@@ -188,6 +189,19 @@ class IRLTrainer(SFTTrainer):
         eos = getattr(generation_config, "eos_token_id", None)
         ids = {self._tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
         return frozenset(ids)
+
+    def _warn_if_nothing_ends(self, rows: int = 100) -> None:
+        if not isinstance(self.train_dataset, Dataset) or "labels" not in self.train_dataset.column_names:
+            return
+        labels = self.train_dataset.select(range(min(rows, len(self.train_dataset))))["labels"]
+        if not any(self.stop_token_ids.intersection(row) for row in labels):
+            stop_tokens = self._tokenizer.convert_ids_to_tokens(sorted(self.stop_token_ids))
+            logger.warning(
+                f"None of the first {len(labels)} training rows has a stop token ({', '.join(stop_tokens)}) among its "
+                "scored tokens, so no state is terminal and nothing anchors the values. If the chat template ends a "
+                "turn with another token, set `eos_token` in IRLConfig to it (for Qwen's base models "
+                "`eos_token='<|im_end|>'`). If completions are cut by `max_length`, raise it."
+            )
 
     def _reference_init_kwargs(self, quantization_config: BitsAndBytesConfig | None) -> dict[str, Any]:
         kwargs = {"trust_remote_code": self.args.trust_remote_code, **(self.args.model_init_kwargs or {})}
