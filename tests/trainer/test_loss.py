@@ -102,14 +102,14 @@ def test_completion_cut_by_max_length(make_trainer, tokenizer):
 def test_language_modelling_rows(make_trainer, tokenizer):
     texts = [row["prompt"] + row["completion"] for row in ROWS]
     trainer = make_trainer(
-        train_dataset=Dataset.from_dict({"text": texts}), lambda_td=LAMBDA_TD, gamma=GAMMA, packing=True
+        train_dataset=Dataset.from_dict({"text": texts}),
+        lambda_td=LAMBDA_TD,
+        gamma=GAMMA,
+        packing=True,
+        per_device_train_batch_size=100,
     )
     ids = [tokenizer(text + tokenizer.eos_token)["input_ids"] for text in texts]
-    documents = [(x, x) for x in ids]
-    one_row = {"per_device_train_batch_size": 100}
-    trainer.args.per_device_train_batch_size = one_row["per_device_train_batch_size"]
-    trainer._train_batch_size = 100
-    assert_step_equals(trainer, documents, {1})
+    assert_step_equals(trainer, [(x, x) for x in ids], {1})
 
 
 def test_wrapped_packing_ends_documents_at_their_eos(make_trainer, tokenizer):
