@@ -113,8 +113,8 @@ def fold(
     stats.q.copy_(torch.where(inside, q, stats.q))
 
     tile_max, argmax = tile.max(dim=1)
-    # The largest logit left of the label decides ties as argmax does. It is the tile's own maximum unless that maximum
-    # lies at or right of the label, and then only a tie (`max == q`) could matter, which `argmax` tells apart.
+    # What matters is a tie: a logit left of the label that equals the maximum. `max` gives the first index of its
+    # maximum, so where that is not left of the label, no such logit lies in this tile.
     before = torch.where(columns[argmax] < stats.labels, tile_max, float("-inf"))
     torch.maximum(stats.max_before_label, before, out=stats.max_before_label)
 
