@@ -159,6 +159,8 @@ def main(script_args, training_args, model_args, mixture) -> None:
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=dataset_name)
         trainer.accelerator.print(f"Pushed to the Hub as {trainer.hub_model_id}.")
+    # Trackers and the process group: a rank that exits with the group open can abort and fail the whole run.
+    trainer.end()
 
 
 def make_parser():

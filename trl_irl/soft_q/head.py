@@ -206,7 +206,8 @@ def _soft_q_forward(
     device = projection.weight.device
     hidden, shift_labels = hidden.to(device), shift_labels.to(device)
     scored = shift_labels != -100
-    hidden = hidden[scored]
+    positions = scored.nonzero(as_tuple=True)  # once: on a GPU it waits for the device
+    hidden = hidden[positions]
     if what == "hidden_states":
         return SoftQOutput(hidden_states=hidden)
 
@@ -215,7 +216,7 @@ def _soft_q_forward(
         # on every rank instead of none on one.
         return values.new_zeros(scored.shape).masked_scatter(scored, values)
 
-    q, v, entropy, is_top1 = soft_q_values(hidden, projection, shift_labels[scored], logit_buffer_mb)
+    q, v, entropy, is_top1 = soft_q_values(hidden, projection, shift_labels[positions], logit_buffer_mb)
     kl = None
     if reference is not None:
         kl = grid(reference_kl(hidden, projection, *reference, logit_buffer_mb))

@@ -18,6 +18,7 @@ from transformers import (
     ProcessorMixin,
     TrainerCallback,
     TrainingArguments,
+    set_seed,
 )
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import CausalLMOutput
@@ -125,6 +126,8 @@ class IRLTrainer(SFTTrainer):
         _check_arguments(args, model, compute_loss_func, peft_config, ref_model)
         for name, dataset in _named({"train": train_dataset}, eval_dataset).items():
             _check_not_empty(dataset, name)
+        # Adapters start from random weights. TRL 1.16 sets the seed before it makes them; this can go with TRL 1.12.
+        set_seed(args.seed)
         copies_model = (
             args.lambda_kl > 0
             and ref_model is None

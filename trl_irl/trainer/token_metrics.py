@@ -61,7 +61,13 @@ class TokenMetrics:
             sums |= {"kl": output.kl.sum(dtype=dtype), "kl_tokens": tokens}
         if output.aux_loss is not None:
             sums |= {"aux_loss": output.aux_loss, "aux_loss_count": 1}
-        new = torch.stack([torch.as_tensor(sums.get(name, 0), dtype=dtype, device=q.device) for name in self._SUMS])
+
+        def scalar(value: torch.Tensor | float) -> torch.Tensor:
+            if isinstance(value, torch.Tensor):
+                return value.to(q.device, dtype)
+            return torch.full((), value, dtype=dtype, device=q.device)  # made on the device, not copied to it
+
+        new = torch.stack([scalar(sums.get(name, 0)) for name in self._SUMS])
         self._sums = new if self._sums is None else self._sums + new
 
     def pop(self, accelerator: Accelerator) -> dict[str, float]:
