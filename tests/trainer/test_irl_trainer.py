@@ -151,6 +151,17 @@ def test_lora_trains_only_adapters_and_reloads(make_trainer, tmp_path):
     torch.testing.assert_close(reloaded(input_ids=input_ids).logits, expected)
 
 
+def test_adapters_start_alike_whatever_was_drawn_before(make_trainer):
+    """Also against a bug: TRL 1.12 draws an adapter's first weights before any seed is set, so runs differed."""
+    weights = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = make_model("llama")
+        torch.manual_seed(seed)
+        weights.append(state(make_trainer(model, peft_config=LORA).model))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_kl_with_adapters_disabled_equals_kl_with_a_frozen_copy(make_trainer):
     results = []
     for explicit in (False, True):
