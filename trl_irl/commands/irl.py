@@ -104,10 +104,31 @@ def load_splits(script_args: IRLScriptArguments, mixture):
     return splits
 
 
+def newest_checkpoint(output_dir: str) -> str | None:
+    """
+    The newest whole checkpoint in a folder, or `None`. `trainer_state.json` is the last file that the Trainer writes,
+    so a checkpoint without a readable one was cut off while it was written; it is skipped with a warning.
+    """
+    import json
+    import warnings
+    from pathlib import Path
+
+    from transformers.trainer_utils import sort_checkpoints
+
+    if not Path(output_dir).is_dir():
+        return None
+    for checkpoint in reversed(sort_checkpoints(output_dir)):
+        try:
+            json.loads(Path(checkpoint, "trainer_state.json").read_text())
+            return checkpoint
+        except (OSError, json.JSONDecodeError):
+            warnings.warn(f"{checkpoint} was not written to its end, so it is skipped. Delete it when you like.")
+    return None
+
+
 def main(script_args, training_args, model_args, mixture) -> None:
     from pathlib import Path
 
-    from transformers.trainer_utils import get_last_checkpoint
     from trl import get_peft_config, get_quantization_config
 
     from ..tasks.files import check_local_path
@@ -127,7 +148,7 @@ def main(script_args, training_args, model_args, mixture) -> None:
             raise ValueError(f"`{key}: {split}` is not among the dataset's splits, which are {', '.join(splits)}.")
     resume = training_args.resume_from_checkpoint
     if str(resume).lower() == "true":  # a YAML `true`, or the word on the command line
-        resume = get_last_checkpoint(training_args.output_dir) if Path(training_args.output_dir).is_dir() else None
+        resume = newest_checkpoint(training_args.output_dir)
         if resume is None and training_args.process_index == 0:
             print(f"No checkpoint in {training_args.output_dir} to resume from: starting at step 0.")
     elif resume is not None and not Path(resume).is_dir():
