@@ -77,14 +77,19 @@ def run(folder, name, launcher, processes, **overrides):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
     command += [str(cpu_twin(launcher, processes, output)), "-m", "trl_irl.commands.irl"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
-    result = subprocess.run(
-        [*command, "--config", str(output / "recipe.yaml")],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    for _ in range(2):
+        result = subprocess.run(
+            [*command, "--config", str(output / "recipe.yaml")],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        # Seen once in forty runs, after everything was saved: a communication thread of torch or DeepSpeed aborts the
+        # process while it ends. That is not what is tested here; any other failure is.
+        if "terminate called without an active exception" not in result.stderr:
+            break
     assert result.returncode == 0, result.stderr[-5000:]
     history = json.loads((output / "trainer_state.json").read_text())["log_history"]
     weights = load_file(output / ("adapter_model.safetensors" if overrides.get("use_peft") else "model.safetensors"))

@@ -40,7 +40,9 @@ trainer.save_model(folder + "/saved")
 if trainer.is_world_process_zero():
     history = [entry for entry in trainer.state.log_history if "nll" in entry]
     json.dump({"history": history, "evaluated": evaluated}, open(folder + "/result.json", "w"))
-trainer.end()  # a rank that exits with the process group open can abort
+from trl_irl.commands.irl import leave
+trainer.end()
+leave()
 """
 
 

@@ -193,5 +193,21 @@ def make_parser():
     return RecipeParser((IRLScriptArguments, IRLConfig, ModelConfig, DatasetMixtureConfig), prog="trl-irl irl")
 
 
+def leave() -> None:
+    """
+    End a rank of a distributed run without Python's shutdown, where communication threads that torch 2.13 (gloo) or
+    DeepSpeed still hold now and then abort ("terminate called without an active exception"): the launcher would then
+    report a run that has saved everything as failed.
+    """
+    import os
+    import sys
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
 if __name__ == "__main__":
     main(*make_parser().parse())
+    leave()
