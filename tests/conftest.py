@@ -98,3 +98,12 @@ def make_model(architecture: str = "qwen2", vocab_size: int = 300, dtype=torch.f
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     return model
+
+
+@pytest.fixture(scope="session")
+def model_folder(tokenizer, tmp_path_factory):
+    """A tiny model and its tokenizer, saved: what a command takes as `model_name_or_path`."""
+    folder = tmp_path_factory.mktemp("model")
+    make_model("qwen2").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

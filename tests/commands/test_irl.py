@@ -11,19 +11,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.conftest import make_model
 from trl_irl.cli import main as cli
 
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def model_folder(tokenizer, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    make_model("qwen2").save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def write_recipe(folder, model_folder, **overrides):

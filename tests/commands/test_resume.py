@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.commands.test_irl import ROOT, model_folder, run, write_recipe  # noqa: F401
+from tests.commands.test_irl import ROOT, run, write_recipe
 from trl_irl.commands.irl import newest_checkpoint
 
 
@@ -28,7 +28,7 @@ def test_newest_checkpoint_skips_what_was_not_written_to_its_end(tmp_path):
     assert len(warned) == 2
 
 
-def test_kill_and_resume(model_folder, tmp_path):  # noqa: F811
+def test_kill_and_resume(model_folder, tmp_path):
     """kill -9 at a random moment after a random checkpoint: the same weights and schedule as without the kill."""
     options = {"max_steps": 40, "save_steps": 3, "mle_warmup_steps": 10, "lambda_td_warmup_steps": 20, "seed": 1}
     recipe = write_recipe(tmp_path, model_folder, **options, resume_from_checkpoint=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import make_model
 from tests.trainer.conftest import ROWS
 
 
@@ -44,14 +43,6 @@ from trl_irl.commands.irl import leave
 trainer.end()
 leave()
 """
-
-
-@pytest.fixture(scope="module")
-def model_folder(tokenizer, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    make_model("qwen2").save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def launch(folder, model_folder, processes, batch, accumulation=1):
