@@ -1,5 +1,6 @@
 """The `trl-irl` command: finds the subcommand and launches it through accelerate."""
 
+import signal
 import sys
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -92,12 +93,30 @@ def main(argv: list[str] | None = None) -> int:
         runpy.run_module(module, run_name="__main__")
         return 0
 
-    from accelerate.commands.launch import launch_command, launch_command_parser
+    return _launch([*launch_args, "-m", module, *args])
 
+
+def _launch(args: list[str]) -> int:
+    import psutil
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    def pass_on(signum, frame):
+        for child in psutil.Process().children():
+            child.send_signal(signum)
+
+    # A scheduler's SIGTERM reaches the training, which may save and end (`save_on_signal`), and this waits for it.
+    # By itself, accelerate's launcher of one process would die and leave it behind, and torch's of several would kill
+    # what has not ended in 30 seconds.
+    signal.signal(signal.SIGTERM, pass_on)
+    arguments = launch_command_parser().parse_args(args)
+    arguments.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"
     try:
-        launch_command(launch_command_parser().parse_args([*launch_args, "-m", module, *args]))
+        launch_command(arguments)
     except CalledProcessError as error:  # the process has said why; a traceback of ours would bury it
         return error.returncode
+    except ChildFailedError as error:
+        return max(failure.exitcode for failure in error.failures.values()) or 1
     return 0
 
 

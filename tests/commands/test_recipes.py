@@ -79,7 +79,7 @@ def test_accelerate_config_is_taken_out_of_the_command_line():
         ("lambda_dt: 0.1", "unknown key `lambda_dt`; did you mean `lambda_td`?"),
         ("lambda_td: -1", "lambda_td=-1"),
         ("gamma: 1.5", "gamma=1.5"),
-        ("terminal_value: one", "terminal_value='one'"),
+        ("terminal_value: one", "terminal_value: one"),
         ("task: gsm9k", "gsm9k"),
     ],
 )

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.commands.test_irl import ROOT, run, write_recipe
-from trl_irl.commands.irl import newest_checkpoint
+from trl_irl.trainer.checkpoints import newest_checkpoint
 
 
 def test_newest_checkpoint_skips_what_was_not_written_to_its_end(tmp_path):

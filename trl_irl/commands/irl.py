@@ -104,40 +104,67 @@ def load_splits(script_args: IRLScriptArguments, mixture):
     return splits
 
 
-def newest_checkpoint(output_dir: str) -> str | None:
+def check_paths(training_args, model_args) -> None:
     """
-    The newest whole checkpoint in a folder, or `None`. `trainer_state.json` is the last file that the Trainer writes,
-    so a checkpoint without a readable one was cut off while it was written; it is skipped with a warning.
+    Refuse paths that are wrong, before anything loads.
+
+    Raises:
+        `FileNotFoundError`: what looks like a local path is not there.
+        `ValueError`: no model is named, or its folder has no weights in safetensors.
+        `OSError`: `output_dir` cannot be written to.
     """
-    import json
-    import warnings
-    from pathlib import Path
+    from ..tasks.files import check_local_model, check_local_path, check_writable
 
-    from transformers.trainer_utils import sort_checkpoints
-
-    if not Path(output_dir).is_dir():
-        return None
-    for checkpoint in reversed(sort_checkpoints(output_dir)):
-        try:
-            json.loads(Path(checkpoint, "trainer_state.json").read_text())
-            return checkpoint
-        except (OSError, json.JSONDecodeError):
-            warnings.warn(f"{checkpoint} was not written to its end, so it is skipped. Delete it when you like.")
-    return None
-
-
-def main(script_args, training_args, model_args, mixture) -> None:
-    from pathlib import Path
-
-    from trl import get_peft_config, get_quantization_config
-
-    from ..tasks.files import check_local_path
-    from ..trainer import IRLTrainer
-
-    # Everything that can be wrong and is cheap to see, before the model loads.
     if model_args.model_name_or_path is None:
         raise ValueError("No model. Set `model_name_or_path` to a Hub id or a local folder.")
     check_local_path(model_args.model_name_or_path, "model_name_or_path")
+    check_local_model(model_args.model_name_or_path, "model_name_or_path")
+    if training_args.chat_template_path is not None:
+        check_local_path(training_args.chat_template_path, "chat_template_path")
+    check_writable(training_args.output_dir, "output_dir")
+
+
+def find_checkpoint(training_args) -> str | None:
+    """
+    The checkpoint that `resume_from_checkpoint` names or, where it is true, the newest whole one, if any.
+
+    Raises:
+        `FileNotFoundError`: the named one is not a folder.
+    """
+    from pathlib import Path
+
+    from ..trainer.checkpoints import newest_checkpoint
+
+    resume = training_args.resume_from_checkpoint
+    if str(resume).lower() == "true":  # a YAML `true`, or the word on the command line
+        checkpoint = newest_checkpoint(training_args.output_dir)
+        if checkpoint is None and training_args.process_index == 0:
+            print(f"No checkpoint in {training_args.output_dir} to resume from: starting at step 0.")
+        return checkpoint
+    if resume is not None and str(resume).lower() != "false" and not Path(resume).is_dir():
+        raise FileNotFoundError(
+            f"`resume_from_checkpoint: {resume}` is not a folder. Set it to a checkpoint's folder, or to `true` for the "
+            "newest one in `output_dir`."
+        )
+    return None if str(resume).lower() == "false" else resume
+
+
+def make_trainer(script_args, training_args, model_args, mixture):
+    """
+    The trainer of a recipe, with its model and data loaded, and the checkpoint to resume from or `None`.
+
+    Raises:
+        `ValueError`, `OSError`, `ImportError`: something in the recipe is wrong. What is cheap to see is looked at
+            before the model loads.
+    """
+    import os
+
+    from trl import get_peft_config, get_quantization_config
+
+    from ..trainer import IRLTrainer
+
+    check_paths(training_args, model_args)
+    resume = find_checkpoint(training_args)
     evaluates = training_args.eval_strategy != "no" or training_args.do_eval
     splits = load_splits(script_args, mixture)
     wanted = {"dataset_train_split": script_args.dataset_train_split}
@@ -146,18 +173,16 @@ def main(script_args, training_args, model_args, mixture) -> None:
     for key, split in wanted.items():
         if split not in splits:
             raise ValueError(f"`{key}: {split}` is not among the dataset's splits, which are {', '.join(splits)}.")
-    resume = training_args.resume_from_checkpoint
-    if str(resume).lower() == "true":  # a YAML `true`, or the word on the command line
-        resume = newest_checkpoint(training_args.output_dir)
-        if resume is None and training_args.process_index == 0:
-            print(f"No checkpoint in {training_args.output_dir} to resume from: starting at step 0.")
-    elif resume is not None and not Path(resume).is_dir():
-        raise FileNotFoundError(f"`resume_from_checkpoint: {resume}` is not a folder.")
 
+    if training_args.hub_token:
+        # Where huggingface_hub looks for it; as an argument it would be saved and logged with the others.
+        os.environ["HF_TOKEN"] = training_args.hub_token
+        training_args.hub_token = None
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
         "dtype": model_args.dtype,
+        "use_safetensors": True,  # never a pickle
         **(training_args.model_init_kwargs or {}),
     }
     trainer = IRLTrainer(
@@ -168,16 +193,44 @@ def main(script_args, training_args, model_args, mixture) -> None:
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
-    trainer.train(resume_from_checkpoint=resume)
-    if training_args.do_eval:
-        trainer.save_metrics("eval", trainer.evaluate(), combined=False)
+    return trainer, resume
 
-    trainer.save_model(training_args.output_dir)
-    trainer.save_state()
-    dataset_name = script_args.dataset_name or script_args.task
-    trainer.create_model_card(Path(training_args.output_dir).name, dataset_name=dataset_name)
-    trainer.accelerator.print(f"Model, tokenizer and trainer state saved to {training_args.output_dir}.")
-    if training_args.push_to_hub:
+
+def main(script_args, training_args, model_args, mixture) -> None:
+    """Train, evaluate, save and push as the arguments say."""
+    trainer, resume = make_trainer(script_args, training_args, model_args, mixture)
+    train(trainer, resume, script_args.dataset_name or script_args.task)
+
+
+def train(trainer, resume: str | None, dataset_name: str | None) -> None:
+    """
+    Train, evaluate, save and push.
+
+    Raises:
+        `FloatingPointError`: the loss was not finite ([`IRLConfig.nan_policy`]).
+        `CheckpointError`: a checkpoint or the model could not be written.
+    """
+    from pathlib import Path
+
+    from ..trainer.checkpoints import newest_checkpoint, one_error_if_disk_fails
+
+    args = trainer.args
+    trainer.train(resume_from_checkpoint=resume)
+    if trainer.stopped_by_signal:
+        trainer.accelerator.print(
+            f"Stopped by SIGTERM after step {trainer.state.global_step}. `resume_from_checkpoint: true` goes on from "
+            f"{newest_checkpoint(args.output_dir)}; the final model is not saved yet."
+        )
+        trainer.end()
+        return
+    if args.do_eval:
+        trainer.save_metrics("eval", trainer.evaluate(), combined=False)
+    with one_error_if_disk_fails(args.output_dir, "*.safetensors"):
+        trainer.save_model(args.output_dir)
+        trainer.save_state()
+    trainer.create_model_card(Path(args.output_dir).name, dataset_name=dataset_name)
+    trainer.accelerator.print(f"Model, tokenizer and trainer state saved to {args.output_dir}.")
+    if args.push_to_hub:
         trainer.push_to_hub(dataset_name=dataset_name)
         trainer.accelerator.print(f"Pushed to the Hub as {trainer.hub_model_id}.")
     # Trackers and the process group: a rank that exits with the group open can abort and fail the whole run.
@@ -193,21 +246,48 @@ def make_parser():
     return RecipeParser((IRLScriptArguments, IRLConfig, ModelConfig, DatasetMixtureConfig), prog="trl-irl irl")
 
 
-def leave() -> None:
+def run(argv: list[str] | None = None) -> int:
     """
-    End a rank of a distributed run without Python's shutdown, where communication threads that torch 2.13 (gloo) or
-    DeepSpeed still hold now and then abort ("terminate called without an active exception"): the launcher would then
-    report a run that has saved everything as failed.
+    The command: what is wrong becomes one message (the traceback as well, with `TRL_IRL_TRACEBACK=1`).
+
+    Returns:
+        Exit status: 0, 1 if the run failed under way, 2 if something was wrong before it began. Errors of which
+        nothing is known pass, with their traceback.
     """
     import os
-    import sys
+    import traceback
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    from ..tasks.files import remove_if_empty
+    from ..trainer.checkpoints import CheckpointError, how_to_go_on
+    from .failures import is_lost_rank, report
+
+    parser = make_parser()
+    script_args, training_args, model_args, mixture = parser.parse(argv)
+    status, known = 2, (ValueError, TypeError, OSError, ImportError)
+    try:
+        trainer, resume = make_trainer(script_args, training_args, model_args, mixture)
+        status, known = 1, (FloatingPointError, CheckpointError)
+        train(trainer, resume, script_args.dataset_name or script_args.task)
+        return 0
+    except Exception as error:
+        lost = is_lost_rank(error)
+        if not (lost or isinstance(error, known)):
+            raise
+        if os.environ.get("TRL_IRL_TRACEBACK"):
+            traceback.print_exc()
+        message = str(error)
+        if lost:
+            message = (
+                f"another process of this run died or stopped answering for `ddp_timeout: {training_args.ddp_timeout}` "
+                f"seconds; if it could say why, that is printed too. {how_to_go_on(training_args.output_dir)} "
+                f"(Seen here: {message.splitlines()[0]})"
+            )
+        report(parser.prog, message)
+        remove_if_empty(training_args.output_dir)
+        return status
 
 
 if __name__ == "__main__":
-    main(*make_parser().parse())
-    leave()
+    from trl_irl.commands.failures import leave
+
+    leave(run())

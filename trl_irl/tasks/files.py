@@ -1,8 +1,10 @@
-"""Datasets by Hub id or by local path."""
+"""Datasets by Hub id or by local path, and checks of local paths."""
 
+import tempfile
 from pathlib import Path
 
 from datasets import DatasetDict, IterableDatasetDict, load_dataset
+from datasets.exceptions import DatasetsError
 
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
@@ -17,14 +19,23 @@ def load_from_hub_or_path(
 
     Raises:
         `FileNotFoundError`: `name` looks like a local path and is not there.
+        `ValueError`: it is no kind of file that holds rows, or cannot be read as what it is.
     """
     path = Path(name)
     if path.is_file():
         if path.suffix not in _BUILDERS:
             raise ValueError(f"{name} is not one of {', '.join(_BUILDERS)}. Convert it, or name a folder or a Hub id.")
-        return load_dataset(_BUILDERS[path.suffix], data_files={"train": str(path)}, streaming=streaming)
-    check_local_path(name, "dataset_name")
-    return load_dataset(name, name=config, streaming=streaming)
+        arguments = {"path": _BUILDERS[path.suffix], "data_files": {"train": str(path)}}
+    else:
+        check_local_path(name, "dataset_name")
+        arguments = {"path": name, "name": config}
+    try:
+        return load_dataset(**arguments, streaming=streaming)
+    except DatasetsError as error:
+        cause = error
+        while cause.__cause__ is not None:  # the reader's own error says which line, or which column
+            cause = cause.__cause__
+        raise ValueError(f"`dataset_name: {name}` could not be read: {cause}. Mend that file or its rows.") from error
 
 
 def check_local_path(name: str, key: str) -> None:
@@ -40,3 +51,56 @@ def check_local_path(name: str, key: str) -> None:
         raise FileNotFoundError(
             f"`{key}: {name}` is not there. Local paths are relative to where the command runs, which is {Path.cwd()}."
         )
+
+
+def check_local_model(name: str, key: str) -> None:
+    """
+    Refuse a local folder that is no model, or whose weights are a pickle, which can run code when it is loaded.
+
+    Raises:
+        `ValueError`
+    """
+    folder = Path(name)
+    if folder.is_file():
+        raise ValueError(f"`{key}: {name}` is a file. Name the folder that has it and its config.json.")
+    if not folder.is_dir():
+        return  # a Hub id
+    if not any((folder / config).is_file() for config in ("config.json", "adapter_config.json")):
+        raise ValueError(f"`{key}: {name}` has neither config.json nor adapter_config.json, so it is no saved model.")
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = [path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)]
+    if pickled:
+        raise ValueError(
+            f"`{key}: {name}` has its weights in {pickled[0]}, a pickle, which could run code when it is loaded. If you "
+            "trust it, convert it: `AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)`."
+        )
+    raise ValueError(
+        f"`{key}: {name}` has no weights (*.safetensors). Was the run that should have saved them cut off?"
+    )
+
+
+def check_writable(name: str, key: str) -> None:
+    """
+    Write and remove a file in a folder or, where it is not there yet, in the nearest folder above that is.
+
+    Raises:
+        `OSError`: it cannot be written to.
+    """
+    folder = next(path for path in (Path(name).absolute(), *Path(name).absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise OSError(
+            f"`{key}: {name}` cannot be written to: {error.strerror or error}. Set it to a folder on a disk that has "
+            "room and that you may write to."
+        ) from error
+
+
+def remove_if_empty(name: str) -> None:
+    """Remove a folder that has nothing in it: what a run leaves that failed before its first checkpoint."""
+    try:
+        Path(name).rmdir()
+    except OSError:
+        pass  # something is in it, or it never was

@@ -6,6 +6,9 @@ from ..soft_q.head import DEFAULT_LOGIT_BUFFER_MB
 from ..soft_q.objective import TERMINAL_VALUES
 
 
+NAN_POLICIES = ("stop", "skip")
+
+
 @dataclass
 class IRLConfig(SFTConfig):
     r"""
@@ -45,6 +48,17 @@ class IRLConfig(SFTConfig):
         logit_buffer_mb (`float`, *optional*, defaults to `128`):
             Memory in MiB for the tile of logits at work and its working copy. The shape of the tile follows from it:
             the micro-batch's scored tokens (at most 4,096) by as many vocabulary columns as fit.
+
+        > Parameters that control what happens when something goes wrong
+
+        nan_policy (`str`, *optional*, defaults to `"stop"`):
+            What a loss or gradient that is NaN or infinite, on any rank, does. `"stop"` ends the run with a
+            `FloatingPointError` that gives the step and its metrics, before the weights change. `"skip"` leaves the
+            weights as they are for that step, counts it in `skipped_steps`, and ends the run after ten such steps in
+            a row. In fp16, gradients that overflow while the loss is finite are the loss scaler's business.
+        save_on_signal (`bool`, *optional*, defaults to `False`):
+            Whether SIGTERM makes training end after the current step with a checkpoint, from which
+            `resume_from_checkpoint` goes on. All ranks act on a signal that any rank got.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:
@@ -109,6 +123,20 @@ class IRLConfig(SFTConfig):
         metadata={"help": "Memory in MiB for the tile of logits at work and its working copy."},
     )
 
+    # Parameters that control what happens when something goes wrong
+    nan_policy: str = field(
+        default="stop",
+        metadata={
+            "help": "What a NaN or infinite loss or gradient does: 'stop' ends the run before the weights change, "
+            "'skip' leaves that step out and counts it in skipped_steps.",
+            "choices": list(NAN_POLICIES),
+        },
+    )
+    save_on_signal: bool = field(
+        default=False,
+        metadata={"help": "Whether SIGTERM makes training end after the current step with a checkpoint."},
+    )
+
     def __post_init__(self):
         super().__post_init__()
         if self.loss_type != "nll":
@@ -153,10 +181,24 @@ class IRLConfig(SFTConfig):
                 f"`logit_buffer_mb={self.logit_buffer_mb}` must be positive: it is the memory in MiB for one tile of "
                 "logits. 128 suits most models."
             )
+        if self.nan_policy not in NAN_POLICIES:
+            raise ValueError(
+                f"`nan_policy={self.nan_policy!r}` is unknown. It says what a NaN or infinite loss does: 'stop' ends "
+                "the run before the weights change, 'skip' leaves that step out."
+            )
+        if "token" in (self.model_init_kwargs or {}):
+            raise ValueError(
+                "`model_init_kwargs` holds a `token`, which would be written to logs and saved beside the model. Set "
+                "it in the environment as HF_TOKEN, or log in with `hf auth login`."
+            )
         if self.use_liger_kernel:
             # Liger would patch `model.forward` when training starts. TRL >= 1.13 turns this off itself; ours can go
             # with TRL 1.12.
             self.liger_kernel_config = {**(self.liger_kernel_config or {}), "fused_linear_cross_entropy": False}
+
+    def __getstate__(self) -> dict:
+        # Trainer pickles its arguments beside the model (training_args.bin): without the Hub token.
+        return {**self.__dict__, "hub_token": None}
 
     def lambda_td_at(self, step: int) -> float:
         """

@@ -2,6 +2,7 @@ import copy
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +18,10 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
     TrainerCallback,
-    TrainingArguments,
     set_seed,
 )
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import CausalLMOutput
-from transformers.trainer_utils import EvalPrediction, PredictionOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction, PredictionOutput
 from trl import SFTTrainer
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import create_model_from_path, get_config_model_id
@@ -30,6 +29,9 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id
 from ..soft_q import attach_soft_q_head, soft_q_terms
 from ..soft_q.head import Reference
 from ..soft_q.projection import Projection
+from .checkpoints import one_error_if_disk_fails
+from .checks import check_arguments, check_not_empty, check_rows, check_sharding, named
+from .faults import StepGuard, StopOnSignal
 from .irl_config import IRLConfig
 from .token_metrics import TokenMetrics
 
@@ -48,7 +50,8 @@ class IRLTrainer(SFTTrainer):
 
     Data preparation, PEFT, quantisation, packing, distributed training, logging and checkpoints are
     [`~trl.SFTTrainer`]'s. Overridden are `compute_loss`; `log` and `predict`, to add metrics that are means over
-    tokens; and `_prepare_dataset`, to refuse what could only fail later.
+    tokens; `_prepare_dataset`, to refuse what could only fail later; `_get_grad_norm`, to keep a step that is not
+    finite away from the weights; and, in saving, what makes a checkpoint whole or an error.
 
     Example:
 
@@ -123,9 +126,10 @@ class IRLTrainer(SFTTrainer):
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = IRLConfig(f"{name.split('/')[-1]}-IRL")
-        _check_arguments(args, model, compute_loss_func, peft_config, ref_model)
-        for name, dataset in _named({"train": train_dataset}, eval_dataset).items():
-            _check_not_empty(dataset, name)
+        check_arguments(args, model, compute_loss_func, peft_config, ref_model)
+        check_sharding(args, model, quantization_config)
+        for name, dataset in named({"train": train_dataset}, eval_dataset).items():
+            check_not_empty(dataset, name)
         # Adapters start from random weights. TRL 1.16 sets the seed before it makes them; this can go with TRL 1.12.
         set_seed(args.seed)
         copies_model = (
@@ -161,16 +165,26 @@ class IRLTrainer(SFTTrainer):
         # own loss can do.
         self.model_accepts_loss_kwargs = True
         self._causal_lm = _causal_lm(self.model)
+        _keep_4bit_weights_trainable(self.model)
         attach_soft_q_head(self._causal_lm, args.logit_buffer_mb)
         self.stop_token_ids = self._find_stop_token_ids()
         self._warn_if_nothing_ends()
         self._token_metrics = {"train": TokenMetrics(), "eval": TokenMetrics()}
+        self._step_guard = StepGuard(args, self.accelerator)
+        self._stop_on_signal = StopOnSignal()
+        if args.save_on_signal:
+            self.add_callback(self._stop_on_signal)
 
         self.ref_model = None
         if args.lambda_kl > 0 and not (ref_model is None and is_peft_model(self.model)):
             if ref_model is None:
                 ref_model = create_model_from_path(model, **self._reference_init_kwargs(quantization_config))
             self.ref_model = self._prepare_reference(ref_model)
+
+    @property
+    def stopped_by_signal(self) -> bool:
+        """Whether the last training ended early, with a checkpoint, because of SIGTERM (`save_on_signal`)."""
+        return self._stop_on_signal.stopped
 
     def _check_parallelism(self) -> None:
         parallelism = self.accelerator.parallelism_config
@@ -239,7 +253,7 @@ class IRLTrainer(SFTTrainer):
                 "to the token that ends a completion, or `tokenizer.eos_token`."
             )
         if formatting_func is None:
-            _check_columns(dataset, args.dataset_text_field, dataset_name)
+            check_rows(dataset, args.dataset_text_field, dataset_name)
         prepared = super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         if isinstance(dataset, Dataset) and not packing:
             dropped = len(dataset) - len(prepared)
@@ -292,6 +306,8 @@ class IRLTrainer(SFTTrainer):
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
             loss = loss + coefficient * output.aux_loss.to(loss.device) / steps
 
+        if training:
+            loss = self._step_guard.watch(loss)
         # Padding-free batches are one row without an attention mask.
         seen = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
         self._token_metrics[mode].add(output, terms, lambda_td, seen)
@@ -316,6 +332,29 @@ class IRLTrainer(SFTTrainer):
             hidden = model(**inputs, soft_q="hidden_states").hidden_states
         return Reference(hidden, Projection.of(self._causal_lm, with_adapters=False))
 
+    def _get_grad_norm(self, model, grad_norm=None):
+        # Where the Trainer knows a step's gradients and has not used them yet (DeepSpeed has, or has left them out).
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        metrics = self._token_metrics["train"]
+        if self._step_guard.is_sound(grad_norm):
+            metrics.end_step()
+        else:
+            step_metrics = {**metrics.drop_step(self.accelerator), "grad_norm": float(grad_norm or 0)}
+            self._step_guard.on_fault(self.state, step_metrics, self.lr_scheduler.get_last_lr()[0])
+            self.optimizer.zero_grad(set_to_none=True)
+        return grad_norm
+
+    def _save_rng_state(self, output_dir):
+        # Each rank's last file of a checkpoint. `trainer_state.json` comes next and marks the checkpoint as whole, and
+        # then older ones may be deleted: not before every rank is here.
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+
+    def _save_checkpoint(self, model, trial):
+        folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        with one_error_if_disk_fails(folder, "."):
+            super()._save_checkpoint(model, trial)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
         self._metrics[mode].update({name: [value] for name, value in self._pop_token_metrics(mode).items()})
@@ -334,6 +373,8 @@ class IRLTrainer(SFTTrainer):
             seen = int(metrics.pop("input_tokens")) // self.get_tp_size()
             self._total_train_tokens += seen if mode == "train" else 0
             metrics["num_tokens"] = self._total_train_tokens
+        if mode == "train" and self.args.nan_policy == "skip":
+            metrics["skipped_steps"] = self._step_guard.skipped
         return metrics
 
 
@@ -341,76 +382,20 @@ def _causal_lm(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     return model.get_base_model() if is_peft_model(model) else model
 
 
+def _keep_4bit_weights_trainable(model: torch.nn.Module) -> None:
+    # On a CPU with AVX512-BF16, bitsandbytes repacks a 4-bit layer for inference on its first forward in evaluation
+    # mode, for good: training after an evaluation would go on with gradients of zero, and no warning.
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
 @contextmanager
 def _no_dropout(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode, but for 4-bit layers: bitsandbytes repacks those for inference on a CPU, for good."""
     modes = {module: module.training for module in model.modules()}
-    for module in modes:
-        module.training = isinstance(module, Linear4bit)
+    model.eval()
     try:
         yield
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-def _check_arguments(
-    args: IRLConfig,
-    model: str | PreTrainedModel | PeftModel,
-    compute_loss_func: Callable | None,
-    peft_config: PeftConfig | None,
-    ref_model: PreTrainedModel | None,
-) -> None:
-    if not isinstance(args, IRLConfig):
-        kind = type(args).__name__
-        hint = "the same arguments are accepted" if isinstance(args, TrainingArguments) else "see its docstring"
-        raise TypeError(
-            f"`args` is a `{kind}`, which has no `lambda_td`, `gamma` and so on. Build an `IRLConfig` ({hint})."
-        )
-    if compute_loss_func is not None:
-        raise ValueError(
-            "`compute_loss_func` would replace the inverse soft-Q objective. Subclass `IRLTrainer` and override "
-            "`compute_loss`, or use `SFTTrainer`."
-        )
-    targets = getattr(peft_config, "target_modules", None)
-    if isinstance(targets, list | set | tuple) and any(name.split(".")[-1] == "lm_head" for name in targets):
-        raise ValueError(
-            "`target_modules` names 'lm_head'. The soft-Q head multiplies by the head's own weight, so an adapter on "
-            "it would be left out of Q and V and never be trained. Remove 'lm_head' from `target_modules`, or train "
-            "the whole head with `modules_to_save=['lm_head']`."
-        )
-    if ref_model is not None and ref_model is model:
-        raise ValueError(
-            "`ref_model` is the model itself, so the KL would always be 0. Leave `ref_model` unset: a frozen copy (or "
-            "the PEFT base) is then the reference."
-        )
-    if ref_model is not None and args.lambda_kl == 0:
-        raise ValueError("`ref_model` was passed but `lambda_kl=0`, so it would never be used. Set `lambda_kl` > 0.")
-    needs_copy = args.lambda_kl > 0 and ref_model is None and peft_config is None
-    if needs_copy and isinstance(model, PreTrainedModel) and is_deepspeed_zero3_enabled():
-        raise ValueError(
-            f"`lambda_kl={args.lambda_kl}` needs a reference policy, and under DeepSpeed ZeRO-3 a model that is "
-            "already loaded cannot be copied: each rank holds only a part of it. Pass the model's name or path as "
-            "`model`, pass `ref_model`, or train an adapter with `peft_config`."
-        )
-
-
-def _named(datasets: dict, eval_dataset) -> dict[str, Dataset | IterableDataset]:
-    named = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset}
-    return {name: dataset for name, dataset in {**datasets, **named}.items() if dataset is not None}
-
-
-def _check_not_empty(dataset: Dataset | IterableDataset, name: str) -> None:
-    if isinstance(dataset, Dataset) and len(dataset) == 0:
-        raise ValueError(f"The {name} dataset has no rows. Check the split and any filter applied before.")
-
-
-def _check_columns(dataset: Dataset | IterableDataset, text_field: str, name: str) -> None:
-    columns = dataset.column_names or list(next(iter(dataset)))
-    accepted = [{"input_ids"}, {"messages"}, {"conversations"}, {"prompt", "completion"}, {text_field}]
-    if not any(wanted <= set(columns) for wanted in accepted):
-        raise ValueError(
-            f"The {name} dataset has the columns {columns}, and none of these sets to train on: 'prompt' and "
-            f"'completion'; 'messages'; '{text_field}' (`dataset_text_field`); 'input_ids'. Rename its columns, set "
-            "`dataset_text_field`, or pass a `formatting_func`."
-        )

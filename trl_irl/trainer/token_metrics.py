@@ -34,6 +34,7 @@ class TokenMetrics:
 
     def __init__(self):
         self._sums: torch.Tensor | None = None
+        self._step: torch.Tensor | None = None  # of the optimiser step under way
 
     @torch.no_grad()
     def add(self, output: SoftQOutput, terms: SoftQTerms, lambda_td: float, input_tokens: torch.Tensor | int) -> None:
@@ -68,7 +69,18 @@ class TokenMetrics:
             return torch.full((), value, dtype=dtype, device=q.device)  # made on the device, not copied to it
 
         new = torch.stack([scalar(sums.get(name, 0)) for name in self._SUMS])
-        self._sums = new if self._sums is None else self._sums + new
+        self._step = new if self._step is None else self._step + new
+
+    def end_step(self) -> None:
+        """What was added since the last step stays."""
+        if self._step is not None:
+            self._sums = self._step if self._sums is None else self._sums + self._step
+            self._step = None
+
+    def drop_step(self, accelerator: Accelerator) -> dict[str, float]:
+        """The metrics of the step under way alone, and forget them: for a step that was skipped. Every rank calls."""
+        step, self._step = self._step, None
+        return self._reduced(step, accelerator)
 
     def pop(self, accelerator: Accelerator) -> dict[str, float]:
         """
@@ -80,10 +92,14 @@ class TokenMetrics:
             known), `td_loss_terminal_share` (part of the summed squared reward that lies on stop tokens), `kl` and
             `aux_loss` if they were computed, and `input_tokens`, a count. Empty if nothing was added.
         """
-        if self._sums is None:
+        self.end_step()
+        sums, self._sums = self._sums, None
+        return self._reduced(sums, accelerator)
+
+    def _reduced(self, sums: torch.Tensor | None, accelerator: Accelerator) -> dict[str, float]:
+        if sums is None:
             return {}
-        sums = dict(zip(self._SUMS, accelerator.reduce(self._sums, reduction="sum").tolist(), strict=True))
-        self._sums = None
+        sums = dict(zip(self._SUMS, accelerator.reduce(sums, reduction="sum").tolist(), strict=True))
         tokens, rewards = max(sums["tokens"], 1), max(sums["rewards"], 1)
         q_mean, reward_mean = sums["q"] / tokens, sums["reward"] / rewards
         metrics = {

@@ -1,0 +1,33 @@
+"""How a command ends when something is wrong: one message on each rank, and a status other than 0."""
+
+import os
+import sys
+
+
+def report(prog: str, error: BaseException | str) -> None:
+    """Print an error as one message on stderr, with the rank where there are several."""
+    where = f"[rank {os.environ['RANK']}] " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    print(f"{where}{prog}: error: {error}", file=sys.stderr, flush=True)
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether an error is what a rank sees of another that died or hangs."""
+    from torch.distributed import DistError
+
+    of_gloo = ("gloo", "Connection closed by peer", "Timed out waiting")
+    return isinstance(error, DistError) or (
+        type(error) is RuntimeError and any(word in str(error) for word in of_gloo)
+    )
+
+
+def leave(status: int = 0) -> None:
+    """
+    End this process with a status. A rank of a distributed run ends without Python's shutdown, where communication
+    threads that torch 2.13 (gloo) or DeepSpeed still hold now and then abort ("terminate called without an active
+    exception"), so that the launcher would report a run that has saved everything as failed, or wait for other ranks.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -1,0 +1,68 @@
+"""Checkpoints on disk: which of them are whole, and what happens when one cannot be written."""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers.trainer_utils import sort_checkpoints
+
+
+class CheckpointError(OSError):
+    """A checkpoint or the final model could not be written."""
+
+
+def newest_checkpoint(output_dir: str | os.PathLike) -> str | None:
+    """
+    The newest whole checkpoint in a folder, or `None`. `trainer_state.json` is a checkpoint's last file (IRLTrainer
+    waits for the other ranks' files before it): one that has none, or half of one, was cut off while it was written,
+    and is skipped with a warning.
+    """
+    if not Path(output_dir).is_dir():
+        return None
+    for checkpoint in reversed(sort_checkpoints(str(output_dir))):
+        try:
+            json.loads(Path(checkpoint, "trainer_state.json").read_text())
+            return checkpoint
+        except (OSError, json.JSONDecodeError):
+            warnings.warn(f"{checkpoint} was not written to its end, so it is skipped. Delete it when you like.")
+    return None
+
+
+def how_to_go_on(output_dir: str | os.PathLike) -> str:
+    """A sentence for error messages: where a run that ended here can be taken up again."""
+    checkpoint = newest_checkpoint(output_dir)
+    if checkpoint is None:
+        return "There is no earlier checkpoint."
+    return f"The newest checkpoint is {checkpoint}; `resume_from_checkpoint: true` goes on from there."
+
+
+@contextmanager
+def one_error_if_disk_fails(folder: str | os.PathLike, half_written: str) -> Iterator[None]:
+    """
+    Around what writes to `folder`: if the disk is full or refuses, what matches the glob `half_written` in it (`"."`:
+    the folder itself) is removed, and the error says so. Other errors pass.
+
+    Raises:
+        `CheckpointError`
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # safetensors and torch.save have errors of their own for what the system refused.
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        folder = Path(folder)
+        free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
+        for path in [folder] if half_written == "." else list(folder.glob(half_written)):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        run = folder.parent if half_written == "." else folder
+        raise CheckpointError(
+            f"Writing {folder} failed: {str(error).splitlines()[0]}. {free / 2**20:.0f} MiB are free on that disk. "
+            f"What was half-written has been removed. {how_to_go_on(run)} Free some space, lower "
+            "`save_total_limit`, or set another `output_dir`."
+        ) from error

@@ -1,0 +1,125 @@
+"""What the trainer refuses before it prepares data or loads a model: each error says what was set, why, what to do."""
+
+import os
+from collections.abc import Callable
+
+from datasets import Dataset, IterableDataset, List
+from peft import PeftConfig, PeftModel
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+from .irl_config import IRLConfig
+
+
+def check_arguments(
+    args: IRLConfig,
+    model: str | PreTrainedModel | PeftModel,
+    compute_loss_func: Callable | None,
+    peft_config: PeftConfig | None,
+    ref_model: PreTrainedModel | None,
+) -> None:
+    if not isinstance(args, IRLConfig):
+        kind = type(args).__name__
+        hint = "the same arguments are accepted" if isinstance(args, TrainingArguments) else "see its docstring"
+        raise TypeError(
+            f"`args` is a `{kind}`, which has no `lambda_td`, `gamma` and so on. Build an `IRLConfig` ({hint})."
+        )
+    if compute_loss_func is not None:
+        raise ValueError(
+            "`compute_loss_func` would replace the inverse soft-Q objective. Subclass `IRLTrainer` and override "
+            "`compute_loss`, or use `SFTTrainer`."
+        )
+    targets = getattr(peft_config, "target_modules", None)
+    if isinstance(targets, list | set | tuple) and any(name.split(".")[-1] == "lm_head" for name in targets):
+        raise ValueError(
+            "`target_modules` names 'lm_head'. The soft-Q head multiplies by the head's own weight, so an adapter on "
+            "it would be left out of Q and V and never be trained. Remove 'lm_head' from `target_modules`, or train "
+            "the whole head with `modules_to_save=['lm_head']`."
+        )
+    if ref_model is not None and ref_model is model:
+        raise ValueError(
+            "`ref_model` is the model itself, so the KL would always be 0. Leave `ref_model` unset: a frozen copy (or "
+            "the PEFT base) is then the reference."
+        )
+    if ref_model is not None and args.lambda_kl == 0:
+        raise ValueError("`ref_model` was passed but `lambda_kl=0`, so it would never be used. Set `lambda_kl` > 0.")
+    needs_copy = args.lambda_kl > 0 and ref_model is None and peft_config is None
+    if needs_copy and isinstance(model, PreTrainedModel) and is_deepspeed_zero3_enabled():
+        raise ValueError(
+            f"`lambda_kl={args.lambda_kl}` needs a reference policy, and under DeepSpeed ZeRO-3 a model that is "
+            "already loaded cannot be copied: each rank holds only a part of it. Pass the model's name or path as "
+            "`model`, pass `ref_model`, or train an adapter with `peft_config`."
+        )
+
+
+def named(datasets: dict, eval_dataset) -> dict[str, Dataset | IterableDataset]:
+    named = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset}
+    return {name: dataset for name, dataset in {**datasets, **named}.items() if dataset is not None}
+
+
+def check_not_empty(dataset: Dataset | IterableDataset, name: str) -> None:
+    if isinstance(dataset, Dataset) and len(dataset) == 0:
+        raise ValueError(f"The {name} dataset has no rows. Check the split and any filter applied before.")
+
+
+def check_rows(dataset: Dataset | IterableDataset, text_field: str, name: str) -> None:
+    """Refuse a dataset without columns to train on, or with a row in them that is not text."""
+    columns = dataset.column_names or list(next(iter(dataset)))
+    accepted = [{"input_ids"}, {"messages"}, {"conversations"}, {"prompt", "completion"}, {text_field}]
+    found = next((wanted for wanted in accepted if wanted <= set(columns)), None)
+    if found is None:
+        raise ValueError(
+            f"The {name} dataset has the columns {columns}, and none of these sets to train on: 'prompt' and "
+            f"'completion'; 'messages'; '{text_field}' (`dataset_text_field`); 'input_ids'. Rename its columns, set "
+            "`dataset_text_field`, or pass a `formatting_func`."
+        )
+    if not isinstance(dataset, Dataset) or found == {"input_ids"}:
+        return  # a stream's rows are not there yet
+    for column in sorted(found):
+        feature = dataset.features[column]
+        # Text, or a conversation: a list of messages.
+        if not (isinstance(feature, List) or getattr(feature, "dtype", None) in ("string", "large_string")):
+            value = dataset[0][column]
+            raise ValueError(
+                f"Row 0 of the {name} dataset has {value!r} as its '{column}', which is {_kind(feature)} and neither "
+                "text nor a list of messages. Convert the column, for instance with "
+                f"`dataset.cast_column('{column}', Value('string'))`, or name another."
+            )
+        row = _first_null(dataset, column)
+        if row is not None:
+            raise ValueError(
+                f"Row {row} of the {name} dataset has nothing (null) as its '{column}', where text or a list of "
+                f"messages is needed. Remove such rows: `dataset.filter(lambda row: row['{column}'] is not None)`."
+            )
+
+
+def _kind(feature) -> str:
+    return str(getattr(feature, "dtype", type(feature).__name__))
+
+
+def _first_null(dataset: Dataset, column: str) -> int | None:
+    start = 0
+    for batch in dataset.select_columns([column]).with_format("arrow").iter(10_000):
+        values = batch.column(column)
+        if values.null_count:
+            return start + values.is_null().to_pylist().index(True)
+        start += len(values)
+    return None
+
+
+def check_sharding(args: IRLConfig, model: str | PreTrainedModel | PeftModel, quantization_config) -> None:
+    """Refuse quantised weights under the launchers that would shard them."""
+    quantised = (
+        quantization_config is not None
+        or (args.model_init_kwargs or {}).get("quantization_config") is not None
+        or getattr(model, "is_quantized", False)
+    )
+    fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
+    sharding = "DeepSpeed ZeRO-3" if is_deepspeed_zero3_enabled() else "FSDP" if fsdp else None
+    if quantised and sharding:
+        raise ValueError(
+            f"The model is quantised (`load_in_4bit` or `load_in_8bit`) and the launcher is {sharding}, which shards "
+            "parameters: packed 4-bit weights and their statistics cannot be split over ranks and gathered again as "
+            "they are. QLoRA runs on one process, under DDP and under ZeRO-2 (accelerate configs single_gpu, ddp, "
+            f"zero2). Launch with one of those, or train LoRA on unquantised weights under {sharding}."
+        )
