@@ -143,8 +143,8 @@ def find_checkpoint(training_args) -> str | None:
         return checkpoint
     if resume is not None and str(resume).lower() != "false" and not Path(resume).is_dir():
         raise FileNotFoundError(
-            f"`resume_from_checkpoint: {resume}` is not a folder. Set it to a checkpoint's folder, or to `true` for the "
-            "newest one in `output_dir`."
+            f"`resume_from_checkpoint: {resume}` is not a folder. Set it to a checkpoint's folder, or to `true` for "
+            "the newest one in `output_dir`."
         )
     return None if str(resume).lower() == "false" else resume
 
@@ -278,9 +278,9 @@ def run(argv: list[str] | None = None) -> int:
         message = str(error)
         if lost:
             message = (
-                f"another process of this run died or stopped answering for `ddp_timeout: {training_args.ddp_timeout}` "
-                f"seconds; if it could say why, that is printed too. {how_to_go_on(training_args.output_dir)} "
-                f"(Seen here: {message.splitlines()[0]})"
+                "another process of this run died, or did not answer for "
+                f"`ddp_timeout: {training_args.ddp_timeout}` seconds; if it could say why, that is printed too. "
+                f"{how_to_go_on(training_args.output_dir)} (Seen here: {message.splitlines()[0]})"
             )
         report(parser.prog, message)
         remove_if_empty(training_args.output_dir)

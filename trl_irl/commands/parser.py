@@ -70,7 +70,7 @@ class RecipeParser(TrlParser):
             converted = action.type(str(value)) if action.type else value
         except (ValueError, TypeError, argparse.ArgumentTypeError):
             kind = {int: "a whole number", float: "a number"}.get(action.type, "true or false")
-            raise ValueError(f"`{action.dest}: {value}` is not {kind}. {action.help or ''}".rstrip()) from None
+            raise ValueError(f"`{action.dest}: {value}` is not {kind}. It is: {action.help or 'see --help'}") from None
         if action.choices and converted not in action.choices:
             choices = ", ".join(map(str, action.choices))
             raise ValueError(f"`{action.dest}: {value}` is not among its choices, which are {choices}.")

@@ -72,11 +72,11 @@ def check_local_model(name: str, key: str) -> None:
     pickled = [path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)]
     if pickled:
         raise ValueError(
-            f"`{key}: {name}` has its weights in {pickled[0]}, a pickle, which could run code when it is loaded. If you "
-            "trust it, convert it: `AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)`."
+            f"`{key}: {name}` has its weights in {pickled[0]}, a pickle, which could run code when it is loaded. If "
+            "you trust it, convert it: `AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)`."
         )
     raise ValueError(
-        f"`{key}: {name}` has no weights (*.safetensors). Was the run that should have saved them cut off?"
+        f"`{key}: {name}` has no weights (*.safetensors). If a run was cut off, name one of its checkpoints."
     )
 
 
