@@ -46,8 +46,7 @@ ARCHITECTURES = {
 }
 
 
-@pytest.fixture(scope="session")
-def tokenizer():
+def make_tokenizer():
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -59,6 +58,11 @@ def tokenizer():
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", chat_template=CHAT_TEMPLATE
     )
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return make_tokenizer()
 
 
 def make_model(architecture: str = "qwen2", vocab_size: int = 300, dtype=torch.float32, seed: int = 0, **overrides):

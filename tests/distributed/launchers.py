@@ -1,0 +1,130 @@
+"""
+The `irl` command as `accelerate launch` starts it, on CPU twins of the shipped accelerate configs: the files themselves,
+with only device, precision and process count changed.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from safetensors.torch import load_file
+
+from tests.conftest import make_model, make_tokenizer
+from tests.trainer.conftest import ROWS
+
+
+ROOT = Path(__file__).parents[2]
+STEPS = 20
+
+LORA = {"use_peft": True, "lora_r": 4, "lora_dropout": 0.0, "lora_target_modules": ["q_proj", "v_proj"]}
+METHODS = {
+    "full": {},
+    "full, kl": {"lambda_kl": 0.5},
+    "lora": {**LORA, "learning_rate": 1e-2},
+    "lora, kl": {**LORA, "lambda_kl": 0.5, "learning_rate": 1e-2},
+}
+CHECKPOINTED = {"gradient_checkpointing": True}
+ACCUMULATED = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
+
+
+def make_inputs(folder, edit_model=lambda model: None):
+    """A tiny Llama with its tokenizer in `folder/model` and rows to train on in `folder/rows.jsonl`."""
+    model = make_model("llama")
+    edit_model(model)
+    model.save_pretrained(folder / "model")
+    make_tokenizer().save_pretrained(folder / "model")
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return folder
+
+
+def cpu_twin(name, processes, folder):
+    config = yaml.safe_load((ROOT / f"accelerate_configs/{name}.yaml").read_text())
+    config |= {"use_cpu": True, "num_processes": processes, "mixed_precision": "no", "main_process_port": 0}
+    config.pop("gpu_ids", None)
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def start(inputs, output, launcher, processes, **overrides):
+    """A run under way, in a session of its own so that launcher and ranks can be killed together."""
+    output.mkdir(exist_ok=True)
+    keys = {
+        "model_name_or_path": str(inputs / "model"),
+        "dataset_name": str(inputs / "rows.jsonl"),
+        "output_dir": str(output),
+        "lambda_td": 0.3,
+        "max_steps": STEPS,
+        "per_device_train_batch_size": len(ROWS) // processes,
+        "learning_rate": 1.0e-3,
+        "lambda_td_warmup_steps": 5,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "gradient_checkpointing": False,
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        **overrides,
+    }
+    recipe = output / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(keys))
+    command = [sys.executable, "-m", "trl_irl.cli", "irl", "--config", str(recipe)]
+    return subprocess.Popen(
+        [*command, "--accelerate_config", str(cpu_twin(launcher, processes, output))],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process, timeout=300):
+    """Wait for a run: its status, stdout and stderr. One that does not end is killed, and `TimeoutExpired` raised."""
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        raise
+    return process.returncode, stdout, stderr
+
+
+def kill(process):
+    """kill -9 the launcher and all its ranks."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def run(inputs, name, launcher, processes, **overrides):
+    """Log entries of each step, and the saved weights, of a run that must end well."""
+    output = inputs / name
+    for _ in range(2):
+        status, _, stderr = finish(start(inputs, output, launcher, processes, **overrides))
+        # Seen once in forty runs, after everything was saved: a communication thread of torch or DeepSpeed aborts the
+        # process while it ends. That is not what is tested here; any other failure is.
+        if "terminate called without an active exception" not in stderr:
+            break
+    assert status == 0, stderr[-5000:]
+    return history(output), weights(output)
+
+
+def history(output):
+    entries = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    return [entry for entry in entries if "nll" in entry]
+
+
+def weights(output):
+    name = "adapter_model" if (output / "adapter_model.safetensors").exists() else "model"
+    return load_file(output / f"{name}.safetensors")
+
+
+def largest_difference(actual, expected):
+    """Largest absolute difference between two runs' weights, in float64."""
+    assert actual.keys() == expected.keys()
+    return max((actual[name].double() - tensor.double()).abs().max().item() for name, tensor in expected.items())
