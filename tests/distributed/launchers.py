@@ -1,6 +1,6 @@
 """
-The `irl` command as `accelerate launch` starts it, on CPU twins of the shipped accelerate configs: the files themselves,
-with only device, precision and process count changed.
+The `irl` command as a user starts it, on CPU twins of the shipped accelerate configs: the files themselves, with only
+device, precision and process count changed.
 """
 
 import json

@@ -1,6 +1,7 @@
 """
-Every launcher with every option, each on two CPU processes, against one process with none of the options: the table of
-largest differences. `python -m tests.slow.equal_launchers` (about 40 minutes on 2 cores); `--launchers ddp` for a part.
+Every launcher with every option, each on two CPU processes, against one process with none of the options: the table
+of largest differences. `python -m tests.slow.equal_launchers` (about 40 minutes on 2 cores); `--launchers ddp` for a
+part of it.
 """
 
 import argparse
@@ -29,7 +30,7 @@ def main():
         inputs = make_inputs(Path(folder))
         references = {method: run(inputs, f"one-{method}", "cpu", 1, **METHODS[method]) for method in METHODS}
         print(
-            "| launcher | weights | options | first loss | losses | weights |\n|---|---|---|---:|---:|---:|",
+            "| launcher | method | options | first loss | losses | weights |\n|---|---|---|---:|---:|---:|",
             flush=True,
         )
         for launcher, method, option in itertools.product(arguments.launchers, METHODS, OPTIONS):
