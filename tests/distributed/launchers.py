@@ -5,11 +5,11 @@ device, precision and process count changed.
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import yaml
 from safetensors.torch import load_file
 
@@ -51,7 +51,7 @@ def cpu_twin(name, processes, folder):
 
 
 def start(inputs, output, launcher, processes, **overrides):
-    """A run under way, in a session of its own so that launcher and ranks can be killed together."""
+    """A run under way."""
     output.mkdir(exist_ok=True)
     keys = {
         "model_name_or_path": str(inputs / "model"),
@@ -78,7 +78,6 @@ def start(inputs, output, launcher, processes, **overrides):
         [*command, "--accelerate_config", str(cpu_twin(launcher, processes, output))],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"},
-        start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -96,8 +95,9 @@ def finish(process, timeout=300):
 
 
 def kill(process):
-    """kill -9 the launcher and all its ranks."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """kill -9 the launcher and its ranks, to which torch's launcher gives sessions of their own."""
+    for victim in [*psutil.Process(process.pid).children(recursive=True), process]:
+        victim.kill()
     process.communicate()
 
 

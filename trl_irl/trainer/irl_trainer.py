@@ -372,6 +372,11 @@ class IRLTrainer(SFTTrainer):
 
     def _pop_token_metrics(self, mode: str) -> dict[str, float]:
         metrics = self._token_metrics[mode].pop(self.accelerator)
+        if self._total_train_tokens == 0:
+            # After a resume, counts go on where the last log left them (SFTTrainer's num_tokens starts at 0 again).
+            logged = next((entry for entry in reversed(self.state.log_history) if "num_tokens" in entry), {})
+            self._total_train_tokens = int(logged.get("num_tokens", 0))
+            self._step_guard.skipped += int(logged.get("skipped_steps", 0))
         if metrics:
             seen = int(metrics.pop("input_tokens")) // self.get_tp_size()
             self._total_train_tokens += seen if mode == "train" else 0
