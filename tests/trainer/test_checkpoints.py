@@ -1,0 +1,63 @@
+"""Which checkpoints are whole, and what happens when one cannot be written."""
+
+import errno
+
+import pytest
+
+from trl_irl.trainer.checkpoints import CheckpointError, newest_checkpoint, one_error_if_disk_fails
+
+
+def test_newest_checkpoint_skips_what_was_not_written_to_its_end(tmp_path):
+    assert newest_checkpoint(str(tmp_path / "nowhere")) is None
+    assert newest_checkpoint(str(tmp_path)) is None
+    for step, state in {2: "{}", 10: "{}", 12: '{"cut": ', 14: None}.items():
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    with pytest.warns(UserWarning, match="not written to its end") as warned:
+        assert newest_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")  # and not -2, as text would sort
+    assert len(warned) == 2
+
+
+def test_a_checkpoint_is_whole_only_when_every_rank_has_written_its_files(make_trainer, tmp_path, monkeypatch):
+    """Rank 0 writes trainer_state.json, which marks the checkpoint, after a barrier that follows the others' files."""
+    trainer = make_trainer(max_steps=1, save_strategy="steps", save_steps=1)
+    order = []
+    monkeypatch.setattr(
+        trainer.accelerator,
+        "wait_for_everyone",
+        lambda: order.append(sorted(path.name for path in (tmp_path / "run/checkpoint-1").iterdir())),
+    )
+    trainer.train()
+    assert any("rng_state.pth" in files and "trainer_state.json" not in files for files in order)
+    assert newest_checkpoint(tmp_path / "run") == str(tmp_path / "run/checkpoint-1")
+
+
+def test_a_full_disk_is_one_error_and_earlier_checkpoints_stay(make_trainer, tmp_path, monkeypatch):
+    trainer = make_trainer(max_steps=4, save_strategy="steps", save_steps=1)
+    save = trainer._save_optimizer_and_scheduler
+
+    def full(folder):
+        if folder.endswith("checkpoint-3"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(folder)
+
+    monkeypatch.setattr(trainer, "_save_optimizer_and_scheduler", full)
+    with pytest.raises(CheckpointError) as error:
+        trainer.train()
+    message = str(error.value)
+    assert "checkpoint-3 failed: [Errno 28] No space left on device." in message and "MiB are free" in message
+    assert f"The newest checkpoint is {tmp_path / 'run/checkpoint-2'}" in message and "`save_total_limit`" in message
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_other_errors_pass(tmp_path):
+    with pytest.raises(RuntimeError, match="of something else"), one_error_if_disk_fails(tmp_path, "."):
+        raise RuntimeError("of something else")
+    assert tmp_path.is_dir()
+    with pytest.raises(CheckpointError), one_error_if_disk_fails(tmp_path, "*.safetensors"):
+        (tmp_path / "model.safetensors").write_text("half")
+        (tmp_path / "notes.txt").write_text("of the user")
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
