@@ -1,5 +1,9 @@
+import os
 from dataclasses import dataclass, field
+from datetime import timedelta
 
+import torch
+from accelerate import PartialState
 from trl import SFTConfig
 
 from ..soft_q.head import DEFAULT_LOGIT_BUFFER_MB
@@ -138,6 +142,9 @@ class IRLConfig(SFTConfig):
     )
 
     def __post_init__(self):
+        if self.use_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
+            # transformers 5.23 passes `ddp_timeout` on for accelerators only; it then takes the group made here.
+            PartialState(cpu=True, timeout=timedelta(seconds=self.ddp_timeout))
         super().__post_init__()
         if self.loss_type != "nll":
             raise ValueError(
