@@ -21,11 +21,13 @@ ROOT = Path(__file__).parents[2]
 STEPS = 20
 
 LORA = {"use_peft": True, "lora_r": 4, "lora_dropout": 0.0, "lora_target_modules": ["q_proj", "v_proj"]}
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True, "dtype": "float32"}
 METHODS = {
     "full": {},
     "full, kl": {"lambda_kl": 0.5},
     "lora": {**LORA, "learning_rate": 1e-2},
     "lora, kl": {**LORA, "lambda_kl": 0.5, "learning_rate": 1e-2},
+    "qlora, kl": {**LORA, **NF4, "lambda_kl": 0.5},
 }
 CHECKPOINTED = {"gradient_checkpointing": True}
 ACCUMULATED = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
@@ -50,8 +52,8 @@ def cpu_twin(name, processes, folder):
     return path
 
 
-def start(inputs, output, launcher, processes, **overrides):
-    """A run under way."""
+def start(inputs, output, launcher, processes, observed=False, **overrides):
+    """A run under way, with `observed` by way of `observed_irl.py`."""
     output.mkdir(exist_ok=True)
     keys = {
         "model_name_or_path": str(inputs / "model"),
@@ -73,9 +75,13 @@ def start(inputs, output, launcher, processes, **overrides):
     }
     recipe = output / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(keys))
-    command = [sys.executable, "-m", "trl_irl.cli", "irl", "--config", str(recipe)]
+    config = str(cpu_twin(launcher, processes, output))
+    command = ["trl_irl.cli", "irl", "--config", str(recipe), "--accelerate_config", config]
+    if observed or launcher == "fsdp2":
+        command = ["accelerate.commands.launch", "--config_file", config]
+        command += ["-m", "tests.distributed.observed_irl", "--config", str(recipe)]
     return subprocess.Popen(
-        [*command, "--accelerate_config", str(cpu_twin(launcher, processes, output))],
+        [sys.executable, "-m", *command],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"},
         stdout=subprocess.PIPE,

@@ -5,6 +5,7 @@ losses and weights. The whole product of launchers and options is `python -m tes
 
 import functools
 import importlib.util
+import json
 
 import pytest
 
@@ -13,9 +14,11 @@ from tests.distributed.launchers import (
     CHECKPOINTED,
     METHODS,
     STEPS,
+    finish,
     largest_difference,
     make_inputs,
     run,
+    start,
 )
 
 
@@ -47,8 +50,11 @@ def one_process(inputs):
         ("zero3", "full, kl", ACCUMULATED),
         ("zero3", "lora, kl", {}),
         ("zero3", "lora, kl", CHECKPOINTED),
+        ("ddp", "qlora, kl", CHECKPOINTED),
+        ("zero2", "qlora, kl", ACCUMULATED),
         ("fsdp2", "full", {}),
         ("fsdp2", "full", CHECKPOINTED | ACCUMULATED),
+        ("fsdp2", "lora, kl", ACCUMULATED),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
 )
@@ -59,9 +65,42 @@ def test_two_processes_train_as_one(launcher, method, options, inputs, one_proce
     name = "-".join([launcher, method, *options])
     actual, weights = run(inputs, name, launcher, 2, **METHODS[method], **options)
     assert len(actual) == len(expected) == STEPS
+    # TRL keeps the adapters of a quantised model in bfloat16, which rounds a sum over ranks to three digits.
+    tolerance = 5e-3 if "qlora" in method else 1e-4
     for metric in ("loss", "nll", "td_loss", "reward_std") + (("kl",) if "kl" in method else ()):
         assert actual[0][metric] == pytest.approx(expected[0][metric], rel=1e-5, abs=1e-6), metric
         ours, theirs = ([entry[metric] for entry in history] for history in (actual, expected))
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5), metric
+        assert ours == pytest.approx(theirs, rel=tolerance, abs=tolerance / 10), metric
     assert [entry["lambda_td"] for entry in actual] == pytest.approx([entry["lambda_td"] for entry in expected])
-    assert largest_difference(weights, expected_weights) < 1e-4
+    assert largest_difference(weights, expected_weights) < (1e-2 if "qlora" in method else 1e-4)
+
+
+@pytest.mark.parametrize(
+    "launcher, expected",
+    [
+        ("ddp", {"wrapper": "DistributedDataParallel", "head": "Parameter"}),
+        ("zero2", {"wrapper": "DeepSpeedEngine", "zero_stage": 2}),
+        ("zero3", {"wrapper": "DeepSpeedEngine", "zero_stage": 3, "elements_here": 300 * 16 // 2}),
+        ("fsdp2", {"wrapper": "FSDPLlamaForCausalLM", "head": "DTensor"}),
+    ],
+)
+def test_the_twins_are_what_they_stand_for(launcher, expected, inputs):
+    if launcher.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed")
+    run(inputs, f"observed-{launcher}", launcher, 2, observed=True, max_steps=1)
+    for rank in (0, 1):
+        observed = json.loads((inputs / f"observed-{launcher}/observed-{rank}.json").read_text())
+        assert {name: observed[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("launcher, named", [("zero3", "DeepSpeed ZeRO-3"), ("fsdp2", "FSDP")])
+def test_quantised_weights_are_not_sharded(launcher, named, inputs):
+    if launcher.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed")
+    output = inputs / f"{launcher}-qlora"
+    status, _, stderr = finish(start(inputs, output, launcher, 2, **METHODS["qlora, kl"]))
+    assert status != 0
+    for rank in (0, 1):
+        assert f"[rank {rank}] trl-irl irl: error: The model is quantised" in stderr
+    assert f"the launcher is {named}" in stderr and "under DDP and under ZeRO-2" in stderr
+    assert "Traceback" not in stderr and not list(output.glob("*.safetensors"))
