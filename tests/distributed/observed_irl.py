@@ -1,7 +1,7 @@
 """
 The `irl` command for tests, with two additions. Each rank writes what its model was really wrapped in to `output_dir`.
 And FSDP runs on CPUs: accelerate 1.15 takes `distributed_type: FSDP` there for DDP without a word, so where it decides
-it is told that the processes have GPUs. All else (mesh, sharding, collectives by gloo) is accelerate's and torch's own.
+it is told that the processes have GPUs. The rest (mesh, sharding, collectives by gloo) is accelerate's and torch's.
 """
 
 import json

@@ -161,9 +161,12 @@ def make_trainer(script_args, training_args, model_args, mixture):
 
     from trl import get_peft_config, get_quantization_config
 
+    from ..tasks.files import check_room
     from ..trainer import IRLTrainer
 
     check_paths(training_args, model_args)
+    if model_args.use_peft and model_args.lora_r < 1:
+        raise ValueError(f"`lora_r: {model_args.lora_r}` is the adapter's rank. Set it to 1 or more; 16 is usual.")
     resume = find_checkpoint(training_args)
     evaluates = training_args.eval_strategy != "no" or training_args.do_eval
     splits = load_splits(script_args, mixture)
@@ -185,14 +188,31 @@ def make_trainer(script_args, training_args, model_args, mixture):
         "use_safetensors": True,  # never a pickle
         **(training_args.model_init_kwargs or {}),
     }
-    trainer = IRLTrainer(
-        model=model_args.model_name_or_path,
-        args=training_args,
-        train_dataset=splits[script_args.dataset_train_split],
-        eval_dataset=splits[script_args.dataset_test_split] if evaluates else None,
-        quantization_config=get_quantization_config(model_args),
-        peft_config=get_peft_config(model_args),
-    )
+    try:
+        trainer = IRLTrainer(
+            model=model_args.model_name_or_path,
+            args=training_args,
+            train_dataset=splits[script_args.dataset_train_split],
+            eval_dataset=splits[script_args.dataset_test_split] if evaluates else None,
+            quantization_config=get_quantization_config(model_args),
+            peft_config=get_peft_config(model_args),
+        )
+    except ValueError as error:
+        if "Target modules" not in str(error):
+            raise
+        raise ValueError(
+            f"`lora_target_modules: {model_args.lora_target_modules}` names no module of this model. Name some of its "
+            "linear layers, such as q_proj and v_proj in most, or set it to all-linear."
+        ) from error
+    except OSError as error:
+        if error.errno is not None:  # of the system, such as a full cache; transformers sets none
+            raise
+        raise OSError(
+            f"`model_name_or_path: {model_args.model_name_or_path}` could not be loaded: {str(error).splitlines()[0]} "
+            "Check the name and the connection; for a private or gated model log in with `hf auth login`."
+        ) from error
+    trained = sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad)
+    check_room(training_args.output_dir, "output_dir", trained)
     return trainer, resume
 
 

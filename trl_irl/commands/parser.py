@@ -69,7 +69,8 @@ class RecipeParser(TrlParser):
                 raise ValueError
             converted = action.type(str(value)) if action.type else value
         except (ValueError, TypeError, argparse.ArgumentTypeError):
-            kind = {int: "a whole number", float: "a number"}.get(action.type, "true or false")
+            kinds = {"int": "a whole number", "float": "a number", "string_to_bool": "true or false"}
+            kind = kinds.get(getattr(action.type, "__name__", ""), "of the kind it takes")
             raise ValueError(f"`{action.dest}: {value}` is not {kind}. It is: {action.help or 'see --help'}") from None
         if action.choices and converted not in action.choices:
             choices = ", ".join(map(str, action.choices))

@@ -1,10 +1,10 @@
 """Datasets by Hub id or by local path, and checks of local paths."""
 
+import shutil
 import tempfile
 from pathlib import Path
 
 from datasets import DatasetDict, IterableDatasetDict, load_dataset
-from datasets.exceptions import DatasetsError
 
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
@@ -24,18 +24,25 @@ def load_from_hub_or_path(
     path = Path(name)
     if path.is_file():
         if path.suffix not in _BUILDERS:
-            raise ValueError(f"{name} is not one of {', '.join(_BUILDERS)}. Convert it, or name a folder or a Hub id.")
+            raise ValueError(
+                f"`dataset_name: {name}` is not one of {', '.join(_BUILDERS)}. Convert it, or name a folder or a Hub "
+                "id."
+            )
         arguments = {"path": _BUILDERS[path.suffix], "data_files": {"train": str(path)}}
     else:
         check_local_path(name, "dataset_name")
         arguments = {"path": name, "name": config}
     try:
         return load_dataset(**arguments, streaming=streaming)
-    except DatasetsError as error:
+    except Exception as error:  # as many kinds as there are readers
         cause = error
         while cause.__cause__ is not None:  # the reader's own error says which line, or which column
             cause = cause.__cause__
-        raise ValueError(f"`dataset_name: {name}` could not be read: {cause}. Mend that file or its rows.") from error
+        what = "there is not one row in it" if isinstance(cause, StopIteration) else str(cause).rstrip(".")
+        hint = "Mend that file or its rows."
+        if not path.exists():
+            hint = "Check the name and the connection; for a private dataset log in with `hf auth login`."
+        raise ValueError(f"`dataset_name: {name}` could not be read: {what}. {hint}") from error
 
 
 def check_local_path(name: str, key: str) -> None:
@@ -66,7 +73,10 @@ def check_local_model(name: str, key: str) -> None:
     if not folder.is_dir():
         return  # a Hub id
     if not any((folder / config).is_file() for config in ("config.json", "adapter_config.json")):
-        raise ValueError(f"`{key}: {name}` has neither config.json nor adapter_config.json, so it is no saved model.")
+        raise ValueError(
+            f"`{key}: {name}` has neither config.json nor adapter_config.json, so it is no saved model. Name "
+            "a folder that `save_pretrained` or a Trainer wrote, or a Hub id."
+        )
     if any(folder.glob("*.safetensors")):
         return
     pickled = [path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern)]
@@ -96,6 +106,22 @@ def check_writable(name: str, key: str) -> None:
             f"`{key}: {name}` cannot be written to: {error.strerror or error}. Set it to a folder on a disk that has "
             "room and that you may write to."
         ) from error
+
+
+def check_room(name: str, key: str, size: int) -> None:
+    """
+    Refuse an output folder on a disk with less than `size` bytes left.
+
+    Raises:
+        `OSError`
+    """
+    folder = next(path for path in (Path(name).absolute(), *Path(name).absolute().parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise OSError(
+            f"`{key}: {name}` is on a disk with {free / 2**20:.0f} MiB left, and the trained weights alone take "
+            f"{size / 2**20:.0f} MiB. Free some space, or set it to another disk."
+        )
 
 
 def remove_if_empty(name: str) -> None:

@@ -107,13 +107,20 @@ def _first_null(dataset: Dataset, column: str) -> int | None:
     return None
 
 
-def check_sharding(args: IRLConfig, model: str | PreTrainedModel | PeftModel, quantization_config) -> None:
-    """Refuse quantised weights under the launchers that would shard them."""
+def check_quantization(
+    args: IRLConfig, model: str | PreTrainedModel | PeftModel, quantization_config, peft_config: PeftConfig | None
+) -> None:
+    """Refuse quantised weights without an adapter, and under the launchers that would shard them."""
     quantised = (
         quantization_config is not None
         or (args.model_init_kwargs or {}).get("quantization_config") is not None
         or getattr(model, "is_quantized", False)
     )
+    if quantised and peft_config is None and not isinstance(model, PeftModel):
+        raise ValueError(
+            "The model is quantised (`load_in_4bit` or `load_in_8bit`), and quantised weights cannot be trained. "
+            "Train an adapter: set `use_peft: true` (in Python, `peft_config`), or do not quantise."
+        )
     fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
     sharding = "DeepSpeed ZeRO-3" if is_deepspeed_zero3_enabled() else "FSDP" if fsdp else None
     if quantised and sharding:

@@ -1,3 +1,4 @@
+import math
 import os
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,6 +12,18 @@ from ..soft_q.objective import TERMINAL_VALUES
 
 
 NAN_POLICIES = ("stop", "skip")
+# Least values of inherited keys that would otherwise fail only once the model is there, or run and do nothing.
+_AT_LEAST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "save_total_limit": 1,
+    "max_length": 2,
+    "ddp_timeout": 1,
+}
 
 
 @dataclass
@@ -156,11 +169,30 @@ class IRLConfig(SFTConfig):
                 f"`label_smoothing_factor={self.label_smoothing_factor}` is not part of the inverse soft-Q objective: "
                 "it would move the target of `nll` away from the expert's action. Set it to 0."
             )
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise ValueError(f"`{name}={value}` is out of range. Set it to {least} or more.")
+        if self.max_steps <= 0 and not self.num_train_epochs > 0:
+            raise ValueError(
+                f"`num_train_epochs={self.num_train_epochs}` with `max_steps={self.max_steps}` trains for no step. "
+                "Set one of them above 0."
+            )
+        if self.save_strategy == "steps" and not self.save_steps > 0:
+            raise ValueError(
+                f"`save_steps={self.save_steps}` with `save_strategy='steps'` saves nothing. Set it above 0, or "
+                "`save_strategy='no'`."
+            )
         if not self.lambda_td >= 0:
             raise ValueError(
                 f"`lambda_td={self.lambda_td}` would reward large temporal-difference errors: it is the weight "
                 "1 / (4 alpha) of a penalty on the squared implied reward. Set it to 0 (maximum likelihood) or more; "
                 "0.1 is a good start."
+            )
+        if math.isinf(self.lambda_td) or math.isinf(self.lambda_kl):
+            raise ValueError(
+                f"`lambda_td={self.lambda_td}` and `lambda_kl={self.lambda_kl}` must be finite: they are weights in "
+                "the loss. 0.1 is a good start."
             )
         if not 0 <= self.gamma <= 1:
             raise ValueError(

@@ -30,7 +30,7 @@ from ..soft_q import attach_soft_q_head, soft_q_terms
 from ..soft_q.head import Reference
 from ..soft_q.projection import Projection
 from .checkpoints import one_error_if_disk_fails
-from .checks import check_arguments, check_not_empty, check_rows, check_sharding, named
+from .checks import check_arguments, check_not_empty, check_quantization, check_rows, named
 from .faults import StepGuard, StopOnSignal
 from .irl_config import IRLConfig
 from .token_metrics import TokenMetrics
@@ -127,7 +127,7 @@ class IRLTrainer(SFTTrainer):
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = IRLConfig(f"{name.split('/')[-1]}-IRL")
         check_arguments(args, model, compute_loss_func, peft_config, ref_model)
-        check_sharding(args, model, quantization_config)
+        check_quantization(args, model, quantization_config, peft_config)
         for name, dataset in named({"train": train_dataset}, eval_dataset).items():
             check_not_empty(dataset, name)
         # Adapters start from random weights. TRL 1.16 sets the seed before it makes them; this can go with TRL 1.12.
