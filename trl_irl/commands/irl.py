@@ -278,11 +278,12 @@ def run(argv: list[str] | None = None) -> int:
     import traceback
 
     from ..tasks.files import remove_if_empty
-    from ..trainer.checkpoints import CheckpointError, how_to_go_on
+    from ..trainer.checkpoints import CheckpointError, how_to_go_on, load_weights_only
     from .failures import is_lost_rank, report
 
     parser = make_parser()
     script_args, training_args, model_args, mixture = parser.parse(argv)
+    load_weights_only()
     status, known = 2, (ValueError, TypeError, OSError, ImportError)
     try:
         trainer, resume = make_trainer(script_args, training_args, model_args, mixture)

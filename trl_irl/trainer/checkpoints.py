@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from transformers.trainer_utils import sort_checkpoints
 
@@ -31,6 +32,21 @@ def newest_checkpoint(output_dir: str | os.PathLike) -> str | None:
         except (OSError, json.JSONDecodeError):
             warnings.warn(f"{checkpoint} was not written to its end, so it is skipped. Delete it when you like.")
     return None
+
+
+def load_weights_only() -> None:
+    """
+    From here on `torch.load` takes tensors and plain values from a file, and never runs what a pickle says.
+    transformers and accelerate ask for that themselves; DeepSpeed would unpickle the checkpoints it resumes from.
+    """
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+        from deepspeed.runtime.zero.config import ZeroStageEnum
+        from deepspeed.utils.tensor_fragment import fragment_address
+
+        # All that its checkpoints hold beside tensors: records of numbers.
+        torch.serialization.add_safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address])
 
 
 def how_to_go_on(output_dir: str | os.PathLike) -> str:
