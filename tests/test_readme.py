@@ -45,7 +45,7 @@ def test_quick_start_runs(tokenizer, tmp_path, monkeypatch):
 def test_table_of_keys_gives_the_defaults():
     defaults = {field.name: field.default for field in dataclasses.fields(IRLConfig)}
     rows = re.findall(r"^\| `(\w+)` \| `?\"?([\w.]+)\"?`? \|", README.split("## Commands")[0], re.M)
-    assert len(rows) == 8
+    assert len(rows) == 10
     for name, value in rows:
         assert str(defaults[name]).lower() == value or float(value) == defaults[name]
 

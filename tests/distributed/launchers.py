@@ -52,8 +52,11 @@ def cpu_twin(name, processes, folder):
     return path
 
 
-def start(inputs, output, launcher, processes, observed=False, **overrides):
-    """A run under way, with `observed` by way of `observed_irl.py`."""
+def start(inputs, output, launcher, processes, by="trl-irl", **overrides):
+    """
+    A run under way, started by `trl-irl irl`, by `accelerate launch -m trl_irl.commands.irl`, or (`by="observed"`, and
+    always for FSDP) by `accelerate launch` of `observed_irl.py`.
+    """
     output.mkdir(exist_ok=True)
     keys = {
         "model_name_or_path": str(inputs / "model"),
@@ -77,9 +80,10 @@ def start(inputs, output, launcher, processes, observed=False, **overrides):
     recipe.write_text(yaml.safe_dump(keys))
     config = str(cpu_twin(launcher, processes, output))
     command = ["trl_irl.cli", "irl", "--config", str(recipe), "--accelerate_config", config]
-    if observed or launcher == "fsdp2":
-        command = ["accelerate.commands.launch", "--config_file", config]
-        command += ["-m", "tests.distributed.observed_irl", "--config", str(recipe)]
+    if by != "trl-irl" or launcher == "fsdp2":
+        plain = by == "accelerate" and launcher != "fsdp2"
+        module = "trl_irl.commands.irl" if plain else "tests.distributed.observed_irl"
+        command = ["accelerate.commands.launch", "--config_file", config, "-m", module, "--config", str(recipe)]
     return subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=ROOT,
@@ -107,11 +111,11 @@ def kill(process):
     process.communicate()
 
 
-def run(inputs, name, launcher, processes, **overrides):
+def run(inputs, name, launcher, processes, by="accelerate", **overrides):
     """Log entries of each step, and the saved weights, of a run that must end well."""
     output = inputs / name
     for _ in range(2):
-        status, _, stderr = finish(start(inputs, output, launcher, processes, **overrides))
+        status, _, stderr = finish(start(inputs, output, launcher, processes, by, **overrides))
         # Seen once in forty runs, after everything was saved: a communication thread of torch or DeepSpeed aborts the
         # process while it ends. That is not what is tested here; any other failure is.
         if "terminate called without an active exception" not in stderr:

@@ -87,7 +87,7 @@ def test_two_processes_train_as_one(launcher, method, options, inputs, one_proce
 def test_the_twins_are_what_they_stand_for(launcher, expected, inputs):
     if launcher.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("DeepSpeed is not installed")
-    run(inputs, f"observed-{launcher}", launcher, 2, observed=True, max_steps=1)
+    run(inputs, f"observed-{launcher}", launcher, 2, by="observed", max_steps=1)
     for rank in (0, 1):
         observed = json.loads((inputs / f"observed-{launcher}/observed-{rank}.json").read_text())
         assert {name: observed[name] for name in expected} == expected
