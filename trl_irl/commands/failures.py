@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 
 
 def report(prog: str, error: BaseException | str) -> None:
@@ -14,9 +15,10 @@ def is_lost_rank(error: BaseException) -> bool:
     """Whether an error is what a rank sees of another that died or hangs."""
     from torch.distributed import DistError
 
-    of_gloo = ("gloo", "Connection closed by peer", "Timed out waiting")
+    # gloo has no error class of its own, and several ways to say it.
+    of_gloo = ("gloo", "closed by peer", "reset by peer", "pair closure", "Timed out waiting", "Broken pipe")
     return isinstance(error, DistError) or (
-        type(error) is RuntimeError and any(word in str(error) for word in of_gloo)
+        type(error) is RuntimeError and any(words in str(error) for words in of_gloo)
     )
 
 
@@ -27,6 +29,8 @@ def leave(status: int = 0) -> None:
     exception"), so that the launcher would report a run that has saved everything as failed, or wait for other ranks.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if status:
+            time.sleep(2)  # the launcher ends the other ranks as soon as one is gone, and they may have a word to say
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
