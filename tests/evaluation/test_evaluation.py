@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from tests.conftest import make_model
-from trl_irl.evaluation.metrics import distinct_share, mean_score, self_bleu
 from trl_irl.evaluation.report import (
     Cell,
     markdown_table,
@@ -13,27 +12,6 @@ from trl_irl.evaluation.report import (
     write_csv,
 )
 from trl_irl.evaluation.sampling import sample_completions
-
-
-def test_self_bleu_of_identical_and_of_disjoint_samples():
-    assert self_bleu([["the cat sat on the mat"] * 3] * 2) == pytest.approx(100)
-    disjoint = ["the cat sat on the mat", "a dog runs through our park", "my hat fell over that wall"]
-    assert self_bleu([disjoint]) < 10
-    with pytest.raises(ValueError, match="two or more"):
-        self_bleu([["alone"]])
-
-
-def test_self_bleu_by_hand():
-    """Two samples of four words sharing the first two: precisions 2/4, 1/3, then smoothed 1/4 and 1/4."""
-    # sacrebleu's exponential smoothing gives the first empty n-gram order 1 / (2 * total), the next 1 / (4 * total).
-    expected = 100 * (2 / 4 * 1 / 3 * (1 / 2) / 2 * (1 / 4) / 1) ** 0.25
-    assert self_bleu([["a b c d", "a b x y"]]) == pytest.approx(expected)
-
-
-def test_means_are_over_samples_then_prompts():
-    assert distinct_share([["a", "a", "b", "b"], ["a", "b", "c", "d"]]) == pytest.approx(0.75)
-    score = lambda sample, row: sample == row["completion"]  # noqa: E731
-    assert mean_score([["a", "b"], ["a"]], [{"completion": "a"}] * 2, score) == pytest.approx(0.75)
 
 
 def test_greedy_samples_do_not_depend_on_batches_or_padding(tokenizer):

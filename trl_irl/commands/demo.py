@@ -124,9 +124,11 @@ def train_recipe(name: str, model: Path, output_dir: Path, **overrides) -> float
 
 def evaluate_model(name: str, folder: Path, rows: list[dict], num_samples: int) -> list:
     """A [`~evaluation.report.Cell`] for each of `TEMPERATURES`."""
+    from statistics import fmean
+
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from ..evaluation.metrics import distinct_share, mean_score, self_bleu
+    from ..evaluation.metrics import distinct_share, self_bleu
     from ..evaluation.report import Cell
     from ..evaluation.sampling import sample_completions
     from ..tasks.final_answer import is_correct
@@ -144,8 +146,13 @@ def evaluate_model(name: str, folder: Path, rows: list[dict], num_samples: int) 
             batch_size=100,
             description=f"{name}, temperature {temperature:g}",
         )
-        diversity = (self_bleu(samples), distinct_share(samples)) if temperature > 0 else ()
-        cells.append(Cell(name, temperature, mean_score(samples, rows, is_correct), *diversity))
+        correct = [
+            fmean(is_correct(sample, row) for sample in group) for group, row in zip(samples, rows, strict=True)
+        ]
+        diversity = ()
+        if temperature > 0:
+            diversity = fmean(map(self_bleu, samples)), fmean(map(distinct_share, samples))
+        cells.append(Cell(name, temperature, fmean(correct), *diversity))
     return cells
 
 

@@ -1,44 +1,84 @@
-"""Metrics of sampled completions."""
+"""Metrics of sampled completions. Those over several samples take the samples of one prompt; average over prompts."""
 
+import math
 from collections.abc import Sequence
+from functools import cache
 
 
-def self_bleu(samples: Sequence[Sequence[str]]) -> float:
+def self_bleu(samples: Sequence[str]) -> float:
     """
-    Mean BLEU of each sample against the other samples of its prompt, from 0 (nothing in common) to 100 (all the same):
-    lower is more diverse. sacrebleu's sentence BLEU, averaged over samples, then over prompts.
+    Mean BLEU of each sample against the others, from 0 (nothing in common) to 100 (all the same): lower is more
+    diverse. sacrebleu's sentence BLEU. Paper: Texygen (arXiv 1802.01886).
 
-    Args:
-        samples (`Sequence[Sequence[str]]`):
-            For each prompt at least two completions.
-
-    Paper: "Texygen" (arXiv 1802.01886).
+    Raises:
+        `ValueError`: fewer than two samples.
     """
+    if len(samples) < 2:
+        raise ValueError("self-BLEU compares the samples of a prompt with each other: it needs two or more.")
+    scores = [
+        _sentence_bleu().sentence_score(sample, [*samples[:i], *samples[i + 1 :]]).score
+        for i, sample in enumerate(samples)
+    ]
+    return sum(scores) / len(scores)
+
+
+def distinct_share(samples: Sequence[str]) -> float:
+    """Share of samples that differ from all earlier ones; 1 is all different."""
+    return len(set(samples)) / len(samples)
+
+
+def distinct_n(samples: Sequence[str], n: int) -> float:
+    """
+    Distinct n-grams of all samples together over all their n-grams, from 0 to 1; words are what white space separates.
+    0 if no sample has `n` words. Paper: arXiv 1510.03055.
+    """
+    grams = [tuple(words[i : i + n]) for words in map(str.split, samples) for i in range(len(words) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def pass_at_k(correct: Sequence[bool], k: int) -> float:
+    """
+    Probability that of `k` samples drawn from these without replacement one is right: the unbiased estimate
+    `1 - C(n - c, k) / C(n, k)` for `c` right ones of `n`. Paper: arXiv 2107.03374.
+
+    Raises:
+        `ValueError`: fewer than `k` samples.
+    """
+    n, c = len(correct), sum(map(bool, correct))
+    if not 1 <= k <= n:
+        raise ValueError(f"pass@{k} needs {k} or more samples of each prompt, and there are {n}. Raise `num_samples`.")
+    return 1 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def rouge(prediction: str, reference: str) -> dict[str, float]:
+    """F1 of `rouge1`, `rouge2` and `rougeL` with stemming, each from 0 to 100, by Google's rouge-score."""
+    scores = _rouge_scorer().score(reference, prediction)
+    return {name: 100 * score.fmeasure for name, score in scores.items()}
+
+
+def corpus_bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """sacrebleu's corpus BLEU with its default tokenisation (13a), one reference each, from 0 to 100."""
     from sacrebleu.metrics import BLEU
 
-    if not samples or any(len(group) < 2 for group in samples):
-        raise ValueError("self-BLEU compares the samples of a prompt with each other: it needs two or more of each.")
-    bleu = BLEU(effective_order=True)
-    return _mean(
-        _mean(
-            bleu.sentence_score(sample, [other for j, other in enumerate(group) if j != i]).score
-            for i, sample in enumerate(group)
-        )
-        for group in samples
-    )
+    return BLEU().corpus_score(predictions, [references]).score
 
 
-def distinct_share(samples: Sequence[Sequence[str]]) -> float:
-    """Share of a prompt's samples that differ from all earlier ones, averaged over prompts; 1 is all different."""
-    return _mean(len(set(group)) / len(group) for group in samples)
+def corpus_chrf(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """sacrebleu's corpus chrF, one reference each, from 0 to 100."""
+    from sacrebleu.metrics import CHRF
+
+    return CHRF().corpus_score(predictions, [references]).score
 
 
-def mean_score(samples: Sequence[Sequence[str]], rows: Sequence[dict], score) -> float:
-    """Mean of `score(completion, row)` over a prompt's samples, then over prompts."""
-    pairs = zip(samples, rows, strict=True)
-    return _mean(_mean(score(sample, row) for sample in group) for group, row in pairs)
+@cache
+def _sentence_bleu():
+    from sacrebleu.metrics import BLEU
+
+    return BLEU(effective_order=True)
 
 
-def _mean(values) -> float:
-    values = list(values)
-    return sum(values) / len(values)
+@cache
+def _rouge_scorer():
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
