@@ -16,6 +16,11 @@ def final_answer(solution: str) -> Decimal | None:
         return None
 
 
+def answer_text(solution: str) -> str:
+    """What follows the last `####` of a solution or, without one, all of it: what math-verify is to look at."""
+    return solution.rpartition("####")[2]
+
+
 def is_correct(prediction: str, row: dict) -> bool:
     """Whether a sampled completion ends in the same final answer as the row's own completion."""
     answer = final_answer(prediction)
