@@ -8,6 +8,7 @@ from subprocess import CalledProcessError
 
 COMMANDS = {
     "irl": "fine-tune on demonstrations with the inverse soft-Q loss",
+    "evaluate": "sample from models over temperatures and compare accuracy and diversity",
     "demo": "build a tiny model, fine-tune it by MLE and by IRL, and compare them",
 }
 _LAUNCHED = {"irl"}  # through accelerate, on as many processes as its config says

@@ -1,22 +1,44 @@
 """Completions of prompts, in batches, with transformers' generation."""
 
+from dataclasses import dataclass
+
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 
+@dataclass(frozen=True)
+class Completion:
+    """
+    Attributes:
+        text (`str`): without special tokens.
+        length (`int`): in tokens, the stop token included.
+        ended (`bool`): whether the model stopped by itself, rather than at `max_new_tokens`.
+    """
+
+    text: str
+    length: int
+    ended: bool
+
+
+def sample_completions(*args, **kwargs) -> list[list[str]]:
+    """The texts of [`sample`]."""
+    return [[completion.text for completion in group] for group in sample(*args, **kwargs)]
+
+
 @torch.no_grad()
-def sample_completions(
+def sample(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[str],
     max_new_tokens: int,
     temperature: float = 0.0,
     num_samples: int = 1,
+    top_p: float = 1.0,
     batch_size: int = 64,
     seed: int = 0,
     description: str = "Sampling",
-) -> list[list[str]]:
+) -> list[list[Completion]]:
     """
     Sample completions.
 
@@ -31,6 +53,8 @@ def sample_completions(
             0 is greedy decoding, which gives the same completion `num_samples` times.
         num_samples (`int`, *optional*, defaults to `1`):
             Completions a prompt.
+        top_p (`float`, *optional*, defaults to `1.0`):
+            Nucleus sampling: only the likeliest tokens whose probabilities add up to this.
         batch_size (`int`, *optional*, defaults to `64`):
             Sequences generated together.
         seed (`int`, *optional*, defaults to `0`):
@@ -39,17 +63,25 @@ def sample_completions(
             Label of the progress bar.
 
     Returns:
-        `list[list[str]]`: for each prompt its completions, without special tokens.
+        `list[list[Completion]]`: for each prompt its completions.
+
+    Raises:
+        `ValueError`: `temperature` is negative, or a prompt leaves no room for `max_new_tokens` in the model's
+            context.
     """
     if temperature < 0:
         raise ValueError(f"`temperature={temperature}` must be 0 (greedy) or more.")
+    _check_context(model, tokenizer, prompts, max_new_tokens)
     was_training = model.training
     model.eval()
     set_seed(seed)
-    choice = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
+    choice: dict = {"do_sample": False}
+    if temperature > 0:
+        choice = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
     repeats = num_samples if temperature > 0 else 1
     flat = [prompt for prompt in prompts for _ in range(repeats)]
-    completions: list[str] = []
+    stop_tokens = _stop_tokens(model, tokenizer)
+    completions: list[Completion] = []
     for start in tqdm(range(0, len(flat), batch_size), desc=description, leave=False):
         batch = tokenizer(flat[start : start + batch_size], return_tensors="pt", padding=True, padding_side="left").to(
             model.device
@@ -58,6 +90,31 @@ def sample_completions(
         generated = model.generate(
             **batch, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **choice
         )
-        completions += tokenizer.batch_decode(generated[:, batch["input_ids"].size(1) :], skip_special_tokens=True)
+        for ids in generated[:, batch["input_ids"].size(1) :].tolist():
+            stop = next((i for i, token in enumerate(ids) if token in stop_tokens), None)
+            length = len(ids) if stop is None else stop + 1
+            text = tokenizer.decode(ids[:length], skip_special_tokens=True)
+            completions.append(Completion(text, length, stop is not None))
     model.train(was_training)
     return [completions[i : i + repeats] * (num_samples // repeats) for i in range(0, len(completions), repeats)]
+
+
+def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    eos = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+
+
+def _check_context(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], max_new_tokens: int
+) -> None:
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is None:
+        return
+    lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
+    too_long = [i for i, length in enumerate(lengths) if length + max_new_tokens > context]
+    if too_long:
+        raise ValueError(
+            f"{len(too_long)} of {len(prompts)} prompts (the first is number {too_long[0]}, of {lengths[too_long[0]]} "
+            f"tokens) leave no room for `max_new_tokens={max_new_tokens}` in the model's context of {context} tokens. "
+            "Lower `max_new_tokens`, shorten those prompts or leave them out."
+        )
