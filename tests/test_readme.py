@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from tests.conftest import make_model
 from trl_irl import IRLConfig
+from trl_irl.commands.evaluate import EvaluateArguments
 from trl_irl.commands.irl import make_parser
 
 
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 READMES = [ROOT / "README.md", *sorted((ROOT / "recipes").glob("*/README.md"))]
 KEYS = {option[2:] for option in make_parser()._option_string_actions if option.startswith("--")}
+EVALUATE_KEYS = {field.name for field in dataclasses.fields(EvaluateArguments)}
 
 SANKYDE = """exp_name seed cuda run_name load_from_cache_file deepspeed run_eval eval_every monitor gamma lambda_td
 lambda_kl use_kl use_mle use_irl mle_steps_before_irl eps lr optimizer scheduler warm_up_steps world_size
@@ -78,6 +80,8 @@ def test_files_named_are_there(readme):
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_keys_in_commands_exist(readme):
-    commands = " ".join(re.findall(r"trl-irl irl [^`\n]*", readme.read_text()))
-    for key in re.findall(r"--(\w+)", commands):
-        assert key in KEYS | {"config", "accelerate_config", "config_file"}, key
+    text = readme.read_text().replace("\\\n", " ")  # a command over several lines
+    for command, known in (("irl", KEYS), ("evaluate", EVALUATE_KEYS)):
+        commands = " ".join(re.findall(rf"trl-irl {command} [^`\n]*", text))
+        for key in re.findall(r"--(\w+)", commands):
+            assert key in known | {"config", "accelerate_config", "config_file"}, key

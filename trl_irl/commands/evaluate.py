@@ -189,16 +189,18 @@ def main(arguments: EvaluateArguments) -> None:
     metrics = comparison.metric_names(results)
     best_k = [name for name in metrics if name.startswith("pass@")][-1]
     shown = ("accuracy", "accuracy_math", best_k, "self_bleu", "distinct", "length", "ended")
-    rows_shown = comparison.table(results, [name for name in shown if name in metrics])
+    shown = [name for name in shown if name in metrics]
+    rows_shown = comparison.table(results, shown)
     pictures = comparison.plot(results, lengths, output_dir)
     baseline = next(iter(arguments.named_models()))
     _write_report(output_dir, arguments, len(rows), rows_shown, values, baseline, pictures, unjudged)
 
+    header, *lines_shown = comparison.table(results, shown, intervals=False)
     shown_table = Table(title=f"{arguments.task}, {len(rows)} prompts")
-    for i, heading in enumerate(rows_shown[0]):
+    for i, heading in enumerate(header):
         shown_table.add_column(heading, justify="left" if i < 2 else "right")
-    for row in rows_shown[1:]:
-        shown_table.add_row(*row)
+    for line in lines_shown:
+        shown_table.add_row(*line)
     Console().print(shown_table)
     print(f"Report: {output_dir / 'report.md'}")
 

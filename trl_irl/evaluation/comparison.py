@@ -51,19 +51,20 @@ def differences(values: Values, baseline: str) -> list[Result]:
     return found
 
 
-def table(results: Sequence[Result], metrics: Sequence[str]) -> list[list[str]]:
-    """Rows of cells as text, the header first."""
+def table(results: Sequence[Result], metrics: Sequence[str], intervals: bool = True) -> list[list[str]]:
+    """Rows of cells as text, the header first; without intervals it fits a terminal."""
     rows = [["model", "decoding", *metrics]]
     for result in results:
-        cells = [_shown(name, result.metrics[name]) if name in result.metrics else "" for name in metrics]
+        shown = {name: _shown(name, interval, intervals) for name, interval in result.metrics.items()}
+        cells = [shown.get(name, "") for name in metrics]
         rows.append([result.model, result.decoding, *cells])
     return rows
 
 
-def _shown(name: str, interval: Interval) -> str:
+def _shown(name: str, interval: Interval, with_ends: bool) -> str:
     factor, digits, unit = _SHARE if name.startswith("pass@") else _SHOWN.get(name, (1, 2, ""))
     mean, low, high = (f"{factor * value:.{digits}f}" for value in (interval.mean, interval.low, interval.high))
-    return f"{mean}{unit} [{low}, {high}]"
+    return f"{mean}{unit} [{low}, {high}]" if with_ends else f"{mean}{unit}"
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
