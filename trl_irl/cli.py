@@ -109,7 +109,7 @@ def _launch(args: list[str]) -> int:
     # A scheduler's SIGTERM reaches the training, which may save and end (`save_on_signal`), and this waits for it.
     # By itself, accelerate's launcher of one process would die and leave it behind, and torch's of several would kill
     # what has not ended in 30 seconds.
-    signal.signal(signal.SIGTERM, pass_on)
+    before = signal.signal(signal.SIGTERM, pass_on)
     arguments = launch_command_parser().parse_args(args)
     arguments.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"
     try:
@@ -118,6 +118,8 @@ def _launch(args: list[str]) -> int:
         return error.returncode
     except ChildFailedError as error:
         return max(failure.exitcode for failure in error.failures.values()) or 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -55,6 +55,11 @@ def test_a_full_disk_is_one_error_and_earlier_checkpoints_stay(make_trainer, tmp
 def test_other_errors_pass(tmp_path):
     with pytest.raises(RuntimeError, match="of something else"), one_error_if_disk_fails(tmp_path, "."):
         raise RuntimeError("of something else")
+    # huggingface_hub's errors are OSErrors too, and what was written is not to be blamed.
+    for of_the_network in (ConnectionError("no route"), OSError("429 Too Many Requests"), TimeoutError("slow")):
+        with pytest.raises(type(of_the_network)) as raised, one_error_if_disk_fails(tmp_path, "."):
+            raise of_the_network
+        assert raised.value is of_the_network
     assert tmp_path.is_dir()
     with pytest.raises(CheckpointError), one_error_if_disk_fails(tmp_path, "*.safetensors"):
         (tmp_path / "model.safetensors").write_text("half")

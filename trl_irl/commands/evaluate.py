@@ -243,7 +243,6 @@ def run(argv: list[str] | None = None) -> int:
     import os
     import traceback
 
-    from ..tasks.files import remove_if_empty
     from .failures import report
 
     parser = make_parser()
@@ -255,7 +254,6 @@ def run(argv: list[str] | None = None) -> int:
         if os.environ.get("TRL_IRL_TRACEBACK"):
             traceback.print_exc()
         report(parser.prog, error)
-        remove_if_empty(arguments.output_dir)
         return 2
 
 

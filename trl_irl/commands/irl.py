@@ -283,6 +283,7 @@ def run(argv: list[str] | None = None) -> int:
 
     parser = make_parser()
     script_args, training_args, model_args, mixture = parser.parse(argv)
+    existed = os.path.exists(training_args.output_dir)
     load_weights_only()
     status, known = 2, (ValueError, TypeError, OSError, ImportError)
     try:
@@ -304,7 +305,8 @@ def run(argv: list[str] | None = None) -> int:
                 f"{how_to_go_on(training_args.output_dir)} (Seen here: {message.splitlines()[0]})"
             )
         report(parser.prog, message)
-        remove_if_empty(training_args.output_dir)
+        if not existed:
+            remove_if_empty(training_args.output_dir)
         return status
 
 

@@ -1,5 +1,6 @@
 """Checkpoints on disk: which of them are whole, and what happens when one cannot be written."""
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from transformers.trainer_utils import sort_checkpoints
+
+
+_OF_A_DISK = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EFBIG", "ENOTDIR", "ENOENT", "ESTALE")
+    if hasattr(errno, name)
+}
 
 
 class CheckpointError(OSError):
@@ -69,8 +77,11 @@ def one_error_if_disk_fails(folder: str | os.PathLike, half_written: str) -> Ite
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        # safetensors and torch.save have errors of their own for what the system refused.
+        # safetensors and torch.save have errors of their own for what the system refused, and an OSError can be of the
+        # network as well: a checkpoint that could not be pushed is none the worse.
         if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        if isinstance(error, OSError) and error.errno not in _OF_A_DISK:
             raise
         folder = Path(folder)
         free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
