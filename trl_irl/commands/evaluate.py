@@ -123,6 +123,7 @@ def sample_cells(
         model = AutoModelForCausalLM.from_pretrained(path, dtype=arguments.dtype, use_safetensors=True)
         return model.to(device), tokenizer
 
+    prompts, weights = [row["prompt"] for row in rows], weights_of(path)
     cells: dict[float, list[list[dict]]] = {}
     for temperature in arguments.temperatures:
         # Greedy decoding has one completion a prompt, whatever the seed.
@@ -130,13 +131,12 @@ def sample_cells(
         for seed in seeds:
             options = {"num_samples": count, "top_p": arguments.top_p, "batch_size": arguments.batch_size}
             options |= {"max_new_tokens": arguments.max_new_tokens}
-            told = {"path": str(path), "weights": weights_of(path), "dtype": arguments.dtype, **options}
-            settings = {**told, "prompts": [row["prompt"] for row in rows]}
+            told = {"path": str(path), "weights": weights, "dtype": arguments.dtype, **options}
+            settings = {**told, "prompts": prompts}
 
             def draw(temperature=temperature, seed=seed, options=options):
                 model, tokenizer = loaded()
                 title = f"{name}, temperature {temperature:g}, seed {seed}"
-                prompts = [row["prompt"] for row in rows]
                 return sample(
                     model, tokenizer, prompts, temperature=temperature, seed=seed, description=title, **options
                 )
@@ -149,11 +149,9 @@ def sample_cells(
 def main(arguments: EvaluateArguments) -> None:
     from statistics import fmean
 
-    from rich.console import Console
-    from rich.table import Table
-
     from ..evaluation import comparison
     from ..evaluation.cells import values_by_prompt
+    from ..evaluation.report import print_rows
     from ..tasks.files import check_local_model, check_local_path, check_writable
     from ..tasks.final_answer import answer_text, is_correct
     from ..tasks.math_answer import MathVerifier
@@ -195,18 +193,13 @@ def main(arguments: EvaluateArguments) -> None:
     baseline = next(iter(arguments.named_models()))
     _write_report(output_dir, arguments, len(rows), rows_shown, values, baseline, pictures, unjudged)
 
-    header, *lines_shown = comparison.table(results, shown, intervals=False)
-    shown_table = Table(title=f"{arguments.task}, {len(rows)} prompts")
-    for i, heading in enumerate(header):
-        shown_table.add_column(heading, justify="left" if i < 2 else "right")
-    for line in lines_shown:
-        shown_table.add_row(*line)
-    Console().print(shown_table)
+    print_rows(comparison.table(results, shown, intervals=False), f"{arguments.task}, {len(rows)} prompts")
     print(f"Report: {output_dir / 'report.md'}")
 
 
 def _write_report(output_dir, arguments, prompts, rows_shown, values, baseline, pictures, unjudged) -> None:
     from ..evaluation import comparison
+    from ..evaluation.report import markdown
 
     parts = [
         f"# {', '.join(arguments.named_models())} on {arguments.task}",
@@ -215,7 +208,7 @@ def _write_report(output_dir, arguments, prompts, rows_shown, values, baseline, 
         "over prompts, with 95 % bootstrap intervals over prompts. `accuracy` compares the number after `####`, "
         "`accuracy_math` is math-verify's judgement; lower `self_bleu` and higher `distinct` are more diverse; "
         "`length` is in tokens; `ended` is the share of completions that stopped by themselves.",
-        comparison.markdown(rows_shown),
+        markdown(rows_shown),
     ]
     if unjudged:
         parts.append(f"{unjudged} answers could not be judged by math-verify in time, and count as wrong there.")
@@ -226,7 +219,7 @@ def _write_report(output_dir, arguments, prompts, rows_shown, values, baseline, 
             f"## Minus {baseline}, at the same temperature",
             "Paired by prompt. A flatter policy is more diverse at every temperature, so compare accuracies at equal "
             "diversity too: in the picture a model is better where its line lies above and to the right.",
-            comparison.markdown(comparison.table(differences, shown)),
+            markdown(comparison.table(differences, shown)),
         ]
     parts += [f"![{name}]({name})" for name in pictures]
     (output_dir / "report.md").write_text("\n\n".join(parts) + "\n")

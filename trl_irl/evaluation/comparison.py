@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .report import Cell, _matplotlib, _save, plot_accuracy_against_diversity
+from .report import Cell, _matplotlib, _save, decoding, plot_accuracy_against_diversity
 from .statistics import Interval, bootstrap, paired_difference
 
 
@@ -22,10 +22,6 @@ class Result:
     model: str
     temperature: float
     metrics: dict[str, Interval]
-
-    @property
-    def decoding(self) -> str:
-        return "greedy" if self.temperature == 0 else f"T = {self.temperature:g}"
 
 
 Values = dict[tuple[str, float], dict[str, list[float]]]
@@ -57,7 +53,7 @@ def table(results: Sequence[Result], metrics: Sequence[str], intervals: bool = T
     for result in results:
         shown = {name: _shown(name, interval, intervals) for name, interval in result.metrics.items()}
         cells = [shown.get(name, "") for name in metrics]
-        rows.append([result.model, result.decoding, *cells])
+        rows.append([result.model, decoding(result.temperature), *cells])
     return rows
 
 
@@ -65,11 +61,6 @@ def _shown(name: str, interval: Interval, with_ends: bool) -> str:
     factor, digits, unit = _SHARE if name.startswith("pass@") else _SHOWN.get(name, (1, 2, ""))
     mean, low, high = (f"{factor * value:.{digits}f}" for value in (interval.mean, interval.low, interval.high))
     return f"{mean}{unit} [{low}, {high}]" if with_ends else f"{mean}{unit}"
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    aligned = [rows[0], ["---", "---", *["---:"] * (len(rows[0]) - 2)], *rows[1:]]
-    return "\n".join(f"| {' | '.join(row)} |" for row in aligned)
 
 
 def metric_names(results: Sequence[Result]) -> list[str]:
@@ -120,7 +111,9 @@ def plot(results: Sequence[Result], lengths: dict[str, Sequence[int]], output_di
             means = [100 * interval.mean for interval in points.values()]
             ends = ([100 * getattr(interval, end) for interval in points.values()] for end in ("low", "high"))
             style = {"color": colours[result.model], "linestyle": styles.get(result.temperature, "-")}
-            axes.plot(list(points), means, marker="o", label=f"{result.model}, {result.decoding}", **style)
+            axes.plot(
+                list(points), means, marker="o", label=f"{result.model}, {decoding(result.temperature)}", **style
+            )
             axes.fill_between(list(points), *ends, color=colours[result.model], alpha=0.1, linewidth=0)
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(points), list(map(str, points)))

@@ -26,9 +26,8 @@ class Cell:
     distinct: float | None = None
 
     def formatted(self) -> list[str]:
-        decoding = "greedy" if self.temperature == 0 else f"T = {self.temperature:g}"
         optional = ("" if value is None else f"{value:.{digits}f}" for value, digits in self._optional())
-        return [self.model, decoding, f"{100 * self.accuracy:.1f} %", *optional]
+        return [self.model, decoding(self.temperature), f"{100 * self.accuracy:.1f} %", *optional]
 
     def _optional(self) -> Iterable[tuple[float | None, int]]:
         return (self.self_bleu, 1), (self.distinct, 2)
@@ -37,20 +36,34 @@ class Cell:
 _HEADER = ["model", "decoding", "accuracy", "self-BLEU", "distinct"]
 
 
+def decoding(temperature: float) -> str:
+    return "greedy" if temperature == 0 else f"T = {temperature:g}"
+
+
 def markdown_table(cells: Sequence[Cell]) -> str:
-    lines = [_HEADER, ["---", "---", "---:", "---:", "---:"], *(cell.formatted() for cell in cells)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown([_HEADER, *(cell.formatted() for cell in cells)])
 
 
 def print_table(cells: Sequence[Cell], title: str) -> None:
+    print_rows([_HEADER, *(cell.formatted() for cell in cells)], title)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of these rows, the header first; model and decoding to the left, numbers to the right."""
+    aligned = [rows[0], ["---", "---", *["---:"] * (len(rows[0]) - 2)], *rows[1:]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in aligned)
+
+
+def print_rows(rows: Sequence[Sequence[str]], title: str) -> None:
+    """The same rows as a table in the terminal."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title)
-    for i, name in enumerate(_HEADER):
+    for i, name in enumerate(rows[0]):
         table.add_column(name, justify="left" if i < 2 else "right")
-    for cell in cells:
-        table.add_row(*cell.formatted())
+    for row in rows[1:]:
+        table.add_row(*row)
     Console().print(table)
 
 
