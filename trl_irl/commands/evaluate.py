@@ -233,9 +233,6 @@ def make_parser():
 
 def run(argv: list[str] | None = None) -> int:
     """The command: what is wrong becomes one message; the exit status is 0, or 2 then."""
-    import os
-    import traceback
-
     from .failures import report
 
     parser = make_parser()
@@ -244,8 +241,6 @@ def run(argv: list[str] | None = None) -> int:
         main(arguments)
         return 0
     except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("TRL_IRL_TRACEBACK"):
-            traceback.print_exc()
         report(parser.prog, error)
         return 2
 

@@ -3,10 +3,16 @@
 import os
 import sys
 import time
+import traceback
 
 
 def report(prog: str, error: BaseException | str) -> None:
-    """Print an error as one message on stderr, with the rank where there are several."""
+    """
+    Print an error as one message on stderr, with the rank where there are several, and after the traceback of the
+    exception at hand if the environment has `TRL_IRL_TRACEBACK`.
+    """
+    if os.environ.get("TRL_IRL_TRACEBACK") and sys.exc_info()[0] is not None:
+        traceback.print_exc()
     where = f"[rank {os.environ['RANK']}] " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
     print(f"{where}{prog}: error: {error}", file=sys.stderr, flush=True)
 

@@ -275,7 +275,6 @@ def run(argv: list[str] | None = None) -> int:
         nothing is known pass, with their traceback.
     """
     import os
-    import traceback
 
     from ..tasks.files import remove_if_empty
     from ..trainer.checkpoints import CheckpointError, how_to_go_on, load_weights_only
@@ -295,8 +294,6 @@ def run(argv: list[str] | None = None) -> int:
         lost = is_lost_rank(error)
         if not (lost or isinstance(error, known)):
             raise
-        if os.environ.get("TRL_IRL_TRACEBACK"):
-            traceback.print_exc()
         message = str(error)
         if lost:
             message = (
