@@ -8,7 +8,7 @@ JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
 .PHONY: help demo test test-latest lint format clean
 
 help:
-	@echo "make demo         fine-tune a tiny model by MLE and by IRL and compare them (about 10 minutes on 2 cores)"
+	@echo "make demo         fine-tune a tiny model by MLE and by IRL and compare them (6 minutes on 2 cores, and some to install)"
 	@echo "make test         the test suite, with the locked TRL of requirements/tested.txt"
 	@echo "make test-latest  the test suite, with the newest supported TRL of requirements/tested-latest.txt"
 	@echo "make lint         ruff: style and imports"

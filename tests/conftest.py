@@ -1,12 +1,14 @@
 """Tiny models and tokenizers, built from configs: nothing is ever downloaded."""
 
 import os
+import tempfile
 
 
 # Before torch is imported anywhere. Tests compare numbers, so they run on the CPU and without the Hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TRACKIO_DIR", tempfile.mkdtemp())
 
 import pytest
 import torch

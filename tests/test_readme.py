@@ -12,6 +12,9 @@ from tests.conftest import make_model
 from trl_irl import IRLConfig
 from trl_irl.commands.evaluate import EvaluateArguments
 from trl_irl.commands.irl import make_parser
+from trl_irl.commands.prepare import PrepareArguments
+from trl_irl.commands.score import ScoreArguments
+from trl_irl.evaluation.callback import GenerationArguments
 
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +22,8 @@ README = (ROOT / "README.md").read_text()
 READMES = [ROOT / "README.md", *sorted((ROOT / "recipes").glob("*/README.md"))]
 KEYS = {option[2:] for option in make_parser()._option_string_actions if option.startswith("--")}
 EVALUATE_KEYS = {field.name for field in dataclasses.fields(EvaluateArguments)}
+PREPARE_KEYS = {field.name for field in dataclasses.fields(PrepareArguments)}
+SCORE_KEYS = {field.name for field in dataclasses.fields(ScoreArguments)}
 
 SANKYDE = """exp_name seed cuda run_name load_from_cache_file deepspeed run_eval eval_every monitor gamma lambda_td
 lambda_kl use_kl use_mle use_irl mle_steps_before_irl eps lr optimizer scheduler warm_up_steps world_size
@@ -45,11 +50,19 @@ def test_quick_start_runs(tokenizer, tmp_path, monkeypatch):
 
 
 def test_table_of_keys_gives_the_defaults():
-    defaults = {field.name: field.default for field in dataclasses.fields(IRLConfig)}
-    rows = re.findall(r"^\| `(\w+)` \| `?\"?([\w.]+)\"?`? \|", README.split("## Commands")[0], re.M)
-    assert len(rows) == 10
+    fields = [*dataclasses.fields(IRLConfig), *dataclasses.fields(GenerationArguments)]
+    defaults = {field.name: field.default for field in fields}
+    rows = re.findall(r"^\| `(\w+)` \| `?\"?([\w.]+)\"?`? \|", README.split("## Many processes")[0], re.M)
+    assert len(rows) == 17
     for name, value in rows:
         assert str(defaults[name]).lower() == value or float(value) == defaults[name]
+
+
+def test_the_function_of_ones_own_scores():
+    code = re.search(r"```python\n# my_module.py.*?\n(.*?)```", README, re.S)[1]
+    namespace = {}
+    exec(code, namespace)
+    assert namespace["score"]("The Fox jumps.", {"summary": "fox jumps"}) == {"says_it": True, "words": 3}
 
 
 @pytest.mark.parametrize("argument", SANKYDE)
@@ -81,7 +94,12 @@ def test_files_named_are_there(readme):
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_keys_in_commands_exist(readme):
     text = readme.read_text().replace("\\\n", " ")  # a command over several lines
-    for command, known in (("irl", KEYS), ("evaluate", EVALUATE_KEYS)):
+    for command, known in (
+        ("irl", KEYS),
+        ("evaluate", EVALUATE_KEYS),
+        ("prepare", PREPARE_KEYS),
+        ("score", SCORE_KEYS),
+    ):
         commands = " ".join(re.findall(rf"trl-irl {command} [^`\n]*", text))
         for key in re.findall(r"--(\w+)", commands):
             assert key in known | {"config", "accelerate_config", "config_file"}, key

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
+    from .rewards import SoftQReward
     from .trainer import IRLConfig, IRLTrainer
 
-__all__ = ["IRLConfig", "IRLTrainer"]
+__all__ = ["IRLConfig", "IRLTrainer", "SoftQReward"]
 
 
 def __getattr__(name: str):
     # The trainers import torch and TRL, which takes seconds: only when one is asked for, so that `trl-irl --help` is
     # instant.
     if name in __all__:
-        from . import trainer
+        from . import rewards, trainer
 
-        return getattr(trainer, name)
+        return getattr(rewards if name == "SoftQReward" else trainer, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

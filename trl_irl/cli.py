@@ -8,7 +8,9 @@ from subprocess import CalledProcessError
 
 COMMANDS = {
     "irl": "fine-tune on demonstrations with the inverse soft-Q loss",
+    "prepare": "format a dataset, cut over-long prompts, check lengths, and save it for training",
     "evaluate": "sample from models over temperatures and compare accuracy and diversity",
+    "score": "score completions with the reward inside a model, and show it token by token",
     "demo": "build a tiny model, fine-tune it by MLE and by IRL, and compare them",
 }
 _LAUNCHED = {"irl"}  # through accelerate, on as many processes as its config says
@@ -68,7 +70,7 @@ def split_accelerate_config(args: list[str]) -> tuple[str | None, list[str]]:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
-        commands = "\n".join(f"  {name:<8}{help_text}" for name, help_text in COMMANDS.items())
+        commands = "\n".join(f"  {name:<10}{help_text}" for name, help_text in COMMANDS.items())
         print(_HELP.format(commands=commands, configs=", ".join(_shipped_configs())))
         return 0
     if argv[0] == "--version":

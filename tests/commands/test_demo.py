@@ -39,7 +39,7 @@ def test_demo(tmp_path):
         text=True,
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "self-BLEU" in result.stdout and "Report: " in result.stdout
+    assert "self_bleu" in result.stdout and "Report: " in result.stdout
     report = (output / "report.md").read_text()
     with (output / "metrics.csv").open() as file:
         cells = list(csv.DictReader(file))
@@ -48,5 +48,5 @@ def test_demo(tmp_path):
     ]
     for cell in cells:
         assert f"{100 * float(cell['accuracy']):.1f} %" in report
-    for name in ("training.png", "accuracy_diversity.png"):
+    for name in ("training.png", "performance_diversity.png"):
         assert name in report and (output / name).stat().st_size > 10_000

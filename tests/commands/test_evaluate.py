@@ -51,13 +51,15 @@ def test_what_it_writes(report):
     right = [is_correct(c["text"], {"completion": line["reference"]}) for line in mine for c in line["completions"]]
     assert found["accuracy"]["mean"] == pytest.approx(fmean(right))
     assert {"pass@1", "pass@4", "self_bleu", "distinct", "distinct_2", "ended", "accuracy_math"} <= set(found)
+    assert found["nll"] == metrics[2]["metrics"]["nll"] != metrics[0]["metrics"]["nll"]  # of the model
+    assert found["td_loss"]["mean"] > 0
     assert "self_bleu" not in metrics[2]["metrics"]  # greedy
     with (report / "metrics.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert float(lines[3]["length"]) == found["length"]["mean"]
     text = (report / "report.md").read_text()
-    assert "## Minus first, at the same temperature" in text
-    for name in ("accuracy_diversity.png", "pass_at_k.png", "lengths.png"):
+    assert "## Minus first, at the same temperature" in text and "## Minus first, at equal diversity" in text
+    for name in ("performance_diversity.png", "pass_at_k.png", "lengths.png"):
         assert f"({name})" in text and (report / name).read_bytes().startswith(b"\x89PNG")
 
 
@@ -113,7 +115,19 @@ def test_adapters_and_the_command_line(model_folder, tmp_path):
 @pytest.mark.parametrize(
     "words, fragments",
     [
-        ("--task gsm9k", ["invalid choice: 'gsm9k'"]),
+        ("--task gsm9k", ["`task: gsm9k` is unknown", "summarization", "module:function"]),
+        ("--metrics rogue", ["invalid choice: 'rogue'", "rouge"]),
+        ("--task nowhere:score --dataset_name ROWS", ["`task: nowhere:score` could not be imported"]),
+        ("--task json:score --dataset_name ROWS", ["`task: json:score` names no function"]),
+        ("--task summarization --dataset_name ROWS", ["`source_column` not set", "`target_column`"]),
+        ("--task translation --source_column en --dataset_name ROWS", ["`source_column` alone", "set both"]),
+        (
+            "--task translation --source_column t.en --target_column t.fr --dataset_name ROWS",
+            ["`t.fr` is not among the dataset's columns: at `fr` there are en, de"],
+        ),
+        ("--task tldr --dataset_name ROWS --split train", ["columns t", "`source_column`"]),
+        ("--task arithmetic --dataset_name ROWS", ["`task: arithmetic` is generated"]),
+        ("--backend vllm", ["`backend: vllm` needs vLLM", "pip install vllm"]),
         ("--split dev", ["`split: dev`", "test"]),
         ("--num_samples 0", ["`num_samples: 0`", "1 or more"]),
         ("--top_p 2", ["`top_p: 2.0`", "up to 1"]),
@@ -121,6 +135,7 @@ def test_adapters_and_the_command_line(model_folder, tmp_path):
         ("--max_new_tokens 250", ["6 of 6 prompts", "context of 256 tokens", "Lower `max_new_tokens`"]),
         ("--models ./nowhere", ["`models: ./nowhere` is not there"]),
         ("--models EMPTY", ["neither config.json nor", "Hub id"]),
+        ("--models NO_WEIGHTS", ["has no weights (*.safetensors)"]),
         ("--models a/b c/b", ["`models` has two called b", "first=path"]),
         ("--task gsm8k --dataset_name ./no.jsonl", ["`dataset_name: ./no.jsonl` is not there"]),
         ("--output_dir /proc/nope", ["`output_dir: /proc/nope` cannot be written to"]),
@@ -129,8 +144,14 @@ def test_adapters_and_the_command_line(model_folder, tmp_path):
 )
 def test_one_message(words, fragments, model_folder, tmp_path, capfd):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "no_weights").mkdir()
+    (tmp_path / "no_weights/config.json").write_text("{}")
     defaults = ["--models", str(model_folder), *OPTIONS.split(), "--output_dir", str(tmp_path / "report")]
-    words = [word.replace("EMPTY", str(tmp_path / "empty")) for word in words.split()]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"t": {"en": "One", "de": "Eins"}}) + "\n")
+    for name, path in (("EMPTY", tmp_path / "empty"), ("NO_WEIGHTS", tmp_path / "no_weights"), ("ROWS", rows)):
+        words = words.replace(name, str(path))
+    words = words.split()
     try:
         status = evaluate.run([*defaults, *words])
     except SystemExit as error:

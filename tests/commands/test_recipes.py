@@ -21,9 +21,10 @@ ACCELERATE_CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_recipe(recipe):
     keys = yaml.safe_load(recipe.read_text())
-    script_args, training_args, model_args, _ = make_parser().parse(["--config", str(recipe), *WITHOUT_GPU])
+    arguments = make_parser().parse(["--config", str(recipe), *WITHOUT_GPU])
+    script_args, training_args, *_ = arguments
     for key, value in keys.items():
-        owner = next(x for x in (script_args, training_args, model_args) if hasattr(x, key))
+        owner = next(x for x in arguments if hasattr(x, key))
         parsed = getattr(owner, key)
         assert getattr(parsed, "value", parsed) == ([] if value == "none" else value), key
     assert script_args.task is not None

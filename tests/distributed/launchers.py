@@ -63,6 +63,7 @@ def start(inputs, output, launcher, processes, by="trl-irl", **overrides):
         "dataset_name": str(inputs / "rows.jsonl"),
         "output_dir": str(output),
         "lambda_td": 0.3,
+        "terminal_value": "zero",
         "max_steps": STEPS,
         "per_device_train_batch_size": len(ROWS) // processes,
         "learning_rate": 1.0e-3,

@@ -1,16 +1,10 @@
-import csv
+import copy
 
 import pytest
 import torch
 
 from tests.conftest import make_model
-from trl_irl.evaluation.report import (
-    Cell,
-    markdown_table,
-    plot_accuracy_against_diversity,
-    plot_training,
-    write_csv,
-)
+from trl_irl.evaluation.report import markdown, plot_training
 from trl_irl.evaluation.sampling import sample_completions
 
 
@@ -28,8 +22,11 @@ def test_greedy_samples_do_not_depend_on_batches_or_padding(tokenizer):
                 break
         new = input_ids[0, tokenizer(prompt, return_tensors="pt")["input_ids"].size(1) :]
         expected.append([tokenizer.decode(new, skip_special_tokens=True)])
+    other_side = copy.deepcopy(tokenizer)
+    other_side.padding_side = {"left": "right", "right": "left"}[tokenizer.padding_side]
     for batch_size in (1, 2, 64):
-        assert sample_completions(model, tokenizer, prompts, 6, batch_size=batch_size) == expected
+        for padded in (tokenizer, other_side):
+            assert sample_completions(model, padded, prompts, 6, batch_size=batch_size) == expected
 
 
 def test_samples_are_seeded(tokenizer):
@@ -42,24 +39,23 @@ def test_samples_are_seeded(tokenizer):
         sample_completions(model, tokenizer, ["One"], 8, -1.0)
 
 
-def test_report(tmp_path):
-    cells = [Cell("MLE", 0.0, 0.5), Cell("MLE", 1.0, 0.25, 60.0, 0.875)]
-    assert markdown_table(cells).splitlines()[2:] == [
-        "| MLE | greedy | 50.0 % |  |  |",
-        "| MLE | T = 1 | 25.0 % | 60.0 | 0.88 |",
+def test_messages_are_written_out_by_the_chat_template(tokenizer):
+    model = make_model("qwen2")
+    messages = [{"role": "user", "content": "One"}]
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    found = sample_completions(model, tokenizer, [messages], 6)
+    assert found == sample_completions(model, tokenizer, [text], 6)
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    with pytest.raises(ValueError, match="no chat template"):
+        sample_completions(model, plain, [messages], 6)
+
+
+def test_pictures_and_tables(tmp_path):
+    assert markdown([["model", "metric", "value"], ["a", "b", "1"]]).splitlines()[1:] == [
+        "| --- | --- | ---: |",
+        "| a | b | 1 |",
     ]
-    write_csv(cells, tmp_path / "metrics.csv")
-    with (tmp_path / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert rows[1] == {
-        "model": "MLE",
-        "temperature": "1.0",
-        "accuracy": "0.25",
-        "self_bleu": "60.0",
-        "distinct": "0.875",
-    }
-    plot_accuracy_against_diversity(cells, tmp_path / "tradeoff.png")
     history = [{"step": 1, "nll": 2.0}, {"step": 2, "nll": 1.0}, {"step": 2, "eval_nll": 1.5}]
     plot_training({"MLE": history}, ["nll", "eval_nll"], tmp_path / "training.png")
-    for name in ("tradeoff.png", "training.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")

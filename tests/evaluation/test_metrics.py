@@ -2,21 +2,28 @@
 
 import itertools
 import random
-from statistics import fmean
 
 import numpy as np
 import pytest
+from sacrebleu.metrics import BLEU, CHRF
+from scipy import stats
 
 from trl_irl.evaluation.metrics import (
-    corpus_bleu,
-    corpus_chrf,
+    check_installed,
+    corpus_statistics,
     distinct_n,
     distinct_share,
     pass_at_k,
     rouge,
     self_bleu,
 )
-from trl_irl.evaluation.statistics import bootstrap, paired_difference
+from trl_irl.evaluation.statistics import Statistic, mean_of, ratio
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "sacrebleu" else name)
+    with pytest.raises(ImportError, match=r"sacrebleu not installed. `pip install \"trl-irl\[eval\]\"`"):
+        check_installed()
 
 
 def test_self_bleu_of_identical_and_of_disjoint_samples():
@@ -35,7 +42,7 @@ def test_self_bleu_by_hand():
 
 
 def test_samples_that_say_nothing():
-    assert self_bleu(["", ""]) == 0 and self_bleu(["", "a b"]) == 0
+    assert self_bleu(["", ""]) == 100 and self_bleu(["", "a b"]) == 0  # the same nothing is not diverse
     assert distinct_n(["", ""], 1) == 0 and distinct_share(["", ""]) == 0.5
     assert rouge("", "a reference")["rougeL"] == 0
 
@@ -67,46 +74,71 @@ def test_rouge_of_the_library_and_by_hand():
     assert scores["rougeL"] == pytest.approx(100 * 2 * 5 / (8 + 9))
 
 
+PREDICTIONS = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]
+REFERENCES = ["The dog bit the man.", "It was not unexpected.", "The man bit him first."]
+
+
 def test_corpus_scores_by_hand():
     """The sentences of sacrebleu's README: n-grams in common 12 of 17, 6 of 14, 4 of 11, 3 of 8, and equal lengths."""
-    predictions = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]
-    references = ["The dog bit the man.", "It was not unexpected.", "The man bit him first."]
-    assert corpus_bleu(references, references) == pytest.approx(100)
-    assert corpus_chrf(references, references) == pytest.approx(100)
     expected = 100 * (12 / 17 * 6 / 14 * 4 / 11 * 3 / 8) ** 0.25
-    assert corpus_bleu(predictions, references) == pytest.approx(expected)
-    assert 0 < corpus_chrf(predictions, references) < 100
+    assert corpus_statistics("bleu", [[text] for text in PREDICTIONS], REFERENCES).value == pytest.approx(expected)
+    for name in ("bleu", "chrf"):
+        assert corpus_statistics(name, [[text] for text in REFERENCES], REFERENCES).value == pytest.approx(100)
 
 
-def test_bootstrap_covers_the_mean_as_often_as_it_says():
+@pytest.mark.parametrize("name, metric", [("bleu", BLEU()), ("chrf", CHRF())])
+def test_corpus_scores_are_the_librarys_with_several_samples_and_in_resamples(name, metric):
+    groups = [PREDICTIONS[:2], PREDICTIONS[1:], PREDICTIONS[::2]]
+    flat = [(sample, reference) for group, reference in zip(groups, REFERENCES, strict=True) for sample in group]
+    found = corpus_statistics(name, groups, REFERENCES)
+    expected = metric.corpus_score([sample for sample, _ in flat], [[reference for _, reference in flat]]).score
+    assert found.value == pytest.approx(expected)
+    # Every resample is the score of a corpus in which whole prompts stand several times or not at all.
+    possible = set()
+    for draw in itertools.product(range(3), repeat=3):
+        pairs = [(sample, REFERENCES[i]) for i in draw for sample in groups[i]]
+        possible.add(round(metric.corpus_score([s for s, _ in pairs], [[r for _, r in pairs]]).score, 6))
+    assert {round(value, 6) for value in found.resampled(200)} <= possible
+
+
+def test_the_bootstrap_covers_the_mean_as_often_as_it_says():
     rng = random.Random(0)
-    covered = sum(0.3 in bootstrap([rng.random() < 0.3 for _ in range(100)], resamples=400) for _ in range(300))
-    assert 0.90 < covered / 300 < 0.98
+    draws = [mean_of([rng.random() < 0.3 for _ in range(100)]) for _ in range(300)]
+    assert 0.90 < sum(0.3 in draw.interval(resamples=400) for draw in draws) / 300 < 0.98
 
 
-def test_bootstrap_against_the_standard_error():
-    values = np.random.default_rng(0).normal(2.0, 1.0, 400)
-    interval = bootstrap(values)
-    error = 1.96 * values.std(ddof=1) / 20
-    assert interval.mean == pytest.approx(values.mean())
-    assert interval.high - interval.low == pytest.approx(2 * error, rel=0.1)
-    assert bootstrap(values) == interval  # seeded
-    assert bootstrap([0.5]).low == 0.5 and bootstrap([1.0, 1.0]).high == 1
+def test_the_bootstrap_against_scipys():
+    values = np.random.default_rng(0).exponential(2.0, 150)
+    found = mean_of(values).interval()
+    expected = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=1).confidence_interval
+    assert found.mean == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=0.02)
+    assert mean_of(values).interval() == found  # seeded
+    assert mean_of([0.5]).interval().low == 0.5 and mean_of([1.0, 1.0]).interval().high == 1
+
+
+def test_a_loss_per_token_weighs_tokens_and_seeds_add_up():
+    statistic = Statistic(np.array([[6.0, 3.0], [1.0, 1.0]]))
+    assert statistic.value == 7 / 4
+    assert (statistic + Statistic(np.array([[0.0, 1.0], [1.0, 1.0]]))).value == 8 / 6
+    assert {round(float(x), 6) for x in statistic.resampled(100)} == {2.0, 1.0, 1.75}
 
 
 def test_a_paired_difference_is_narrower_than_two_means():
     rng = np.random.default_rng(1)
     difficulty = rng.normal(0, 1, 200)
-    a, b = difficulty + 0.2 + rng.normal(0, 0.1, 200), difficulty + rng.normal(0, 0.1, 200)
-    difference = paired_difference(a, b)
-    assert difference.mean == pytest.approx(fmean(a) - fmean(b))
+    a, b = (mean_of(difficulty + shift + rng.normal(0, 0.1, 200)) for shift in (0.2, 0.0))
+    difference = a.minus(b)
+    assert difference.mean == pytest.approx(a.value - b.value)
     assert difference.low > 0.15 and difference.high - difference.low < 0.1
-    assert bootstrap(a).low < bootstrap(b).high  # apart, nothing could be said
+    assert a.interval().low < b.interval().high  # apart, nothing could be said
+    with pytest.raises(ValueError, match="200 and 2 of them"):
+        a.minus(mean_of([1, 2]))
 
 
 def test_no_wrong_average_in_silence():
-    for values in ([], [1.0, float("nan")], [float("inf")]):
+    for values in ([], [float("nan")], [1.0, float("inf")]):
         with pytest.raises(ValueError, match="finite values"):
-            bootstrap(values)
-    with pytest.raises(ValueError, match="3 and 2 of them"):
-        paired_difference([1, 2, 3], [1, 2])
+            mean_of(values)
+    assert mean_of([1.0, float("nan"), 3.0]).value == 2  # left out, which the report says
+    assert np.isnan(ratio(np.zeros(2)))

@@ -16,7 +16,15 @@ from pathlib import Path
 
 
 TEMPERATURES = (0.0, 0.3, 0.5, 0.7, 1.0)
-_PLOTTED = ("nll", "td_loss", "entropy", "eval_nll")
+# At every evaluation of the fine-tuning, 40 problems of the validation split.
+_GENERATE = {
+    "eval_generations": 40,
+    "eval_num_samples": 2,
+    "eval_temperature": 0.7,
+    "eval_max_new_tokens": 80,
+    "eval_generation_batch_size": 80,
+}
+_PLOTTED = ("nll", "td_loss", "eval_nll", "eval_accuracy", "eval_self_bleu")
 
 
 @dataclass
@@ -122,77 +130,34 @@ def train_recipe(name: str, model: Path, output_dir: Path, **overrides) -> float
     return time.perf_counter() - start
 
 
-def evaluate_model(name: str, folder: Path, rows: list[dict], num_samples: int) -> list:
-    """A [`~evaluation.report.Cell`] for each of `TEMPERATURES`."""
-    from statistics import fmean
-
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from ..evaluation.metrics import distinct_share, self_bleu
-    from ..evaluation.report import Cell
-    from ..evaluation.sampling import sample_completions
-    from ..tasks.final_answer import is_correct
-
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    cells = []
-    for temperature in TEMPERATURES:
-        samples = sample_completions(
-            model,
-            tokenizer,
-            [row["prompt"] for row in rows],
-            max_new_tokens=80,
-            temperature=temperature,
-            num_samples=num_samples if temperature > 0 else 1,
-            batch_size=100,
-            description=f"{name}, temperature {temperature:g}",
-        )
-        correct = [
-            fmean(is_correct(sample, row) for sample in group) for group, row in zip(samples, rows, strict=True)
-        ]
-        diversity = ()
-        if temperature > 0:
-            diversity = fmean(map(self_bleu, samples)), fmean(map(distinct_share, samples))
-        cells.append(Cell(name, temperature, fmean(correct), *diversity))
-    return cells
-
-
-def _write_report(output_dir: Path, cells: list, seconds: dict[str, float], arguments: DemoArguments) -> None:
-    from ..evaluation.report import markdown_table, plot_accuracy_against_diversity, plot_training, write_csv
+def _write_report(output_dir: Path, seconds: dict[str, float]) -> None:
+    from ..evaluation.report import plot_training
 
     histories = {
         name: json.loads((output_dir / name.lower() / "trainer_state.json").read_text())["log_history"]
         for name in ("MLE", "IRL")
     }
     plot_training(histories, _PLOTTED, output_dir / "training.png")
-    plot_accuracy_against_diversity(cells, output_dir / "accuracy_diversity.png")
-    write_csv(cells, output_dir / "metrics.csv")
     times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
-    (output_dir / "report.md").write_text(
-        f"""# MLE against IRL on arithmetic word problems
+    report = output_dir / "report.md"
+    report.write_text(
+        f"""{report.read_text()}
+## Training
 
 A Llama of 0.9 M weights, pretrained by `recipes/arithmetic/base.yaml`, then fine-tuned on the same demonstrations once
-by `mle.yaml` and once by `irl.yaml`, which differ in the objective alone. {arguments.num_prompts} test problems,
-{arguments.num_samples} samples each. Accuracy is of the final answer, over all samples; self-BLEU compares the samples
-of a problem with each other (lower is more diverse); distinct is the share of different ones.
+by `mle.yaml` and once by `irl.yaml`, which differ in the objective alone. Trained on {os.cpu_count()} CPU cores:
+{times}. One seed, a tiny model: this shows the machinery at work, not what holds at scale.
 
-{markdown_table(cells)}
-
-![Accuracy against diversity](accuracy_diversity.png)
-
-Every point is a temperature. A model is better than another where its line lies above and to the right; a flatter
-policy alone only moves along a line.
+`eval_accuracy` and `eval_self_bleu` are of {_GENERATE["eval_generations"]} validation problems,
+{_GENERATE["eval_num_samples"]} samples each at T = {_GENERATE["eval_temperature"]}, generated during training.
 
 ![Training curves](training.png)
-
-Trained on {os.cpu_count()} CPU cores: {times}. One seed, a tiny model: this shows the machinery at work, not what
-holds at scale.
 """
     )
 
 
 def main(arguments: DemoArguments) -> None:
-    from ..evaluation.report import print_table
-    from ..tasks.arithmetic import make_arithmetic
+    from . import evaluate
 
     start = time.perf_counter()
     output_dir = Path(arguments.output_dir)
@@ -206,15 +171,23 @@ def main(arguments: DemoArguments) -> None:
         ("irl", "base", "3/4 Fine-tuning it by inverse reinforcement learning"),
     ):
         print(title, flush=True)
-        seconds[name] = train_recipe(name, folders[model], folders[name], max_steps=arguments.max_steps)
+        options = {} if name == "base" else _GENERATE
+        seconds[name] = train_recipe(name, folders[model], folders[name], max_steps=arguments.max_steps, **options)
     print("4/4 Sampling solutions of held-out problems", flush=True)
-    rows = list(make_arithmetic()["test"])[: arguments.num_prompts]
-    cells = []
-    for name in ("MLE", "IRL"):
-        cells += evaluate_model(name, folders[name.lower()], rows, arguments.num_samples)
-    _write_report(output_dir, cells, seconds, arguments)
-    print_table(cells, f"{arguments.num_prompts} held-out problems, {arguments.num_samples} samples each")
-    print(f"{(time.perf_counter() - start) / 60:.1f} minutes. Report: {output_dir / 'report.md'}")
+    evaluate.main(
+        evaluate.EvaluateArguments(
+            models=[f"{name}={folders[name.lower()]}" for name in ("MLE", "IRL")],
+            task="arithmetic",
+            temperatures=list(TEMPERATURES),
+            num_prompts=arguments.num_prompts,
+            num_samples=arguments.num_samples,
+            max_new_tokens=80,
+            batch_size=100,
+            output_dir=str(output_dir),
+        )
+    )
+    _write_report(output_dir, seconds)
+    print(f"{(time.perf_counter() - start) / 60:.1f} minutes in all.")
 
 
 if __name__ == "__main__":

@@ -7,25 +7,32 @@ trl-irl evaluate --models outputs/mle outputs/irl --task gsm8k --temperatures 0 
 """
 
 import json
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .task_arguments import METRICS, TaskArguments, default_metrics, load_rows, make_score
 
-TASKS = ("gsm8k", "arithmetic")
+
+BACKENDS = ("transformers", "vllm")
 
 
 @dataclass
-class EvaluateArguments:
+class EvaluateArguments(TaskArguments):
     """
-    Arguments of the `evaluate` command.
+    Arguments of the `evaluate` command beside those of the task.
 
     Args:
         models (`list[str]`):
             Folders, Hub ids or adapters; `name=path` gives one a name in the report. The first is the baseline.
-        task (`str`):
-            `"gsm8k"` (from `dataset_name` if set, else the Hub) or `"arithmetic"` (generated).
+        metrics (`list[str]`, *optional*):
+            By what to judge completions, among `accuracy` (the number after `####`), `accuracy_math` (math-verify),
+            `rouge`, `bleu` and `chrf`, and the models, `nll` and `td_loss` of the references; defaults to the task's,
+            with `nll` and `td_loss`. Diversity and lengths are always there.
         dataset_name (`str`, *optional*):
-            A local file or folder, or a Hub id, in place of the Hub's GSM8K.
+            A local file or folder, or a Hub id.
+        dataset_config (`str`, *optional*)
         split (`str`, *optional*, defaults to `"test"`)
         num_prompts (`int`, *optional*):
             Only the first so many prompts.
@@ -38,14 +45,25 @@ class EvaluateArguments:
         max_new_tokens (`int`, *optional*, defaults to `256`)
         batch_size (`int`, *optional*, defaults to `64`):
             Sequences generated together.
+        backend (`str`, *optional*, defaults to `"transformers"`):
+            What generates; `"vllm"` where it is installed.
         dtype (`str`, *optional*, defaults to `"auto"`):
             The models' data type.
+        gamma (`float`, *optional*, defaults to `1.0`):
+            Discount in `td_loss`, as in training.
+        terminal_value (`str`, *optional*, defaults to `"mask"`):
+            What the state after a stop token is in `td_loss`: `"zero"`, or `"mask"` to leave that token out.
         output_dir (`str`, *optional*, defaults to `"outputs/evaluation"`)
     """
 
-    models: list[str] = field(metadata={"help": "Folders, Hub ids or adapters; `name=path` names one in the report."})
-    task: str = field(metadata={"help": "gsm8k or arithmetic.", "choices": list(TASKS)})
-    dataset_name: str | None = field(default=None, metadata={"help": "Local data or a Hub id for GSM8K."})
+    models: list[str] = field(
+        default_factory=list, metadata={"help": "Folders, Hub ids or adapters; `name=path` names one in the report."}
+    )
+    metrics: list[str] | None = field(
+        default=None, metadata={"help": "By what to judge; the task's if unset.", "choices": list(METRICS)}
+    )
+    dataset_name: str | None = field(default=None, metadata={"help": "Local data or a Hub id."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub's dataset."})
     split: str = field(default="test", metadata={"help": "The split whose prompts are asked."})
     num_prompts: int | None = field(default=None, metadata={"help": "Only the first so many prompts."})
     temperatures: list[float] = field(
@@ -56,13 +74,23 @@ class EvaluateArguments:
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1 is off."})
     max_new_tokens: int = field(default=256, metadata={"help": "Longest completion, in tokens."})
     batch_size: int = field(default=64, metadata={"help": "Sequences generated together."})
+    backend: str = field(default="transformers", metadata={"help": "What generates.", "choices": list(BACKENDS)})
     dtype: str = field(
         default="auto",
         metadata={"help": "The models' data type.", "choices": ["auto", "bfloat16", "float16", "float32"]},
     )
+    gamma: float = field(default=1.0, metadata={"help": "Discount in `td_loss`, as in training."})
+    terminal_value: str = field(
+        default="mask", metadata={"help": "The state after a stop token in `td_loss`.", "choices": ["zero", "mask"]}
+    )
     output_dir: str = field(default="outputs/evaluation", metadata={"help": "Where samples and report go."})
 
     def __post_init__(self):
+        self.task_data()  # is the task one?
+        if not self.models:
+            raise ValueError("No model. Set `models` to one or more folders, Hub ids or adapters.")
+        if self.metrics is None:
+            self.metrics = [*default_metrics(self.task), "nll", "td_loss"]
         for name, least in (("num_samples", 1), ("max_new_tokens", 1), ("batch_size", 1), ("num_prompts", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -85,141 +113,236 @@ class EvaluateArguments:
         return dict(zip(self._names(), (model.rpartition("=")[2] for model in self.models), strict=True))
 
 
-def load_rows(arguments: EvaluateArguments) -> list[dict]:
-    """The prompts and references of the task's split."""
-    from ..tasks.arithmetic import make_arithmetic
-    from ..tasks.gsm8k import load_gsm8k
-
-    splits = make_arithmetic() if arguments.task == "arithmetic" else load_gsm8k(arguments.dataset_name)
-    if arguments.split not in splits:
-        raise ValueError(f"`split: {arguments.split}` is not among the dataset's, which are {', '.join(splits)}.")
-    return list(splits[arguments.split])[: arguments.num_prompts]
-
-
 def weights_of(path: str) -> list:
     """What tells a folder's weights from later ones under the same name: their files' sizes and times."""
     files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
+class Stopwatch:
+    """Adds up the seconds spent in its `with` blocks."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def __enter__(self):
+        self._start = time.perf_counter()
+
+    def __exit__(self, *exception):
+        self.seconds += time.perf_counter() - self._start
+
+
+class LoadedModel:
+    """A model of the comparison, loaded when it is first asked; `path` is a folder, a Hub id or an adapter."""
+
+    def __init__(self, path: str, arguments: EvaluateArguments, stopwatch: Stopwatch):
+        self.path, self.arguments, self.stopwatch = path, arguments, stopwatch
+        self._transformers = self._vllm = None
+
+    def transformers(self):
+        """The model, in evaluation, and its tokenizer."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        if self._transformers is None:
+            tokenizer = AutoTokenizer.from_pretrained(self.path)
+            if tokenizer.pad_token is None:
+                tokenizer.pad_token = tokenizer.eos_token
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            model = AutoModelForCausalLM.from_pretrained(self.path, dtype=self.arguments.dtype, use_safetensors=True)
+            self._transformers = model.to(device).eval(), tokenizer
+        return self._transformers
+
+    def sample(self, prompts: list, description: str, **options) -> list:
+        """See [`~evaluation.sampling.sample`]."""
+        from ..evaluation import sampling, vllm_sampling
+
+        if self.arguments.backend == "vllm":
+            base, adapter = base_and_adapter(self.path)
+            if self._vllm is None:
+                self._vllm = vllm_sampling.load(base, self.arguments.dtype, adapter)
+            return vllm_sampling.sample(self._vllm, prompts, adapter=adapter, **options)
+        model, tokenizer = self.transformers()
+        options |= {"batch_size": self.arguments.batch_size, "description": description}
+        return sampling.sample(model, tokenizer, prompts, **options)
+
+
+def base_and_adapter(path: str) -> tuple[str, str | None]:
+    """What vLLM loads: the model itself, or an adapter's base and the adapter."""
+    if not (Path(path) / "adapter_config.json").is_file():
+        return path, None
+    from peft import PeftConfig
+
+    return PeftConfig.from_pretrained(path).base_model_name_or_path, path
+
+
 def sample_cells(
-    name: str, path: str, rows: list[dict], arguments: EvaluateArguments
-) -> dict[float, list[list[dict]]]:
-    """For each temperature one cell a seed; the model is loaded only if a cell is not on disk yet."""
-    from functools import cache
-
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+    name: str, model: LoadedModel, rows: list[dict], arguments: EvaluateArguments
+) -> Iterator[tuple[float, list[dict]]]:
+    """The temperature and samples of each temperature and seed, from disk where they were drawn before."""
     from ..evaluation.cells import CellKey, load_or_sample
-    from ..evaluation.sampling import sample
 
-    @cache
-    def loaded():
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=arguments.dtype, use_safetensors=True)
-        return model.to(device), tokenizer
-
-    prompts, weights = [row["prompt"] for row in rows], weights_of(path)
-    cells: dict[float, list[list[dict]]] = {}
+    prompts, weights = [row["prompt"] for row in rows], weights_of(model.path)
     for temperature in arguments.temperatures:
         # Greedy decoding has one completion a prompt, whatever the seed.
         seeds, count = (arguments.seeds[:1], 1) if temperature == 0 else (arguments.seeds, arguments.num_samples)
         for seed in seeds:
-            options = {"num_samples": count, "top_p": arguments.top_p, "batch_size": arguments.batch_size}
-            options |= {"max_new_tokens": arguments.max_new_tokens}
-            told = {"path": str(path), "weights": weights, "dtype": arguments.dtype, **options}
-            settings = {**told, "prompts": prompts}
+            options = {"num_samples": count, "top_p": arguments.top_p, "max_new_tokens": arguments.max_new_tokens}
+            told = {"path": str(model.path), "weights": weights, "dtype": arguments.dtype, "prompts": prompts}
+            told |= {"batch_size": arguments.batch_size, "backend": arguments.backend, **options}
+            key = CellKey(name, temperature, seed, told)
 
             def draw(temperature=temperature, seed=seed, options=options):
-                model, tokenizer = loaded()
                 title = f"{name}, temperature {temperature:g}, seed {seed}"
-                return sample(
-                    model, tokenizer, prompts, temperature=temperature, seed=seed, description=title, **options
-                )
+                with model.stopwatch:
+                    return model.sample(prompts, title, temperature=temperature, seed=seed, **options)
 
-            cell = load_or_sample(CellKey(name, temperature, seed, settings), Path(arguments.output_dir), rows, draw)
-            cells.setdefault(temperature, []).append(cell)
-    return cells
+            yield temperature, load_or_sample(key, Path(arguments.output_dir), rows, draw)
+
+
+def held_out_statistics(model: LoadedModel, rows: list[dict], arguments: EvaluateArguments) -> dict:
+    """`nll` and `td_loss` of the references, those of them that were asked for."""
+    from ..evaluation.statistics import Statistic
+    from ..rewards.held_out import held_out_sums
+
+    wanted = {"nll", "td_loss"} & set(arguments.metrics)
+    if not wanted:
+        return {}
+    with model.stopwatch:
+        sums = held_out_sums(*model.transformers(), rows, arguments.gamma, arguments.terminal_value)
+    return {name: Statistic(values) for name, values in sums.items() if name in wanted}
 
 
 def main(arguments: EvaluateArguments) -> None:
-    from statistics import fmean
+    """Sample, score and write the report."""
+    from contextlib import ExitStack
 
     from ..evaluation import comparison
-    from ..evaluation.cells import values_by_prompt
+    from ..evaluation.metrics import check_installed
     from ..evaluation.report import print_rows
+    from ..evaluation.scoring import Scorer
     from ..tasks.files import check_local_model, check_local_path, check_writable
-    from ..tasks.final_answer import answer_text, is_correct
     from ..tasks.math_answer import MathVerifier
 
+    check_installed()
     for path in arguments.named_models().values():
         check_local_path(path, "models")
         check_local_model(path, "models")
     check_writable(arguments.output_dir, "output_dir")
-    rows = load_rows(arguments)
     output_dir = Path(arguments.output_dir)
+    in_models, in_metrics = Stopwatch(), Stopwatch()
     values: comparison.Values = {}
-    lengths, lines = {}, []
-    with MathVerifier() as verifier:
-        scores = {
-            "accuracy": is_correct,
-            "accuracy_math": lambda text, row: verifier.is_equal(answer_text(text), answer_text(row["completion"])),
-        }
+    lengths, lines, notes = {}, [], []
+    with ExitStack() as stack:
+        verifier = stack.enter_context(MathVerifier()) if "accuracy_math" in arguments.metrics else None
+        score = make_score(arguments.task, arguments.metrics, verifier)
+        rows = load_rows(arguments, arguments.num_prompts)
         for name, path in arguments.named_models().items():
-            for temperature, cells in sample_cells(name, path, rows, arguments).items():
-                lines += [line for cell in cells for line in cell]
-                of_seeds = [values_by_prompt(cell, rows, scores) for cell in cells]
-                values[name, temperature] = {
-                    metric: [fmean(of_prompt) for of_prompt in zip(*(v[metric] for v in of_seeds), strict=True)]
-                    for metric in of_seeds[0]
-                }
-            mine = [line for line in lines if line["model"] == name]
-            lengths[name] = [completion["length"] for line in mine for completion in line["completions"]]
-        unjudged = verifier.failures
-
-    results = comparison.summarise(values)
+            model = LoadedModel(path, arguments, in_models)
+            scorer = Scorer(score, [metric for metric in ("bleu", "chrf") if metric in arguments.metrics])
+            lengths[name] = []
+            for temperature, cell in sample_cells(name, model, rows, arguments):
+                lines += cell
+                groups = [line["completions"] for line in cell]
+                lengths[name] += [completion["length"] for group in groups for completion in group]
+                with in_metrics:
+                    found = scorer.statistics(groups, rows)
+                so_far = values.setdefault((name, temperature), {})  # of earlier seeds
+                for metric, statistic in found.items():
+                    so_far[metric] = so_far[metric] + statistic if metric in so_far else statistic
+            held_out = held_out_statistics(model, rows, arguments)
+            for temperature in dict.fromkeys(arguments.temperatures):
+                values[name, temperature] |= held_out
+            if scorer.failures.count == len(lengths[name]):
+                raise ValueError(
+                    f"Not one of {name}'s {scorer.failures.count} completions could be scored; the first: "
+                    f"{scorer.failures.first}"
+                )
+            if scorer.failures.count:
+                notes.append(
+                    f"{name}: {scorer.failures.count} of {len(lengths[name])} completions could not be scored and are "
+                    f"left out of the task's means. The first: {scorer.failures.first}"
+                )
+        if verifier is not None and verifier.failures:
+            notes.append(f"{verifier.failures} answers were not judged by math-verify in time; they count as wrong.")
+    with in_metrics:
+        results = comparison.summarise(values)
     (output_dir / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     comparison.write_tables(results, output_dir)
-    metrics = comparison.metric_names(results)
-    best_k = [name for name in metrics if name.startswith("pass@")][-1]
-    shown = ("accuracy", "accuracy_math", best_k, "self_bleu", "distinct", "length", "ended")
-    shown = [name for name in shown if name in metrics]
-    rows_shown = comparison.table(results, shown)
-    pictures = comparison.plot(results, lengths, output_dir)
-    baseline = next(iter(arguments.named_models()))
-    _write_report(output_dir, arguments, len(rows), rows_shown, values, baseline, pictures, unjudged)
-
-    print_rows(comparison.table(results, shown, intervals=False), f"{arguments.task}, {len(rows)} prompts")
+    shown = shown_metrics(results)
+    write_report(output_dir, arguments, len(rows), values, results, shown, lengths, notes)
+    title = f"{arguments.task or arguments.dataset_name}, {len(rows)} prompts"
+    in_terminal = [name for name in shown if name not in ("accuracy_math", "length")]
+    print_rows(comparison.table(results, in_terminal, intervals=False), title)
+    if len(arguments.named_models()) > 1:
+        baseline, performance = next(iter(arguments.named_models())), performance_metrics(shown)
+        matched = comparison.table_at_equal_diversity(values, baseline, performance, intervals=False)
+        if len(matched) > 1:
+            print_rows(matched, "At equal diversity (* the 95 % interval leaves out 0)")
+    for note in notes:
+        print(f"Note: {note}")
+    print(f"{in_models.seconds:.1f} s in the models, {in_metrics.seconds:.1f} s for the metrics.")
     print(f"Report: {output_dir / 'report.md'}")
 
 
-def _write_report(output_dir, arguments, prompts, rows_shown, values, baseline, pictures, unjudged) -> None:
+def shown_metrics(results: list) -> list[str]:
+    """Those in tables, performance first: of pass@k the largest k, and `empty` only if something is."""
+    from ..evaluation.comparison import metric_names
+
+    names = metric_names(results)
+    best_k = max((name for name in names if name.startswith("pass@")), key=lambda name: int(name[5:]), default="")
+    tail = [best_k, "self_bleu", "distinct", "length", "ended"]
+    if any(result.metrics["empty"].mean > 0 for result in results):
+        tail.append("empty")
+    elsewhere = {*tail, "distinct_2", "empty", "nll", "td_loss"}
+    of_task = [name for name in names if name not in elsewhere and not name.startswith("pass@")]
+    return [*of_task, *(name for name in tail if name in names)]
+
+
+def performance_metrics(shown: list[str]) -> list[str]:
+    """Those compared at equal diversity: the task's first, and pass@k."""
+    return [name for name in shown if name == shown[0] or name.startswith("pass@")]
+
+
+def write_report(output_dir, arguments, prompts, values, results, shown, lengths, notes) -> None:
+    """`report.md` and its pictures."""
     from ..evaluation import comparison
     from ..evaluation.report import markdown
 
+    baseline, *others = arguments.named_models()
+    pictures = comparison.plot(results, shown[0], lengths, output_dir)
+    held_out = {name: values[name, arguments.temperatures[0]] for name in arguments.named_models()}
+    losses = [name for name in ("nll", "td_loss") if name in held_out[baseline]]
     parts = [
-        f"# {', '.join(arguments.named_models())} on {arguments.task}",
+        f"# {', '.join(arguments.named_models())} on {arguments.task or arguments.dataset_name}",
         f"{prompts} prompts of the split `{arguments.split}`, {arguments.num_samples} samples each and seed (one when "
         f"greedy), seeds {', '.join(map(str, arguments.seeds))}, at most {arguments.max_new_tokens} tokens. Means "
         "over prompts, with 95 % bootstrap intervals over prompts. `accuracy` compares the number after `####`, "
         "`accuracy_math` is math-verify's judgement; lower `self_bleu` and higher `distinct` are more diverse; "
         "`length` is in tokens; `ended` is the share of completions that stopped by themselves.",
-        markdown(rows_shown),
+        *(f"**{note}**" for note in notes),
+        markdown(comparison.table(results, shown)),
     ]
-    if unjudged:
-        parts.append(f"{unjudged} answers could not be judged by math-verify in time, and count as wrong there.")
-    differences = comparison.differences(values, baseline)
-    if differences:
-        shown = [name for name in rows_shown[0][2:] if any(name in result.metrics for result in differences)]
+    if losses:
+        rows = [
+            [name, "references", *(comparison.shown(loss, held_out[name][loss].interval(), True) for loss in losses)]
+            for name in held_out
+        ]
+        header = ["model", "held out", *(f"{loss} a token" for loss in losses)]
+        parts += ["Of the references, in nats (`nll`) and squared nats (`td_loss`):", markdown([header, *rows])]
+    if others:
+        matched = comparison.table_at_equal_diversity(values, baseline, performance_metrics(shown))
         parts += [
+            f"## Minus {baseline}, at equal diversity",
+            "A flatter policy is more diverse and less accurate at every temperature, so this reads each model off "
+            "the lines between its temperatures where its self-BLEU is the same (greedy decoding has 100). Paired by "
+            "prompt.",
+            markdown(matched)
+            if len(matched) > 1
+            else "The models' temperatures have no common diversity to compare at: add temperatures.",
             f"## Minus {baseline}, at the same temperature",
-            "Paired by prompt. A flatter policy is more diverse at every temperature, so compare accuracies at equal "
-            "diversity too: in the picture a model is better where its line lies above and to the right.",
-            markdown(comparison.table(differences, shown)),
+            "Paired by prompt.",
+            markdown(comparison.table(comparison.differences(values, baseline), shown)),
         ]
     parts += [f"![{name}]({name})" for name in pictures]
     (output_dir / "report.md").write_text("\n\n".join(parts) + "\n")
@@ -233,16 +356,9 @@ def make_parser():
 
 def run(argv: list[str] | None = None) -> int:
     """The command: what is wrong becomes one message; the exit status is 0, or 2 then."""
-    from .failures import report
+    from .failures import run_reporting
 
-    parser = make_parser()
-    (arguments,) = parser.parse(argv)
-    try:
-        main(arguments)
-        return 0
-    except (ValueError, OSError, ImportError) as error:
-        report(parser.prog, error)
-        return 2
+    return run_reporting(make_parser(), main, argv)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 
 
 def report(prog: str, error: BaseException | str) -> None:
@@ -15,6 +16,17 @@ def report(prog: str, error: BaseException | str) -> None:
         traceback.print_exc()
     where = f"[rank {os.environ['RANK']}] " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
     print(f"{where}{prog}: error: {error}", file=sys.stderr, flush=True)
+
+
+def run_reporting(parser, main: Callable, argv: list[str] | None) -> int:
+    """Run a command of one process: what is wrong becomes one message. The exit status is 0, or 2 then."""
+    (arguments,) = parser.parse(argv)
+    try:
+        main(arguments)
+        return 0
+    except (ValueError, OSError, ImportError) as error:
+        report(parser.prog, error)
+        return 2
 
 
 def is_lost_rank(error: BaseException) -> bool:

@@ -12,49 +12,26 @@ from dataclasses import dataclass, field
 
 from trl import ScriptArguments
 
-
-TASKS = ("gsm8k", "arithmetic", "arithmetic_facts")
+from .task_arguments import TaskArguments, default_metrics, make_score
 
 
 @dataclass
-class IRLScriptArguments(ScriptArguments):
+class IRLScriptArguments(TaskArguments, ScriptArguments):
     """
-    Arguments of the `irl` command beside those of the trainer and the model.
+    Arguments of the `irl` command beside those of the task, the trainer and the model.
 
     Args:
-        task (`str`, *optional*):
-            A task that this package formats: `"gsm8k"` (from `dataset_name` if set, else the Hub's `openai/gsm8k`),
-            `"arithmetic"` or `"arithmetic_facts"` (generated). If unset, `dataset_name` is loaded as it is.
-        calculator_annotations (`bool`, *optional*, defaults to `True`):
-            GSM8K: whether to keep the `<<48/2=24>>` in solutions.
         num_train_rows (`int`, *optional*):
             Generated tasks: training rows to generate. Other data: keep only the first so many.
-        task_seed (`int`, *optional*, defaults to `42`):
-            Seed of the generated rows, or of GSM8K's validation split.
     """
 
-    task: str | None = field(
-        default=None,
-        metadata={
-            "help": "A task that this package formats; `gsm8k` reads `dataset_name` if set, else the Hub's "
-            "openai/gsm8k. If unset, `dataset_name` is loaded as it is.",
-            "choices": list(TASKS),
-        },
-    )
-    calculator_annotations: bool = field(
-        default=True, metadata={"help": "GSM8K: whether to keep the <<48/2=24>> in solutions."}
-    )
     num_train_rows: int | None = field(
         default=None,
         metadata={"help": "Generated tasks: training rows to generate. Other data: keep only the first so many."},
     )
-    task_seed: int = field(
-        default=42, metadata={"help": "Seed of the generated rows, or of GSM8K's validation split."}
-    )
 
     def __post_init__(self):
-        if self.task is not None and self.task not in TASKS:
-            raise ValueError(f"`task: {self.task}` is unknown; the tasks are {', '.join(TASKS)}.")
+        self.task_data()  # is the task one?
         if self.num_train_rows is not None and self.num_train_rows <= 0:
             raise ValueError(f"`num_train_rows: {self.num_train_rows}` leaves nothing to train on.")
 
@@ -77,31 +54,13 @@ def load_splits(script_args: IRLScriptArguments, mixture):
     """
     from trl import get_dataset
 
-    from ..tasks.arithmetic import make_arithmetic, make_arithmetic_facts
-    from ..tasks.files import load_from_hub_or_path
-    from ..tasks.gsm8k import load_gsm8k
+    from ..tasks.task import load_task
 
-    if mixture.datasets and (script_args.task or script_args.dataset_name):
-        raise ValueError("`datasets` is set together with `task` or `dataset_name`. Name the data in one place.")
-    generated = {"num_train": script_args.num_train_rows} if script_args.num_train_rows else {}
     if mixture.datasets:
-        splits = get_dataset(mixture)
-    elif script_args.task == "gsm8k":
-        splits = load_gsm8k(script_args.dataset_name, script_args.calculator_annotations, seed=script_args.task_seed)
-    elif script_args.task == "arithmetic":
-        return make_arithmetic(**generated, seed=script_args.task_seed)
-    elif script_args.task == "arithmetic_facts":
-        return make_arithmetic_facts(**generated, seed=script_args.task_seed)
-    elif script_args.dataset_name:
-        splits = load_from_hub_or_path(
-            script_args.dataset_name, script_args.dataset_config, script_args.dataset_streaming
-        )
-    else:
-        raise ValueError(f"No data. Set `dataset_name`, `datasets`, or `task` (one of {', '.join(TASKS)}).")
-    train = script_args.dataset_train_split
-    if script_args.num_train_rows and train in splits:
-        splits[train] = splits[train].take(script_args.num_train_rows)
-    return splits
+        if script_args.task or script_args.dataset_name:
+            raise ValueError("`datasets` is set together with `task` or `dataset_name`. Name the data in one place.")
+        return get_dataset(mixture)
+    return load_task(script_args.task_data(), script_args.dataset_train_split)
 
 
 def check_paths(training_args, model_args) -> None:
@@ -149,7 +108,29 @@ def find_checkpoint(training_args) -> str | None:
     return None if str(resume).lower() == "false" else resume
 
 
-def make_trainer(script_args, training_args, model_args, mixture):
+def generation_rows(script_args, training_args, generation_args, splits) -> list[dict]:
+    """
+    The prompts and references to generate for at every evaluation; none if that is not asked for.
+
+    Raises:
+        `ValueError`: there is no evaluation, or its rows have no prompts.
+    """
+    from itertools import islice
+
+    from ..tasks.task import as_prompt_completion
+
+    if not generation_args.eval_generations:
+        return []
+    if training_args.eval_strategy == "no" and not training_args.do_eval:
+        raise ValueError(
+            f"`eval_generations: {generation_args.eval_generations}` generates at every evaluation, and there is "
+            "none. Set `eval_strategy: steps` and `eval_steps`, or `do_eval: true` for one at the end."
+        )
+    split = splits[script_args.dataset_test_split]
+    return [as_prompt_completion(row) for row in islice(split, generation_args.eval_generations)]
+
+
+def make_trainer(script_args, training_args, model_args, mixture, generation_args):
     """
     The trainer of a recipe, with its model and data loaded, and the checkpoint to resume from or `None`.
 
@@ -176,6 +157,14 @@ def make_trainer(script_args, training_args, model_args, mixture):
     for key, split in wanted.items():
         if split not in splits:
             raise ValueError(f"`{key}: {split}` is not among the dataset's splits, which are {', '.join(splits)}.")
+    rows = generation_rows(script_args, training_args, generation_args, splits)
+    if rows:
+        from ..evaluation.metrics import check_installed
+
+        check_installed()
+        metrics = dict.fromkeys(["rouge", *default_metrics(script_args.task)])
+        metrics.pop("accuracy_math", None)  # a process of its own at each evaluation; `evaluate` has it
+        score = make_score(script_args.task, list(metrics))
 
     if training_args.hub_token:
         # Where huggingface_hub looks for it; as an argument it would be saved and logged with the others.
@@ -211,14 +200,19 @@ def make_trainer(script_args, training_args, model_args, mixture):
             f"`model_name_or_path: {model_args.model_name_or_path}` could not be loaded: {str(error).splitlines()[0]} "
             "Check the name and the connection; for a private or gated model log in with `hf auth login`."
         ) from error
+    if rows:
+        from ..evaluation.callback import GenerationCallback
+
+        corpus = [name for name in ("bleu", "chrf") if name in metrics]
+        trainer.add_callback(GenerationCallback(trainer, rows, score, generation_args, corpus))
     trained = sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad)
     check_room(training_args.output_dir, "output_dir", trained)
     return trainer, resume
 
 
-def main(script_args, training_args, model_args, mixture) -> None:
+def main(script_args, training_args, model_args, mixture, generation_args) -> None:
     """Train, evaluate, save and push as the arguments say."""
-    trainer, resume = make_trainer(script_args, training_args, model_args, mixture)
+    trainer, resume = make_trainer(script_args, training_args, model_args, mixture, generation_args)
     train(trainer, resume, script_args.dataset_name or script_args.task)
 
 
@@ -260,10 +254,12 @@ def train(trainer, resume: str | None, dataset_name: str | None) -> None:
 def make_parser():
     from trl import DatasetMixtureConfig, ModelConfig
 
+    from ..evaluation.callback import GenerationArguments
     from ..trainer import IRLConfig
     from .parser import RecipeParser
 
-    return RecipeParser((IRLScriptArguments, IRLConfig, ModelConfig, DatasetMixtureConfig), prog="trl-irl irl")
+    arguments = (IRLScriptArguments, IRLConfig, ModelConfig, DatasetMixtureConfig, GenerationArguments)
+    return RecipeParser(arguments, prog="trl-irl irl")
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -281,12 +277,12 @@ def run(argv: list[str] | None = None) -> int:
     from .failures import is_lost_rank, report
 
     parser = make_parser()
-    script_args, training_args, model_args, mixture = parser.parse(argv)
+    script_args, training_args, model_args, mixture, generation_args = parser.parse(argv)
     existed = os.path.exists(training_args.output_dir)
     load_weights_only()
     status, known = 2, (ValueError, TypeError, OSError, ImportError)
     try:
-        trainer, resume = make_trainer(script_args, training_args, model_args, mixture)
+        trainer, resume = make_trainer(script_args, training_args, model_args, mixture, generation_args)
         status, known = 1, (FloatingPointError, CheckpointError)
         train(trainer, resume, script_args.dataset_name or script_args.task)
         return 0

@@ -6,9 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 
-from .metrics import distinct_n, distinct_share, pass_at_k, self_bleu
 from .sampling import Completion
 
 
@@ -52,49 +50,3 @@ def load_or_sample(
     part.write_text("".join(json.dumps(line) + "\n" for line in lines))
     os.replace(part, path)
     return lines
-
-
-def values_by_prompt(
-    cell: Sequence[dict], rows: Sequence[dict], scores: dict[str, Callable[[str, dict], float]]
-) -> dict[str, list[float]]:
-    """
-    Every metric's value for each prompt of a cell, averaged over its samples.
-
-    Args:
-        cell (`Sequence[dict]`):
-            Of [`load_or_sample`].
-        rows (`Sequence[dict]`):
-            The task's rows, in the same order.
-        scores (`dict[str, Callable]`):
-            For each name a function of a completion's text and its row that gives a number; `accuracy`, if there, is 0
-            or 1, and gives `pass@k` as well.
-
-    Returns:
-        `dict[str, list[float]]`: the scores; `pass@1`, `pass@2`, `pass@4` and so on up to the number of samples;
-        `self_bleu`, `distinct` and `distinct_2` where there are two samples or more; `length` in tokens; `ended`.
-    """
-    values: dict[str, list[float]] = {}
-
-    def add(name: str, value: float) -> None:
-        values.setdefault(name, []).append(float(value))
-
-    for line, row in zip(cell, rows, strict=True):
-        completions = line["completions"]
-        texts = [completion["text"] for completion in completions]
-        for name, score in scores.items():
-            of_samples = [score(text, row) for text in texts]
-            add(name, fmean(of_samples))
-            if name == "accuracy":
-                for k in _powers_of_two(len(texts)):
-                    add(f"pass@{k}", pass_at_k(of_samples, k))
-        if len(texts) > 1:
-            add("self_bleu", self_bleu(texts))
-            add("distinct", distinct_share(texts))
-            add("distinct_2", distinct_n(texts, 2))
-        add("length", fmean(completion["length"] for completion in completions))
-        add("ended", fmean(completion["ended"] for completion in completions))
-    return values
-
-
-def _powers_of_two(n: int) -> list[int]:
-    return [2**i for i in range(n.bit_length()) if 2**i <= n]

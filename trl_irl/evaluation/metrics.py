@@ -1,8 +1,25 @@
 """Metrics of sampled completions. Those over several samples take the samples of one prompt; average over prompts."""
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from functools import cache
+
+import numpy as np
+
+from .statistics import Statistic
+
+
+def check_installed() -> None:
+    """
+    Raises:
+        `ImportError`: a library that computes metrics is missing: better now than after hours of sampling.
+    """
+    missing = [name for name in ("rouge_score", "sacrebleu") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f'{" and ".join(missing)} not installed. `pip install "trl-irl[eval]"` brings what metrics need.'
+        )
 
 
 def self_bleu(samples: Sequence[str]) -> float:
@@ -15,10 +32,11 @@ def self_bleu(samples: Sequence[str]) -> float:
     """
     if len(samples) < 2:
         raise ValueError("self-BLEU compares the samples of a prompt with each other: it needs two or more.")
-    scores = [
-        _sentence_bleu().sentence_score(sample, [*samples[:i], *samples[i + 1 :]]).score
-        for i, sample in enumerate(samples)
-    ]
+    scores = []
+    for i, sample in enumerate(samples):
+        others = [*samples[:i], *samples[i + 1 :]]
+        # Said before is 100, also where there is no word to count: two empty samples are not diverse.
+        scores.append(100.0 if sample in others else _sentence_bleu().sentence_score(sample, others).score)
     return sum(scores) / len(scores)
 
 
@@ -56,18 +74,30 @@ def rouge(prediction: str, reference: str) -> dict[str, float]:
     return {name: 100 * score.fmeasure for name, score in scores.items()}
 
 
-def corpus_bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """sacrebleu's corpus BLEU with its default tokenisation (13a), one reference each, from 0 to 100."""
-    from sacrebleu.metrics import BLEU
+def corpus_statistics(name: str, predictions: Sequence[Sequence[str]], references: Sequence[str]) -> Statistic:
+    """
+    sacrebleu's corpus BLEU (its default tokenisation, 13a) or chrF, from 0 to 100, one reference a prompt; all samples
+    of all prompts are one corpus.
 
-    return BLEU().corpus_score(predictions, [references]).score
+    Args:
+        name (`str`):
+            `"bleu"` or `"chrf"`.
+        predictions (`Sequence[Sequence[str]]`):
+            For each prompt its samples.
+        references (`Sequence[str]`)
+    """
+    from sacrebleu.metrics import BLEU, CHRF
 
+    metric = {"bleu": BLEU, "chrf": CHRF}[name]()
+    flat = [(sample, reference) for group, reference in zip(predictions, references, strict=True) for sample in group]
+    # What sacrebleu's own bootstrap is made of; its public `corpus_score` would read every text at each resample.
+    counts = np.asarray(metric._extract_corpus_statistics([s for s, _ in flat], [[r for _, r in flat]]), dtype=float)
+    starts = np.cumsum([0, *map(len, predictions[:-1])])
 
-def corpus_chrf(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """sacrebleu's corpus chrF, one reference each, from 0 to 100."""
-    from sacrebleu.metrics import CHRF
+    def score(sums: np.ndarray) -> np.ndarray:
+        return np.apply_along_axis(lambda total: metric._compute_score_from_stats(list(total)).score, -1, sums)
 
-    return CHRF().corpus_score(predictions, [references]).score
+    return Statistic(np.add.reduceat(counts, starts, axis=0), score)
 
 
 @cache

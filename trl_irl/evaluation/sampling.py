@@ -7,6 +7,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 
+Prompt = str | list[dict]  # text, or messages
+
+
 @dataclass(frozen=True)
 class Completion:
     """
@@ -30,7 +33,7 @@ def sample_completions(*args, **kwargs) -> list[list[str]]:
 def sample(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
+    prompts: list[Prompt],
     max_new_tokens: int,
     temperature: float = 0.0,
     num_samples: int = 1,
@@ -38,6 +41,7 @@ def sample(
     batch_size: int = 64,
     seed: int = 0,
     description: str = "Sampling",
+    **generate_kwargs,
 ) -> list[list[Completion]]:
     """
     Sample completions.
@@ -46,7 +50,8 @@ def sample(
         model ([`~transformers.PreTrainedModel`])
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             With a padding token; prompts are padded on the left, whatever its `padding_side`.
-        prompts (`list[str]`)
+        prompts (`list[str]` or `list[list[dict]]`):
+            Text, or messages, which the tokenizer's chat template writes out.
         max_new_tokens (`int`):
             Longest completion, in tokens.
         temperature (`float`, *optional*, defaults to `0.0`):
@@ -61,6 +66,8 @@ def sample(
             Same seed, same samples (at the same batch size, unless greedy).
         description (`str`, *optional*, defaults to `"Sampling"`):
             Label of the progress bar.
+        **generate_kwargs:
+            More for `model.generate`, such as `synced_gpus`.
 
     Returns:
         `list[list[Completion]]`: for each prompt its completions.
@@ -71,7 +78,8 @@ def sample(
     """
     if temperature < 0:
         raise ValueError(f"`temperature={temperature}` must be 0 (greedy) or more.")
-    _check_context(model, tokenizer, prompts, max_new_tokens)
+    encoded = encode_prompts(tokenizer, prompts)
+    check_context(model, encoded, max_new_tokens)
     was_training = model.training
     model.eval()
     set_seed(seed)
@@ -79,16 +87,19 @@ def sample(
     if temperature > 0:
         choice = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
     repeats = num_samples if temperature > 0 else 1
-    flat = [prompt for prompt in prompts for _ in range(repeats)]
+    flat = [ids for ids in encoded for _ in range(repeats)]
     stop_tokens = _stop_tokens(model, tokenizer)
     completions: list[Completion] = []
-    for start in tqdm(range(0, len(flat), batch_size), desc=description, leave=False):
-        batch = tokenizer(flat[start : start + batch_size], return_tensors="pt", padding=True, padding_side="left").to(
-            model.device
+    for start in tqdm(range(0, len(flat), batch_size), desc=description, leave=False, disable=not description):
+        batch = tokenizer.pad(
+            {"input_ids": flat[start : start + batch_size]}, padding_side="left", return_tensors="pt"
         )
-        batch.pop("token_type_ids", None)
         generated = model.generate(
-            **batch, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id, **choice
+            **batch.to(model.device),
+            max_new_tokens=max_new_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+            **choice,
+            **generate_kwargs,
         )
         for ids in generated[:, batch["input_ids"].size(1) :].tolist():
             stop = next((i for i, token in enumerate(ids) if token in stop_tokens), None)
@@ -99,22 +110,37 @@ def sample(
     return [completions[i : i + repeats] * (num_samples // repeats) for i in range(0, len(completions), repeats)]
 
 
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) -> list[list[int]]:
+    """Token ids of prompts, as training has them: text as it is, messages by the chat template."""
+    if prompts and isinstance(prompts[0], str):
+        return tokenizer(prompts)["input_ids"]
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "The prompts are messages, and the tokenizer has no chat template to write them out with. Sample from a "
+            "chat model, or give prompts as text."
+        )
+    return tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+
 def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     eos = model.generation_config.eos_token_id
     return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
 
 
-def _check_context(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], max_new_tokens: int
+def check_context(
+    model: PreTrainedModel, encoded: list[list[int]], max_new_tokens: int, key: str = "max_new_tokens"
 ) -> None:
+    """
+    Raises:
+        `ValueError`: a prompt leaves no room for `max_new_tokens` in the model's context.
+    """
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is None:
         return
-    lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
-    too_long = [i for i, length in enumerate(lengths) if length + max_new_tokens > context]
+    too_long = [i for i, ids in enumerate(encoded) if len(ids) + max_new_tokens > context]
     if too_long:
         raise ValueError(
-            f"{len(too_long)} of {len(prompts)} prompts (the first is number {too_long[0]}, of {lengths[too_long[0]]} "
-            f"tokens) leave no room for `max_new_tokens={max_new_tokens}` in the model's context of {context} tokens. "
-            "Lower `max_new_tokens`, shorten those prompts or leave them out."
+            f"{len(too_long)} of {len(encoded)} prompts (the first is number {too_long[0]}, of "
+            f"{len(encoded[too_long[0]])} tokens) leave no room for `{key}={max_new_tokens}` in the model's "
+            f"context of {context} tokens. Lower `{key}`, shorten those prompts or leave them out."
         )

@@ -1,14 +1,18 @@
-"""Means over prompts with their uncertainty: what a bootstrap draws anew is the prompts, with all their samples."""
+"""Metrics over prompts with their uncertainty: what a bootstrap draws anew is the prompts, with all their samples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 
+RESAMPLES = 2000
+
+
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the ends of its confidence interval."""
+    """A value and the ends of its confidence interval."""
 
     mean: float
     low: float
@@ -18,48 +22,88 @@ class Interval:
         return self.low <= value <= self.high
 
 
-def bootstrap(values: Sequence[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """First term over second; NaN where the second is 0."""
+    with np.errstate(invalid="ignore"):
+        return np.divide(sums[..., 0], sums[..., 1])
+
+
+@dataclass(frozen=True)
+class Statistic:
     """
-    Mean over prompts with its percentile bootstrap interval (scipy's).
+    A metric of any set of prompts, computed from sums over them: a mean from values and their count, a loss per token
+    from losses and tokens, corpus BLEU from matching and all n-grams.
 
     Args:
-        values (`Sequence[float]`):
-            One value a prompt, already averaged over its samples.
-        confidence (`float`, *optional*, defaults to `0.95`)
-        resamples (`int`, *optional*, defaults to `2000`)
-        seed (`int`, *optional*, defaults to `0`)
+        sums (`np.ndarray` of shape `(prompts, terms)`):
+            What each prompt adds.
+        score (`Callable`, *optional*, defaults to [`ratio`]):
+            The metric of such sums: from shape `(..., terms)` to `(...)`.
+    """
+
+    sums: np.ndarray
+    score: Callable[[np.ndarray], np.ndarray] = ratio
+
+    def __add__(self, other: "Statistic") -> "Statistic":
+        """The same prompts asked once more, such as with another seed."""
+        return Statistic(self.sums + other.sums, self.score)
+
+    @property
+    def value(self) -> float:
+        return float(self.score(self.sums.sum(axis=0)))
+
+    def resampled(self, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+        """
+        The metric of prompts drawn with replacement, `resamples` times: shape `(resamples,)`. The same seed draws the
+        same prompts for every metric and model, which is what makes differences paired.
+        """
+        counts = _draws(len(self.sums), resamples, seed)
+        # Some at a time, since numpy makes float64 of them.
+        drawn = [counts[start : start + 200] @ self.sums for start in range(0, resamples, 200)]
+        return self.score(np.concatenate(drawn))
+
+    def interval(self, **options) -> Interval:
+        """The value with the ends of its 95 % percentile interval; `options` are those of [`resampled`]."""
+        return percentile_interval(self.value, self.resampled(**options))
+
+    def minus(self, other: "Statistic", **options) -> Interval:
+        """
+        The difference over the prompts that both were asked: narrower than two intervals apart, since easy and hard
+        prompts cancel.
+
+        Raises:
+            `ValueError`: they are not of equally many prompts.
+        """
+        if len(self.sums) != len(other.sums):
+            raise ValueError(
+                f"A paired difference needs the same prompts, and there are {len(self.sums)} and {len(other.sums)} of "
+                "them."
+            )
+        return percentile_interval(self.value - other.value, self.resampled(**options) - other.resampled(**options))
+
+
+def mean_of(values: Sequence[float]) -> Statistic:
+    """
+    The mean over prompts of one value each; NaN leaves a prompt out.
 
     Raises:
-        `ValueError`: no value, or one that is not finite, which would make a wrong mean.
+        `ValueError`: there is no value, or one is infinite, which would make a wrong mean.
     """
-    from scipy import stats
-
     values = np.asarray(values, dtype=np.float64)
-    if values.size == 0 or not np.isfinite(values).all():
+    there = ~np.isnan(values)
+    if not there.any() or np.isinf(values).any():
         raise ValueError(f"A mean over prompts needs finite values, and these are {values.size}: {values[:5]} ...")
-    mean = float(values.mean())
-    if values.size == 1:
-        return Interval(mean, mean, mean)
-    result = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=resamples,
-        confidence_level=confidence,
-        method="percentile",
-        rng=seed,
-        batch=max(1, 10_000_000 // values.size),
-    ).confidence_interval
-    return Interval(mean, float(result.low), float(result.high))
+    return Statistic(np.stack([np.where(there, values, 0.0), there], axis=1))
 
 
-def paired_difference(a: Sequence[float], b: Sequence[float], **options) -> Interval:
-    """
-    Mean of `a - b` over the prompts that both were asked, with its interval: narrower than that of two means apart,
-    since easy and hard prompts cancel. `options` are those of [`bootstrap`].
+def percentile_interval(value: float, resampled: np.ndarray) -> Interval:
+    """95 %, from the resamples in which there is a value."""
+    low, high = np.nanpercentile(resampled, [2.5, 97.5])
+    return Interval(float(value), float(low), float(high))
 
-    Raises:
-        `ValueError`: they are not of equal length.
-    """
-    if len(a) != len(b):
-        raise ValueError(f"A paired difference needs the same prompts, and there are {len(a)} and {len(b)} of them.")
-    return bootstrap(np.subtract(a, b, dtype=np.float64), **options)
+
+@lru_cache(maxsize=2)
+def _draws(prompts: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each prompt is drawn, `(resamples, prompts)`."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples).astype(np.uint16)

@@ -46,9 +46,10 @@ class IRLConfig(SFTConfig):
         lambda_kl (`float`, *optional*, defaults to `0.0`):
             Weight of the exact KL to the reference policy over the vocabulary, in nats a token. The reference is
             `ref_model`, or the PEFT base with the adapter disabled, or a frozen copy of the model.
-        terminal_value (`str`, *optional*, defaults to `"zero"`):
+        terminal_value (`str`, *optional*, defaults to `"mask"`):
             Value of the state after a stop token: `"zero"`, or `"mask"` to leave the temporal-difference term of that
-            token out.
+            token out. A zero pulls Q of the stop token, and with it all values, down to 0; measured, that made
+            sampled completions end late (README, "MLE and IRL at equal diversity").
         td_target_grad (`bool`, *optional*, defaults to `True`):
             Whether gradients flow through the value of the next state. `False` gives a semi-gradient.
 
@@ -107,7 +108,7 @@ class IRLConfig(SFTConfig):
         },
     )
     terminal_value: str = field(
-        default="zero",
+        default="mask",
         metadata={
             "help": "Value of the state after a stop token: 'zero', or 'mask' to leave the temporal-difference term "
             "of that token out.",

@@ -26,6 +26,8 @@ from trl import SFTTrainer
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import create_model_from_path, get_config_model_id
 
+from ..rewards.settings import save_settings
+from ..rewards.token_values import stop_token_ids
 from ..soft_q import attach_soft_q_head, soft_q_terms
 from ..soft_q.head import Reference
 from ..soft_q.projection import Projection
@@ -51,7 +53,8 @@ class IRLTrainer(SFTTrainer):
     Data preparation, PEFT, quantisation, packing, distributed training, logging and checkpoints are
     [`~trl.SFTTrainer`]'s. Overridden are `compute_loss`; `log` and `predict`, to add metrics that are means over
     tokens; `_prepare_dataset`, to refuse what could only fail later; `_get_grad_norm`, to keep a step that is not
-    finite away from the weights; and, in saving, what makes a checkpoint whole or an error.
+    finite away from the weights; and, in saving, what makes a checkpoint whole or an error, and tells
+    [`SoftQReward`] how it was trained.
 
     Example:
 
@@ -167,7 +170,7 @@ class IRLTrainer(SFTTrainer):
         self._causal_lm = _causal_lm(self.model)
         _keep_4bit_weights_trainable(self.model)
         attach_soft_q_head(self._causal_lm, args.logit_buffer_mb)
-        self.stop_token_ids = self._find_stop_token_ids()
+        self.stop_token_ids = stop_token_ids(self._causal_lm, self._tokenizer)
         self._warn_if_nothing_ends()
         self._token_metrics = {"train": TokenMetrics(), "eval": TokenMetrics()}
         self._step_guard = StepGuard(args, self.accelerator)
@@ -200,12 +203,6 @@ class IRLTrainer(SFTTrainer):
                 "original model in every replica. Launch with `accelerate launch` or `torchrun`, or make one GPU "
                 "visible with CUDA_VISIBLE_DEVICES."
             )
-
-    def _find_stop_token_ids(self) -> frozenset[int]:
-        generation_config = getattr(self._causal_lm, "generation_config", None)
-        eos = getattr(generation_config, "eos_token_id", None)
-        ids = {self._tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
-        return frozenset(ids)
 
     def _warn_if_nothing_ends(self, rows: int = 100) -> None:
         if not isinstance(self.train_dataset, Dataset) or "labels" not in self.train_dataset.column_names:
@@ -352,6 +349,12 @@ class IRLTrainer(SFTTrainer):
         # then older ones may be deleted: not before every rank is here.
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            settings = {name: getattr(self.args, name) for name in ("gamma", "terminal_value", "lambda_td")}
+            save_settings(output_dir or self.args.output_dir, settings)
 
     def _save_checkpoint(self, model, trial):
         folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")

@@ -1,0 +1,217 @@
+"""
+MLE against IRL on `arithmetic`, at equal diversity: few demonstrations and many, every `lambda_td` with both values of
+`terminal_value`, several seeds. About two hours on 2 cores; what is done is kept, so it can be killed and taken up.
+
+```bash
+.venv/bin/python -m benchmarks.diversity_study --output_dir outputs/diversity_study
+.venv/bin/python -m benchmarks.diversity_study --output_dir outputs/diversity_study --report
+```
+
+A seed draws its own demonstrations, its own 200 test problems, the order of training and the samples, all alike for
+every objective; so the differences are paired by seed, and their intervals are Student's over seeds.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import fmean
+
+
+TEMPERATURES = (0.0, 0.3, 0.6, 1.0)
+LAMBDAS = (0.003, 0.01, 0.03, 0.1)
+ARMS = (("mle", 0.0, "zero"), *((f"{x:g} {end}", x, end) for x in LAMBDAS for end in ("zero", "mask")))
+STEPS = {300: 300, 2500: 400}  # demonstrations: optimiser steps of 32 sequences
+LEVELS = (90, 80, 70)  # of self-BLEU
+NUM_SAMPLES = 4
+RECIPE = Path(__file__).parents[1] / "recipes/arithmetic/irl.yaml"
+
+
+def jobs(seeds: int) -> list[tuple[int, int, str, float, str]]:
+    """Seed by seed, so that a study that is cut short has whole seeds; few demonstrations first."""
+    return [(seed, size, *arm) for size in STEPS for seed in range(seeds) for arm in ARMS]
+
+
+def run_job(base: Path, output: Path, seed: int, size: int, lambda_td: float, terminal_value: str) -> None:
+    """Train, evaluate and write `output`: at each temperature the means over prompts, and the held-out losses."""
+    from trl_irl.commands.irl import make_parser, make_trainer
+    from trl_irl.evaluation.sampling import sample
+    from trl_irl.evaluation.scoring import Scorer
+    from trl_irl.tasks.arithmetic import make_arithmetic
+    from trl_irl.tasks.task import exact_answer
+
+    words = ["--config", str(RECIPE), "--model_name_or_path", str(base), "--output_dir", str(output.with_suffix(""))]
+    words += ["--lambda_td", str(lambda_td), "--terminal_value", terminal_value, "--num_train_rows", str(size)]
+    words += ["--task_seed", str(1000 + seed), "--seed", str(seed), "--max_steps", str(STEPS[size])]
+    words += ["--eval_strategy", "no", "--do_eval", "true", "--disable_tqdm", "true", "--logging_steps", "100"]
+    trainer, _ = make_trainer(*make_parser().parse(words))
+    trainer.train()
+    held_out = trainer.evaluate()
+    rows = list(make_arithmetic(num_train=1, seed=1000 + seed)["test"])
+    told = {"seed": seed, "demonstrations": size, "lambda_td": lambda_td, "terminal_value": terminal_value}
+    told |= {name: held_out[f"eval_{name}"] for name in ("nll", "td_loss", "reward_mean")}
+    told["temperatures"] = {}
+    for temperature in TEMPERATURES:
+        groups = sample(
+            trainer.model,
+            trainer.processing_class,
+            [row["prompt"] for row in rows],
+            max_new_tokens=80,
+            temperature=temperature,
+            num_samples=NUM_SAMPLES if temperature > 0 else 1,
+            batch_size=400,
+            seed=seed,
+        )
+        found = Scorer(exact_answer).statistics([list(map(vars, group)) for group in groups], rows)
+        told["temperatures"][temperature] = {name: statistic.value for name, statistic in found.items()}
+    part = output.with_suffix(".part")
+    part.write_text(json.dumps(told, indent=1) + "\n")
+    os.replace(part, output)
+
+
+def result_path(output_dir: Path, seed: int, size: int, name: str) -> Path:
+    return output_dir / f"{size}-{name.replace(' ', '-')}-seed{seed}.json"
+
+
+def work(output_dir: Path, seeds: int, worker: int, workers: int) -> None:
+    missing = [job for job in jobs(seeds) if not result_path(output_dir, *job[:3]).is_file()]
+    for seed, size, name, lambda_td, terminal_value in missing[worker::workers]:
+        path = result_path(output_dir, seed, size, name)
+        run_job(output_dir / "base", path, seed, size, lambda_td, terminal_value)
+        print(path.name, flush=True)
+
+
+def curve(result: dict, metric: str) -> tuple[list[float], list[float]]:
+    """Self-BLEU and a metric at each temperature; greedy decoding says the same in all of its samples."""
+    cells = result["temperatures"].values()
+    self_bleu = [cell.get("self_bleu", 100.0) for cell in cells]
+    return self_bleu, [100 * cell.get(metric, cell["accuracy"]) for cell in cells]
+
+
+def report(output_dir: Path, seeds: int) -> str:
+    """Markdown tables of what is there; a difference needs the seed of both models."""
+    parts = []
+    for size in STEPS:
+        found = {
+            (name, seed): json.loads(path.read_text())
+            for name, *_ in ARMS
+            for seed in range(seeds)
+            if (path := result_path(output_dir, seed, size, name)).is_file()
+        }
+        if found:
+            tables = _at_equal_diversity(found), _mask_minus_zero(found), _by_temperature(found)
+            parts.append("\n\n".join((f"### {size} demonstrations", *tables)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _seeds_of(found: dict, name: str) -> list[int]:
+    return [seed for other, seed in found if other == name and ("mle", seed) in found]
+
+
+def _difference(values) -> str:
+    """Mean and Student's 95 % interval of paired differences over seeds, a star where it leaves out 0."""
+    import numpy as np
+    from scipy import stats
+
+    if len(values) < 2 or np.isnan(values).any():
+        return ""
+    low, high = stats.ttest_1samp(values, 0).confidence_interval()
+    return f"{np.mean(values):+.1f} [{low:+.1f}, {high:+.1f}]{'' if low <= 0 <= high else ' *'}"
+
+
+def _at_equal_diversity(found: dict) -> str:
+    """MLE's percentages, and the other objectives' minus them, paired by seed, with 95 % intervals."""
+    import numpy as np
+
+    from trl_irl.evaluation.matched import interpolate
+
+    columns = [(metric, level) for metric in ("accuracy", "pass@4") for level in LEVELS]
+    lines = ["| objective | seeds | " + " | ".join(f"{metric} at {level}" for metric, level in columns) + " |"]
+    lines.append("|---|---:|" + "---:|" * len(columns))
+    at = {
+        (metric, key): interpolate(*curve(result, metric), LEVELS)
+        for key, result in found.items()
+        for metric in ("accuracy", "pass@4")
+    }
+    for name in dict.fromkeys(name for name, _ in found):
+        cells = []
+        for metric, level in columns:
+            i = LEVELS.index(level)
+            mine = np.array([at[metric, (name, seed)][i] for seed in _seeds_of(found, name)])
+            of_mle = np.array([at[metric, ("mle", seed)][i] for seed in _seeds_of(found, name)])
+            cells.append(f"{of_mle.mean():.1f}" if name == "mle" else _difference(mine - of_mle))
+        lines.append(f"| {name} | {len(_seeds_of(found, name))} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mask_minus_zero(found: dict) -> str:
+    """What leaving the terminal state out changes at temperature 1, in points, paired by seed."""
+    shown = {"accuracy": 100, "pass@4": 100, "self_bleu": 1, "ended": 100}
+    lines = ["| lambda_td | " + " | ".join(f"{name}, T = 1" for name in shown) + " |", "|---:|" + "---:|" * len(shown)]
+    for value in LAMBDAS:
+        pairs = [
+            (result["temperatures"]["1.0"], found[f"{value:g} zero", seed]["temperatures"]["1.0"])
+            for (name, seed), result in found.items()
+            if name == f"{value:g} mask" and (f"{value:g} zero", seed) in found
+        ]
+        cells = [_difference([scale * (a[name] - b[name]) for a, b in pairs]) for name, scale in shown.items()]
+        lines.append(f"| {value:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _by_temperature(found: dict) -> str:
+    """Means over seeds: held-out loss, accuracy of greedy decoding, and at each temperature four percentages."""
+    headers = [f"T = {temperature:g}: accuracy / pass@4 / self-BLEU / ended" for temperature in TEMPERATURES[1:]]
+    lines = [f"| objective | nll | greedy | {' | '.join(headers)} |", "|---|---:|---:|" + "---:|" * len(headers)]
+    for name in dict.fromkeys(name for name, _ in found):
+        runs = [result for (other, _), result in found.items() if other == name]
+        cells = [f"{fmean(run['nll'] for run in runs):.3f}"]
+        for temperature in TEMPERATURES:
+            shown = {"accuracy": 100}
+            if temperature > 0:
+                shown |= {"pass@4": 100, "self_bleu": 1, "ended": 100}
+            at = [run["temperatures"][str(temperature)] for run in runs]
+            cells.append(" / ".join(f"{scale * fmean(x[metric] for x in at):.1f}" for metric, scale in shown.items()))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/diversity_study"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--worker", type=int, help="run only the share of this worker, from 0")
+    parser.add_argument("--report", action="store_true", help="only print the tables of what is done")
+    options = parser.parse_args()
+    if options.worker is not None:
+        return work(options.output_dir, options.seeds, options.worker, options.workers)
+    if not options.report:
+        prepare_base(options.output_dir)
+        command = [sys.executable, "-m", "benchmarks.diversity_study", "--output_dir", str(options.output_dir)]
+        command += ["--seeds", str(options.seeds), "--workers", str(options.workers)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        workers = [subprocess.Popen([*command, "--worker", str(i)], env=environment) for i in range(options.workers)]
+        statuses = [worker.wait() for worker in workers]
+        if any(statuses):
+            raise SystemExit("A worker failed; start the study again to go on.")
+    text = report(options.output_dir, options.seeds)
+    (options.output_dir / "report.md").write_text(text)
+    print(text)
+
+
+def prepare_base(output_dir: Path) -> None:
+    """The demo's base model, pretrained on simpler text."""
+    from trl_irl.commands.demo import build_base_model, train_recipe
+
+    base = output_dir / "base"
+    if not (base / "trainer_state.json").is_file():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        build_base_model(output_dir / "untrained")
+        train_recipe("base", output_dir / "untrained", base)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The `prepare` command: what it writes can be trained on, prompts are cut where they should be, limits hold."""
+
+import json
+
+import pytest
+from datasets import DatasetDict, load_dataset
+from transformers import AutoTokenizer
+
+from tests.commands.test_irl import run as run_module
+from tests.commands.test_irl import write_recipe
+from trl_irl.commands import irl, prepare
+
+
+ROWS = [
+    {"title": f"Title {i}", "post": "\n".join(f"line {j} of post {i}" for j in range(1 + 3 * i)), "tldr": f"post {i}"}
+    for i in range(10)
+]
+COLUMNS = ["--source_column", "post", "--target_column", "tldr", "--validation_fraction", "0.2"]
+TEMPLATE = ["--prompt_template", "TITLE: {title}\nPOST: {source}\n\nTL;DR:"]
+
+
+@pytest.fixture(scope="module")
+def loaded_tokenizer(model_folder):
+    """As the command loads it: Qwen2's class has its own way to split digits."""
+    return AutoTokenizer.from_pretrained(model_folder)
+
+
+@pytest.fixture
+def run(model_folder, tmp_path):
+    """`run(words, rows)`: the exit status and the written splits."""
+
+    def _run(*words, rows=ROWS):
+        data = tmp_path / "rows.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        folder = tmp_path / "prepared"
+        fixed = ["--tokenizer", str(model_folder), "--dataset_name", str(data), "--output_dir", str(folder)]
+        try:
+            status = prepare.run([*fixed, *words])
+        except SystemExit as error:
+            status = error.code
+        return status, load_dataset(str(folder)) if folder.exists() else None
+
+    return _run
+
+
+def test_formats_cuts_splits_and_saves(run, loaded_tokenizer, capsys):
+    limits = ["--max_prompt_length", "120", "--truncate_field", "post"]
+    status, splits = run(*COLUMNS, *TEMPLATE, *limits)
+    assert status == 0 and {name: len(split) for name, split in splits.items()} == {"train": 8, "validation": 2}
+    rows = {row["title"]: row for split in splits.values() for row in split}
+    untouched, cut = rows["Title 0"], rows["Title 9"]
+    assert untouched["prompt"] == "TITLE: Title 0\nPOST: line 0 of post 0\n\nTL;DR:"
+    assert untouched["completion"] == " post 0"
+    # The longest start of whole lines that fits, counted one by one.
+    lines = ROWS[9]["post"].split("\n")
+    starts = [f"TITLE: Title 9\nPOST: {chr(10).join(lines[:n])}\n\nTL;DR:" for n in range(1, len(lines) + 1)]
+    fitting = [prompt for prompt in starts if len(loaded_tokenizer(prompt)["input_ids"]) <= 120]
+    assert cut["prompt"] == fitting[-1] and 1 < len(fitting) < len(lines)
+    stdout = capsys.readouterr().out
+    assert "prompts shortened" in stdout and "Lengths in tokens" in stdout and "8 train, 2 validation" in stdout
+
+
+def test_a_prompt_that_is_there_keeps_its_closing_line(run, loaded_tokenizer):
+    rows = [{"prompt": f"POST: {row['post']}\n\nTL;DR:", "completion": " x"} for row in ROWS]
+    limits = ["--max_length", "100", "--truncate_field", "prompt", "--validation_fraction", "0"]
+    status, splits = run(*limits, rows=rows)
+    assert status == 0 and list(splits) == ["train"]
+    for row, before in zip(splits["train"], rows, strict=True):
+        assert row["prompt"].endswith("\n\nTL;DR:") and row["prompt"].count("TL;DR:") == 1
+        assert before["prompt"].startswith(row["prompt"].removesuffix("\n\nTL;DR:"))
+        assert len(loaded_tokenizer(row["prompt"] + row["completion"])["input_ids"]) + 1 <= 100
+    assert splits["train"][0]["prompt"] == rows[0]["prompt"]
+
+
+def test_rows_that_are_too_long_are_an_error_or_kept(run, loaded_tokenizer, capsys):
+    limits = ["--max_prompt_length", "60", "--max_completion_length", "3"]
+    status, splits = run(*COLUMNS, *limits)
+    stderr = capsys.readouterr().err
+    assert status == 2 and splits is None
+    sizes = [len(loaded_tokenizer(row["post"])["input_ids"]) for row in ROWS]
+    above = [i for i, size in enumerate(sizes) if size > 60]
+    first = f"(the first is row {above[0]}, {sizes[above[0]]} tokens)"
+    assert f"{len(above)} of train in their prompt {first}" in stderr and len(above) < 10
+    assert "10 of train in their completion" in stderr
+    assert "`truncate_field`" in stderr and "check_length_correctness: false" in stderr
+    status, splits = run(*COLUMNS, *limits, "--check_length_correctness", "false")
+    assert status == 0 and len(splits["train"]) == 8
+
+
+def test_what_it_writes_is_trained_on(run, model_folder, tmp_path):
+    status, _ = run(*COLUMNS, "--max_length", "200", "--truncate_field", "post")
+    assert status == 0
+    overrides = {"task": None, "num_train_rows": None, "dataset_name": str(tmp_path / "prepared"), "max_steps": 1}
+    recipe = write_recipe(tmp_path, model_folder, **overrides, save_strategy="no", dataset_test_split="validation")
+    irl.main(*irl.make_parser().parse(["--config", str(recipe)]))
+    assert (tmp_path / "run/model.safetensors").is_file()
+
+
+def test_generated_tasks_and_messages(run, capsys):
+    rows = [{"messages": [{"role": "user", "content": "One"}, {"role": "assistant", "content": "two"}]}] * 5
+    status, splits = run(rows=rows)
+    assert status == 0 and splits["train"][0]["messages"] == rows[0]["messages"]
+    assert "4 train, 1 validation" in capsys.readouterr().out
+
+
+def test_push(run, monkeypatch):
+    pushed = []
+    monkeypatch.setattr(DatasetDict, "push_to_hub", lambda self, name, private: pushed.append((self, name, private)))
+    status, splits = run(*COLUMNS, "--push_to_hub", "--hub_dataset_id", "me/data")
+    assert status == 0
+    ((dataset, name, private),) = pushed
+    assert name == "me/data" and private and dataset["train"]["prompt"] == splits["train"]["prompt"]
+
+
+@pytest.mark.parametrize(
+    "words, fragment",
+    [
+        ("--tokenizer ./nowhere", "`tokenizer: ./nowhere` is not there"),
+        ("--max_length 0", "`max_length: 0` is out of range"),
+        ("--validation_fraction 1", "`validation_fraction: 1.0`"),
+        ("--truncate_field post", "`max_prompt_length` or `max_length`"),
+        ("--truncate_field nope --max_length 99", "`truncate_field: nope` is not a text column"),
+        ("--push_to_hub", "`hub_dataset_id: user/name`"),
+        ("--prompt_template {nope}", "`nope` is not among the dataset's columns"),
+        ("--prompt_template none", "in braces"),
+        ("--output_dir /proc/nope", "`output_dir: /proc/nope` cannot be written to"),
+    ],
+)
+def test_one_message(words, fragment, run, capsys):
+    status, splits = run(*COLUMNS, *words.split())
+    stderr = capsys.readouterr().err
+    assert status == 2 and splits is None
+    assert stderr.count("trl-irl prepare: error: ") == 1 and fragment in stderr
+
+
+def test_a_column_to_cut_needs_columns(run, capsys):
+    rows = [{"prompt": "One", "completion": " two"}]
+    status, _ = run("--truncate_field", "post", "--max_length", "9", rows=rows)
+    assert status == 2 and "Set it to prompt, or set `source_column`" in capsys.readouterr().err
+
+
+def test_the_command_line(model_folder, tmp_path):
+    words = ["--task", "arithmetic", "--num_train_rows", "20", "--tokenizer", model_folder]
+    result = run_module("trl_irl.cli", "prepare", *words, "--output_dir", tmp_path / "data")
+    assert "20 train" in result.stdout
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [
+        "test.parquet",
+        "train.parquet",
+        "validation.parquet",
+    ]

@@ -1,0 +1,121 @@
+"""The `score` command: what it writes is SoftQReward's, it goes on where it was, and the page shows it."""
+
+import html
+import json
+import re
+
+import pytest
+from datasets import load_dataset
+
+from tests.commands.test_irl import run as run_module
+from trl_irl import SoftQReward
+from trl_irl.commands import score
+from trl_irl.rewards.heatmap import colour
+
+
+ROWS = [
+    {"prompt": "What is <blue>?", "completion": " The sky & the sea"},
+    {"prompt": "One", "completion": " two three"},
+    {"prompt": "The quick brown fox", "completion": " jumps over the lazy dog. 1 2 3"},
+]
+
+
+@pytest.fixture
+def run(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(score, "_CHUNK", 2)
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+    def _run(*words):
+        fixed = ["--model", str(model_folder), "--dataset_name", str(data), "--output", str(tmp_path / "out.parquet")]
+        try:
+            return score.run([*fixed, *words])
+        except SystemExit as error:
+            return error.code
+
+    return _run
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_what_it_writes(suffix, run, model_folder, tmp_path, capsys):
+    assert run("--output", str(tmp_path / f"out.{suffix}"), "--gamma", "0.9") == 0
+    builder = {"parquet": "parquet", "jsonl": "json"}[suffix]
+    found = load_dataset(builder, data_files=str(tmp_path / f"out.{suffix}"), split="train")
+    reward = SoftQReward(str(model_folder), gamma=0.9)
+    expected = reward.score([row["prompt"] for row in ROWS], [row["completion"] for row in ROWS])
+    for row, given, one in zip(found, ROWS, expected, strict=True):
+        assert row["prompt"] == given["prompt"] and row["completion"] == given["completion"]
+        assert "".join(row["tokens"]) == given["completion"] + "<eos>"
+        assert row["rewards"] == pytest.approx(one.rewards.tolist(), rel=1e-4)
+        for name in ("sum", "discounted", "mean", "log_likelihood", "initial_value"):
+            assert row[name] == pytest.approx(getattr(one, name), rel=1e-4)
+    assert "3 completions, mean return" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"out.{suffix}", "rows.jsonl"])
+
+
+def test_killed_it_goes_on(run, tmp_path, monkeypatch):
+    scored = []
+    whole = SoftQReward.score
+
+    def dies_at_the_second_chunk(self, prompts, *args):
+        scored.append(list(prompts))
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        return whole(self, prompts, *args)
+
+    monkeypatch.setattr(SoftQReward, "score", dies_at_the_second_chunk)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert not (tmp_path / "out.parquet").exists() and len(list((tmp_path / "out.parquet.parts").iterdir())) == 1
+    assert run() == 0
+    assert [len(prompts) for prompts in scored] == [2, 1, 1]  # the first chunk was not asked again
+    assert load_dataset("parquet", data_files=str(tmp_path / "out.parquet"), split="train")["prompt"][:] == [
+        row["prompt"] for row in ROWS
+    ]
+    assert not (tmp_path / "out.parquet.parts").exists()
+
+
+def test_the_page(run, tmp_path):
+    assert run("--html", str(tmp_path / "page.html"), "--html_rows", "2") == 0
+    page = (tmp_path / "page.html").read_text()
+    found = load_dataset("parquet", data_files=str(tmp_path / "out.parquet"), split="train")
+    articles = re.findall(r"<article.*?</article>", page, re.S)
+    assert len(articles) == 2
+    for article, row in zip(articles, found, strict=False):
+        assert float(re.search(r'data-return="([^"]+)"', article)[1]) == row["sum"]
+        tokens = re.findall(r'<span style="background:#\w{6}" title="r ([^,]+), Q [^"]+">(.*?)</span>', article, re.S)
+        assert [html.unescape(token) for _, token in tokens] == row["tokens"]
+        assert [float(value) for value, _ in tokens] == pytest.approx(row["rewards"], abs=5e-4)
+        assert html.escape(row["prompt"]) in article
+    assert "<blue>" not in page and "http" not in page.replace("http-equiv", "")  # nothing from elsewhere
+
+
+def test_colours():
+    assert colour(0) == "#ffffff" and colour(1) == colour(2) == "#588cc1" and colour(-1) == "#c55260"
+
+
+@pytest.mark.parametrize(
+    "words, fragment",
+    [
+        ("--model ./nowhere", "`model: ./nowhere` is not there"),
+        ("--output rewards.csv", "`output: rewards.csv` is neither of .parquet, .jsonl"),
+        ("--kind log_ratio", "compares the model with a reference"),
+        ("--kind q", "invalid choice: 'q'"),
+        ("--split test", "`split: test` is not among the dataset's, which are train"),
+        ("--batch_size 0", "`batch_size: 0` is out of range"),
+        ("--terminal_value one", "`terminal_value: one` must be zero or mask"),
+        ("--output /proc/nope/x.jsonl", "`output: /proc/nope` cannot be written to"),
+    ],
+)
+def test_one_message(words, fragment, run, tmp_path, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    assert run(*words.split()) == 2
+    stderr = capsys.readouterr().err
+    assert stderr.count("trl-irl score: error: ") == 1 and fragment in stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_command_line(model_folder, tmp_path):
+    words = ["--model", model_folder, "--task", "arithmetic", "--num_rows", "2", "--output", tmp_path / "out.jsonl"]
+    result = run_module("trl_irl.cli", "score", *words)
+    assert "2 completions" in result.stdout

@@ -1,0 +1,121 @@
+"""From samples to metrics: against plain averages, and what becomes of completions that cannot be scored."""
+
+import json
+import math
+from statistics import fmean
+
+import pytest
+
+from trl_irl.evaluation.comparison import (
+    differences,
+    summarise,
+    table,
+    table_at_equal_diversity,
+    write_tables,
+)
+from trl_irl.evaluation.matched import common_levels, difference_at_levels, interpolate
+from trl_irl.evaluation.scoring import Scorer
+from trl_irl.evaluation.statistics import mean_of
+
+
+def completion(text, length=3, ended=True):
+    return {"text": text, "length": length, "ended": ended}
+
+
+GROUPS = [[completion("1"), completion("2", 5, False)], [completion(""), completion("4")]]
+ROWS = [{"completion": "1"}, {"completion": "5"}]
+
+
+def exact(text, row):
+    return {"accuracy": text == row["completion"], "size": len(text)}
+
+
+def test_against_plain_averages():
+    scorer = Scorer(exact, corpus=["chrf"])
+    found = {name: statistic.value for name, statistic in scorer.statistics(GROUPS, ROWS).items()}
+    assert found["accuracy"] == 0.25 and found["pass@1"] == 0.25 and found["pass@2"] == 0.5
+    assert found["size"] == 0.75 and found["length"] == 3.5 and found["ended"] == 0.75 and found["empty"] == 0.25
+    assert found["distinct"] == 1 and found["chrf"] > 0
+    assert scorer.failures.count == 0
+
+
+@pytest.mark.parametrize("wrong", ["raises", "nan", "text", "none"])
+def test_completions_that_cannot_be_scored_are_counted_and_left_out(wrong):
+    def score(text, row):
+        if text == "2":
+            return {"raises": lambda: 1 / 0, "nan": lambda: {"x": math.nan}}.get(wrong, lambda: {"x": wrong})()
+        return None if (wrong == "none" and text == "4") else {"x": 1.0 if text == "1" else 3.0}
+
+    scorer = Scorer(score)
+    found = scorer.statistics(GROUPS, ROWS)
+    left = [[1.0], [3.0] if wrong == "none" else [3.0, 3.0]]
+    assert found["x"].value == fmean(map(fmean, left))
+    assert scorer.failures.count == (2 if wrong == "none" else 1)
+    reasons = {"raises": "ZeroDivisionError: division by zero", "nan": "`x` is nan", "text": "ValueError"}
+    assert reasons.get(wrong, "could not convert") in scorer.failures.first
+
+
+def test_a_prompt_without_any_score_is_left_out():
+    def score(text, row):
+        if row["completion"] == "1":
+            raise KeyError("no key")
+        return {"x": 2.0}
+
+    scorer = Scorer(score)
+    found = scorer.statistics(GROUPS, ROWS)
+    assert found["x"].value == 2 and found["x"].sums[:, 1].tolist() == [0, 1]
+    assert found["x"].interval(resamples=50).low == 2  # resamples without any score have no value
+    assert found["length"].value == 3.5
+    assert "x" not in Scorer(score).statistics(GROUPS[:1], ROWS[:1])
+
+
+def cell(accuracy, self_bleu):
+    return {"accuracy": mean_of(accuracy), "self_bleu": mean_of(self_bleu), "length": mean_of([1.0] * len(accuracy))}
+
+
+def greedy(accuracy):
+    return {"accuracy": mean_of(accuracy), "length": mean_of([1.0] * len(accuracy))}
+
+
+def test_interpolation_by_hand():
+    found = interpolate([80, 100, 60], [0.5, 0.6, 0.1], [100, 90, 70, 60, 59])
+    assert found[:4].tolist() == pytest.approx([0.6, 0.55, 0.3, 0.1]) and math.isnan(found[4])
+
+
+def test_equal_diversity_by_hand():
+    """The second policy is the first one at another temperature, and right more often by 0.1 at every diversity."""
+    first = {0.0: greedy([1.0, 0.6]), 0.5: cell([0.8, 0.4], [80, 80]), 1.0: cell([0.6, 0.0], [60, 60])}
+    second = {0.0: greedy([1.0, 0.8]), 0.5: cell([0.8, 0.4], [70, 70])}
+    # At 80 the first is right in 0.6; the second, a third of the way from 100 to 70 ... 0.9 - 2/3 * 0.3 = 0.7.
+    assert common_levels([first, second]) == [95.0, 90.0, 85.0, 80.0, 75.0, 70.0]
+    (at_80,) = difference_at_levels(second, first, "accuracy", [80.0])
+    assert at_80.mean == pytest.approx(0.1)
+    # Paired by hand: prompt 1 gives 0.8667 - 0.8, prompt 2 0.5333 - 0.4; a resample has one of three means.
+    assert (at_80.low, at_80.high) == pytest.approx((0.8 / 3 * 2 + 1 / 3 - 0.8, 0.8 / 3 + 0.4 / 3 * 2 - 0.4))
+    values = {("a", t): c for t, c in first.items()} | {("b", t): c for t, c in second.items()}
+    far = {0.0: greedy([1.0, 0.8]), 2.0: cell([0.8, 0.4], [10, 10])}
+    assert common_levels([far]) == [80.0, 60.0, 40.0, 20.0]  # not nineteen columns
+    rows = table_at_equal_diversity(values, "a", ["accuracy"])
+    assert rows[0][2:] == ["self-BLEU 95", "self-BLEU 90", "self-BLEU 85", "self-BLEU 80", "self-BLEU 75"] + [
+        "self-BLEU 70"
+    ]
+    assert rows[1][:2] == ["a", "accuracy"] and rows[1][5].startswith("60.0 %")
+    assert rows[2][0] == "b - a" and rows[2][5].startswith("10.0 % [6.7, 13.3]")
+    compact = table_at_equal_diversity(values, "a", ["accuracy"], intervals=False)
+    assert compact[1][5] == "60.0 %" and compact[2][5] == "10.0 % *"  # 6.7 to 13.3
+    apart = {("a", 1.0): cell([1.0], [90]), ("b", 1.0): cell([1.0], [50])}
+    assert len(table_at_equal_diversity(apart, "a", ["accuracy"])) == 1
+
+
+def test_results_and_files(tmp_path):
+    values = {("a", 1.0): cell([1.0, 0.0], [50, 60]), ("b", 1.0): cell([1.0, 1.0], [40, 50])}
+    results = summarise(values)
+    assert table(results, ["accuracy", "self_bleu"], intervals=False)[1:] == [
+        ["a", "T = 1", "50.0 %", "55.0"],
+        ["b", "T = 1", "100.0 %", "45.0"],
+    ]
+    (difference,) = differences(values, "a")
+    assert difference.metrics["self_bleu"].low == difference.metrics["self_bleu"].high == -10
+    write_tables(results, tmp_path)
+    read = json.loads((tmp_path / "metrics.json").read_text())
+    assert read[0]["metrics"]["accuracy"]["mean"] == 0.5 and read[1]["model"] == "b"

@@ -1,0 +1,191 @@
+"""The reward object: against likelihoods computed by hand, as a function of TRL's trainers, and what it refuses."""
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import AutoTokenizer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+from tests.conftest import make_model
+from tests.trainer.conftest import ROWS, settings
+from trl_irl import IRLConfig, IRLTrainer, SoftQReward
+
+
+PROMPTS = ["What is the colour of the sky?", "One", "One"]
+COMPLETIONS = [" It is blue.", " two three", " lazy dog 1 2 3"]
+
+
+def log_likelihood(model, tokenizer, prompt, completion):
+    start = len(tokenizer(prompt)["input_ids"])
+    ids = tokenizer(prompt + completion + tokenizer.eos_token, return_tensors="pt")["input_ids"]
+    log_pi = model(ids).logits[0, :-1].double().log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+    return log_pi[start - 1 :].sum().item()
+
+
+@pytest.fixture
+def reward(tokenizer):
+    return SoftQReward(make_model("qwen2"), tokenizer)
+
+
+def test_without_discount_returns_rank_as_likelihood_does(reward, tokenizer):
+    """DESIGN 2: the sum telescopes to log pi(completion | prompt) + V(s_0)."""
+    model = make_model("qwen2")
+    scored = reward.score(PROMPTS, COMPLETIONS)
+    for one, prompt, completion in zip(scored, PROMPTS, COMPLETIONS, strict=True):
+        expected = log_likelihood(model, tokenizer, prompt, completion)
+        assert one.log_likelihood == pytest.approx(expected, rel=1e-4)
+        assert one.sum == pytest.approx(expected + one.initial_value, rel=1e-4)
+    value = model(tokenizer("One", return_tensors="pt")["input_ids"]).logits[0, -1].logsumexp(-1).item()
+    assert scored[1].initial_value == scored[2].initial_value == pytest.approx(value, rel=1e-5)
+
+
+def test_discount_and_mean_by_hand(tokenizer):
+    reward = SoftQReward(make_model("qwen2"), tokenizer, gamma=0.5, aggregate="discounted")
+    (one,) = reward.score(PROMPTS[:1], COMPLETIONS[:1])
+    next_v = [*one.v[1:], 0.0]
+    expected = [q - 0.5 * v for q, v in zip(one.q, next_v, strict=True)]
+    np.testing.assert_allclose(one.rewards, expected, rtol=1e-5)
+    assert one.discounted == pytest.approx(sum(0.5**t * r for t, r in enumerate(expected)), rel=1e-5)
+    assert one.mean == pytest.approx(sum(expected) / len(expected), rel=1e-5)
+    assert reward(PROMPTS[:1], COMPLETIONS[:1]) == [one.discounted]
+
+
+def test_log_ratio_and_advantage(tokenizer):
+    model, base = make_model("qwen2"), make_model("qwen2", seed=4)
+    ratio = SoftQReward(model, tokenizer, kind="log_ratio", ref_model=base)
+    for one, prompt, completion in zip(ratio.score(PROMPTS, COMPLETIONS), PROMPTS, COMPLETIONS, strict=True):
+        own, others = (log_likelihood(m, tokenizer, prompt, completion) for m in (model, base))
+        assert one.sum == pytest.approx(own - others, rel=1e-4, abs=1e-4)
+    advantage = SoftQReward(model, tokenizer, kind="advantage").score(PROMPTS, COMPLETIONS)
+    assert all(one.sum == pytest.approx(one.log_likelihood) and (one.rewards <= 0).all() for one in advantage)
+    itself = SoftQReward(model, tokenizer, kind="log_ratio", ref_model=model)
+    assert itself(PROMPTS, COMPLETIONS) == [0.0] * 3
+
+
+def test_ids_text_and_messages_agree(reward, tokenizer):
+    ids = [tokenizer(text + "<eos>")["input_ids"] for text in COMPLETIONS]
+    assert reward(PROMPTS, COMPLETIONS) == pytest.approx(reward(PROMPTS, COMPLETIONS, completion_ids=ids), rel=1e-5)
+    (cut,) = reward.score(PROMPTS[:1], completion_ids=[ids[0][:-1]])
+    assert not cut.has_reward[-1] and cut.rewards[-1] == 0
+    messages = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    answers = [[{"role": "assistant", "content": text}] for text in COMPLETIONS]
+    chat = copy.deepcopy(tokenizer)
+    chat.eos_token = "<|im_end|>"
+    found = SoftQReward(make_model("qwen2"), chat).score(messages, answers)
+    assert all(3 in one.token_ids and one.has_reward[list(one.token_ids).index(3)] for one in found)
+
+
+def test_a_call_normalises_and_clips(tokenizer):
+    reward = SoftQReward(make_model("qwen2"), tokenizer, clip=1.0)
+    reward.normalize_on(PROMPTS, COMPLETIONS)
+    plain = np.array([one.sum for one in reward.score(PROMPTS, COMPLETIONS)])
+    expected = ((plain - plain.mean()) / plain.std()).clip(-1, 1)
+    assert reward(PROMPTS, COMPLETIONS) == pytest.approx(expected.tolist())
+    with pytest.raises(ValueError, match="all have the same"):
+        reward.normalize_on(PROMPTS[:1], COMPLETIONS[:1])
+
+
+def test_an_empty_completion(reward):
+    (one,) = reward.score(PROMPTS[:1], completion_ids=[[]])
+    assert one.sum == one.mean == one.discounted == one.log_likelihood == 0 and math.isnan(one.initial_value)
+
+
+def test_pickled_it_is_the_same(reward):
+    again = pickle.loads(pickle.dumps(reward))
+    assert again(PROMPTS, COMPLETIONS) == reward(PROMPTS, COMPLETIONS) and again.__name__ == "soft_q_sum"
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_settings_of_training_are_read_back(adapter, tokenizer, tmp_path):
+    make_model("llama").save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    args = settings(
+        tmp_path / "run", gamma=0.9, terminal_value="mask", max_steps=1, save_strategy="steps", save_steps=1
+    )
+    trainer = IRLTrainer(
+        model=str(tmp_path / "base"),
+        args=IRLConfig(**args),
+        train_dataset=Dataset.from_list(ROWS),
+        peft_config=LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False) if adapter else None,
+    )
+    trainer.train()
+    trainer.save_model(tmp_path / "model")
+    for folder in ("model", "run/checkpoint-1"):
+        reward = SoftQReward(str(tmp_path / folder))
+        assert (reward.gamma, reward.terminal_value) == (0.9, "mask")
+    expected = SoftQReward(trainer.model.merge_and_unload() if adapter else trainer.model, tokenizer, gamma=0.9)
+    assert SoftQReward(str(tmp_path / "model"), gamma=0.5, terminal_value="zero").gamma == 0.5
+    # As the command loads it: a model's class may have its own way to tokenise.
+    expected.tokenizer, expected.terminal_value = AutoTokenizer.from_pretrained(tmp_path / "model"), "mask"
+    assert reward(PROMPTS, COMPLETIONS) == pytest.approx(expected(PROMPTS, COMPLETIONS), rel=1e-4)
+    assert SoftQReward(str(tmp_path / "base")).gamma == 1.0
+
+
+@pytest.mark.parametrize("kind", ["grpo", "rloo"])
+@pytest.mark.parametrize("adapter", [False, True])
+def test_as_reward_of_trls_trainers(kind, adapter, tokenizer, tmp_path):
+    config, trainer_class = {"grpo": (GRPOConfig, GRPOTrainer), "rloo": (RLOOConfig, RLOOTrainer)}[kind]
+    asked = []
+
+    class Watched(SoftQReward):
+        def __call__(self, prompts, completions, completion_ids=None, **kwargs):
+            found = super().__call__(prompts, completions, completion_ids, **kwargs)
+            asked.append((completion_ids, found))
+            return found
+
+    options = settings(tmp_path, max_steps=5, max_completion_length=6, num_generations=2)
+    options |= {"per_device_train_batch_size": 4, "generation_batch_size": 4} if kind == "grpo" else {}
+    options.pop("max_length")
+    make_model("qwen2", seed=1).save_pretrained(tmp_path / "policy")  # RLOO loads its reference by name
+    trainer = trainer_class(
+        model=str(tmp_path / "policy"),
+        args=config(**options),
+        train_dataset=Dataset.from_list([{"prompt": row["prompt"]} for row in ROWS]),
+        processing_class=tokenizer,
+        reward_funcs=Watched(make_model("qwen2"), tokenizer),
+        peft_config=LoraConfig(r=2, target_modules=["q_proj"]) if adapter else None,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 5 and len(asked) == 5
+    assert all(ids is not None and np.isfinite(found).all() and len(set(found)) > 1 for ids, found in asked)
+    logged = [entry for entry in trainer.state.log_history if "rewards/soft_q_sum/mean" in entry]
+    assert logged[0]["rewards/soft_q_sum/mean"] == pytest.approx(np.mean(asked[0][1]), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "arguments, fragment",
+    [
+        ({"kind": "q"}, "`kind='q'` is unknown"),
+        ({"aggregate": "max"}, "`aggregate='max'` is unknown"),
+        ({"kind": "log_ratio"}, "compares the model with a reference"),
+        ({"ref_model": "x"}, "no other kind has one"),
+        ({"tokenizer": None}, "needs its `tokenizer`"),
+    ],
+)
+def test_refused(arguments, fragment, tokenizer):
+    with pytest.raises(ValueError, match=fragment):
+        SoftQReward(make_model("qwen2"), **{"tokenizer": tokenizer, **arguments})
+
+
+def test_another_tokenizer_is_seen(reward):
+    with pytest.raises(ValueError, match="policy's tokens are not the reward model's"):
+        reward(PROMPTS[:1], [" It is blue."], completion_ids=[[5, 6]])
+    with pytest.raises(ValueError, match="nothing to score"):
+        reward.score(PROMPTS)
+    with pytest.raises(ValueError, match="vocabulary has 300"):
+        reward.score(PROMPTS[:1], completion_ids=[[300]])
+
+
+def test_bfloat16_keeps_values_in_float32(tokenizer):
+    model = make_model("qwen2")
+    expected = SoftQReward(model, tokenizer).score(PROMPTS, COMPLETIONS)
+    found = SoftQReward(copy.deepcopy(model).to(torch.bfloat16), tokenizer).score(PROMPTS, COMPLETIONS)
+    for one, other in zip(found, expected, strict=True):
+        assert one.rewards.dtype == np.float32
+        np.testing.assert_allclose(one.rewards, other.rewards, atol=0.25)

@@ -1,0 +1,218 @@
+"""
+Make a dataset ready for training: format it, cut over-long prompts, check lengths, split off validation, save it.
+
+```bash
+trl-irl prepare --task summarization --dataset_name EdinburghNLP/xsum --source_column document \
+    --target_column summary --tokenizer Qwen/Qwen2.5-0.5B --max_length 512 --truncate_field document \
+    --output_dir data/xsum
+trl-irl irl --config recipe.yaml --dataset_name data/xsum
+```
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .task_arguments import TaskArguments
+
+
+@dataclass
+class PrepareArguments(TaskArguments):
+    """
+    Arguments of the `prepare` command beside those of the task.
+
+    Args:
+        tokenizer (`str`):
+            Folder or Hub id of the tokenizer (or of the model to train), by which lengths are counted.
+        dataset_name (`str`, *optional*):
+            A local file or folder, or a Hub id.
+        dataset_config (`str`, *optional*)
+        num_train_rows (`int`, *optional*):
+            Training rows to generate, or to keep.
+        max_prompt_length, max_completion_length, max_length (`int`, *optional*):
+            Most tokens of a prompt, of a completion with its EOS, and of both together.
+        truncate_field (`str`, *optional*):
+            What to shorten where a prompt is too long: `prompt`, whose closing line (`TL;DR:`) stays, or one of the
+            columns it is made from. If unset, nothing is.
+        truncate_text (`str`, *optional*, defaults to a newline):
+            Cut before one of these; where none is early enough, before a word.
+        check_length_correctness (`bool`, *optional*, defaults to `True`):
+            Whether a row that is still too long is an error. If `False`, it is kept, and training will cut or drop it.
+        validation_fraction (`float`, *optional*, defaults to `0.1`):
+            Part of the training rows to split off as `validation`, where there is none; 0 is none.
+        output_dir (`str`, *optional*, defaults to `"outputs/data"`):
+            Gets a Parquet file a split; `dataset_name` of a recipe can name it.
+        push_to_hub (`bool`, *optional*, defaults to `False`)
+        hub_dataset_id (`str`, *optional*):
+            `user/name` to push to.
+        hub_private (`bool`, *optional*, defaults to `True`)
+    """
+
+    tokenizer: str | None = field(default=None, metadata={"help": "Folder or Hub id by which lengths are counted."})
+    dataset_name: str | None = field(default=None, metadata={"help": "Local data or a Hub id."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub's dataset."})
+    num_train_rows: int | None = field(default=None, metadata={"help": "Training rows to generate, or to keep."})
+    max_prompt_length: int | None = field(default=None, metadata={"help": "Most tokens of a prompt."})
+    max_completion_length: int | None = field(
+        default=None, metadata={"help": "Most tokens of a completion, its EOS included."}
+    )
+    max_length: int | None = field(default=None, metadata={"help": "Most tokens of prompt and completion."})
+    truncate_field: str | None = field(
+        default=None, metadata={"help": "What to shorten in an over-long prompt: prompt, or a column it is made from."}
+    )
+    truncate_text: str = field(default="\n", metadata={"help": "Cut before one of these."})
+    check_length_correctness: bool = field(
+        default=True, metadata={"help": "Whether a row that is still too long is an error."}
+    )
+    validation_fraction: float = field(
+        default=0.1, metadata={"help": "Part of the training rows to split off as validation, if there is none."}
+    )
+    output_dir: str = field(default="outputs/data", metadata={"help": "Gets a Parquet file a split."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Whether to push it to the Hub."})
+    hub_dataset_id: str | None = field(default=None, metadata={"help": "user/name to push to."})
+    hub_private: bool = field(default=True, metadata={"help": "Whether the pushed dataset is private."})
+
+    def __post_init__(self):
+        self.task_data()  # is the task one?
+        if self.tokenizer is None:
+            raise ValueError("No tokenizer. Set `tokenizer` to the model to train: lengths are counted in its tokens.")
+        for name in ("num_train_rows", "max_prompt_length", "max_completion_length", "max_length"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"`{name}: {getattr(self, name)}` is out of range. Set it to 1 or more.")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"`validation_fraction: {self.validation_fraction}` must be from 0 (none) to below 1.")
+        if self.truncate_field is not None and self.max_prompt_length is None and self.max_length is None:
+            raise ValueError(
+                f"`truncate_field: {self.truncate_field}` shortens prompts above a limit, and there is none. Set "
+                "`max_prompt_length` or `max_length`."
+            )
+        if self.truncate_field not in (None, "prompt") and self.source_column is None:
+            raise ValueError(
+                f"`truncate_field: {self.truncate_field}` is a column that prompts are made from, and these are not "
+                "made from columns. Set it to prompt, or set `source_column` and `target_column`."
+            )
+        if self.push_to_hub and self.hub_dataset_id is None:
+            raise ValueError("`push_to_hub` needs `hub_dataset_id: user/name` to push to.")
+
+    def limits(self) -> dict[str, int | None]:
+        return {
+            "prompt": self.max_prompt_length,
+            "completion": self.max_completion_length,
+            "total": self.max_length,
+        }
+
+
+def shorten(row: dict, arguments: PrepareArguments, encode) -> dict:
+    """
+    The row with its prompt cut as `truncate_field` and `truncate_text` say, if it is too long.
+
+    Raises:
+        `ValueError`: the field is not among the columns, or is no text.
+    """
+    from ..tasks.prepare import cut_at_boundary, split_closing_line
+    from ..tasks.task import prompt_from_columns
+
+    name = arguments.truncate_field
+    if not isinstance(row.get(name), str):
+        raise ValueError(
+            f"`truncate_field: {name}` is not a text column of the dataset, whose columns are {', '.join(row)}."
+        )
+    body, closing = split_closing_line(row["prompt"]) if name == "prompt" else (row[name], "")
+
+    def with_field(text: str) -> dict:
+        if name == "prompt":
+            return {**row, "prompt": text + closing}
+        changed = {**row, name: text}
+        return {**changed, "prompt": prompt_from_columns(changed, arguments.task_data())}
+
+    def fits(text: str) -> bool:
+        ids, labels = encode(with_field(text))
+        prompt = sum(label == -100 for label in labels)
+        limits = arguments.limits()
+        return prompt <= (limits["prompt"] or prompt) and len(ids) <= (limits["total"] or len(ids))
+
+    cut = cut_at_boundary(body, arguments.truncate_text, fits)
+    return row if cut == body else with_field(cut.rstrip() if name == "prompt" else cut)
+
+
+def main(arguments: PrepareArguments) -> None:
+    """Load, shorten, check, split and save."""
+    from datasets import Dataset, DatasetDict
+    from transformers import AutoTokenizer
+
+    from ..evaluation.report import print_rows
+    from ..rewards.held_out import encode
+    from ..tasks.files import check_local_path, check_writable
+    from ..tasks.prepare import DISTRIBUTION_HEADER, measure
+    from ..tasks.task import as_prompt_completion, load_task
+
+    check_local_path(arguments.tokenizer, "tokenizer")
+    check_writable(arguments.output_dir, "output_dir")
+    splits = load_task(arguments.task_data())
+    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+
+    def ids_and_labels(row: dict) -> tuple[list[int], list[int]]:
+        return encode(tokenizer, as_prompt_completion(row))
+
+    prepared, table, problems = {}, [list(DISTRIBUTION_HEADER)], []
+    for name, split in splits.items():
+        rows = list(split)
+        if arguments.truncate_field is not None:
+            shortened = [shorten(row, arguments, ids_and_labels) for row in rows]
+            cut = sum(new is not old for new, old in zip(shortened, rows, strict=True))
+            print(f"{name}: {cut} of {len(rows)} prompts shortened.")
+            rows = shortened
+        lengths = measure(rows, ids_and_labels)
+        table += [[name, *cells] for cells in lengths.distribution(arguments.limits())]
+        for part, above in lengths.too_long(arguments.limits()).items():
+            if above:
+                size = getattr(lengths, part)[above[0]]
+                problems.append(f"{len(above)} of {name} in their {part} (the first is row {above[0]}, {size} tokens)")
+        prepared[name] = Dataset.from_list(rows)
+    print_rows(table, "Lengths in tokens")
+    if problems and arguments.check_length_correctness:
+        raise ValueError(
+            f"Rows are longer than the limits: {'; '.join(problems)}. Raise `max_prompt_length`, "
+            "`max_completion_length` or `max_length`, shorten prompts with `truncate_field`, or set "
+            "`check_length_correctness: false` to keep them as they are."
+        )
+    if arguments.validation_fraction and "train" in prepared and "validation" not in prepared:
+        carved = prepared["train"].train_test_split(arguments.validation_fraction, seed=arguments.task_seed)
+        prepared |= {"train": carved["train"], "validation": carved["test"]}
+    save(DatasetDict(prepared), Path(arguments.output_dir))
+    counts = ", ".join(f"{len(split)} {name}" for name, split in prepared.items())
+    print(f"{counts}: {arguments.output_dir}")
+    if arguments.push_to_hub:
+        DatasetDict(prepared).push_to_hub(arguments.hub_dataset_id, private=arguments.hub_private)
+        print(f"Pushed to the Hub as {arguments.hub_dataset_id}.")
+
+
+def save(splits, output_dir: Path) -> None:
+    """A Parquet file a split, each whole or not there."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    part = output_dir / ".part"
+    try:
+        for name, split in splits.items():
+            split.to_parquet(part)
+            os.replace(part, output_dir / f"{name}.parquet")
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def make_parser():
+    from .parser import RecipeParser
+
+    return RecipeParser((PrepareArguments,), prog="trl-irl prepare")
+
+
+def run(argv: list[str] | None = None) -> int:
+    """The command: what is wrong becomes one message; the exit status is 0, or 2 then."""
+    from .failures import run_reporting
+
+    return run_reporting(make_parser(), main, argv)
+
+
+if __name__ == "__main__":
+    from trl_irl.commands.failures import leave
+
+    leave(run())

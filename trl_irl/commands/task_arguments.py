@@ -1,0 +1,116 @@
+"""The keys that say what the data is and how it is scored: the same for training, evaluation and preparation."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ..tasks.task import TASKS, TaskData
+
+
+METRICS = ("accuracy", "accuracy_math", "rouge", "bleu", "chrf", "nll", "td_loss")
+
+
+@dataclass
+class TaskArguments:
+    """
+    Args:
+        task (`str`, *optional*):
+            A task that this package formats and scores, or `module:function` for a function of your own that scores a
+            completion, `(prediction, row) -> {"metric": number}`. If unset, `dataset_name` is taken as it is.
+        source_column, target_column (`str`, *optional*):
+            Columns to make prompt and completion from; a dot reaches into a nested one, such as `translation.de`.
+        prompt_template (`str`, *optional*):
+            The prompt, `{source}` being the source column's text.
+        calculator_annotations (`bool`, *optional*, defaults to `True`):
+            GSM8K: whether to keep the `<<48/2=24>>` in solutions.
+        task_seed (`int`, *optional*, defaults to `42`):
+            Seed of the generated rows, or of GSM8K's validation split.
+    """
+
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": f"One of {', '.join(TASKS)}, or `module:function`, which scores (prediction, row). If unset, "
+            "`dataset_name` is taken as it is."
+        },
+    )
+    source_column: str | None = field(default=None, metadata={"help": "Column to make the prompt from."})
+    target_column: str | None = field(default=None, metadata={"help": "Column to make the completion from."})
+    prompt_template: str | None = field(
+        default=None, metadata={"help": "The prompt, {source} being the source column's text."}
+    )
+    calculator_annotations: bool = field(
+        default=True, metadata={"help": "GSM8K: whether to keep the <<48/2=24>> in solutions."}
+    )
+    task_seed: int = field(
+        default=42, metadata={"help": "Seed of the generated rows, or of GSM8K's validation split."}
+    )
+
+    def task_data(self) -> TaskData:
+        return TaskData(
+            task=self.task,
+            dataset_name=self.dataset_name,
+            dataset_config=self.dataset_config,
+            streaming=getattr(self, "dataset_streaming", False),
+            source_column=self.source_column,
+            target_column=self.target_column,
+            prompt_template=self.prompt_template,
+            calculator_annotations=self.calculator_annotations,
+            num_train_rows=getattr(self, "num_train_rows", None),
+            seed=self.task_seed,
+        )
+
+
+def load_rows(arguments: TaskArguments, count: int | None) -> list[dict]:
+    """
+    The first `count` rows of the split that a command names, with `prompt` and `completion`.
+
+    Raises:
+        `ValueError`: there is no such split, or nothing in it.
+    """
+    from ..tasks.task import as_prompt_completion, load_task
+
+    splits = load_task(arguments.task_data())
+    if arguments.split not in splits:
+        raise ValueError(f"`split: {arguments.split}` is not among the dataset's, which are {', '.join(splits)}.")
+    split = splits[arguments.split]
+    rows = [as_prompt_completion(row) for row in split.take(min(count or len(split), len(split)))]
+    if not rows:
+        raise ValueError(f"`split: {arguments.split}` is empty.")
+    return rows
+
+
+def default_metrics(task: str | None) -> tuple[str, ...]:
+    """Those of a task of this package; none for a function of the user's; ROUGE for a dataset without a task."""
+    return TASKS.get(task, ()) if task else TASKS["summarization"]
+
+
+def make_score(task: str | None, metrics: Sequence[str], verifier=None) -> Callable[[str, dict], dict[str, float]]:
+    """
+    One function for all numbers of a completion: the named metrics, and those of the user's own function.
+
+    Args:
+        task (`str`, *optional*)
+        metrics (`Sequence[str]`):
+            Among `METRICS`; those of a whole corpus or of the model are left to others.
+        verifier ([`~tasks.math_answer.MathVerifier`], *optional*):
+            Judges `accuracy_math`.
+
+    Raises:
+        `ValueError`: the user's function is not there.
+    """
+    from ..evaluation.metrics import rouge
+    from ..tasks.final_answer import answer_text
+    from ..tasks.task import custom_score, exact_answer
+
+    parts = [custom_score(task)] if task and ":" in task else []
+    if "accuracy" in metrics:
+        parts.append(exact_answer)
+    if "accuracy_math" in metrics:
+
+        def math_answer(text: str, row: dict) -> dict[str, float]:
+            return {"accuracy_math": verifier.is_equal(answer_text(text), answer_text(row["completion"]))}
+
+        parts.append(math_answer)
+    if "rouge" in metrics:
+        parts.append(lambda text, row: rouge(text, row["completion"]))
+    return lambda text, row: {name: value for part in parts for name, value in part(text, row).items()}

@@ -1,0 +1,232 @@
+"""Generations during training: sampled at every evaluation, scored, logged beside the losses, and kept as a table."""
+
+import csv
+import json
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from transformers import Trainer, TrainerCallback
+from transformers.integrations import TensorBoardCallback
+from trl.models.utils import unwrap_model_for_generation
+
+from .metrics import check_installed
+from .sampling import check_context, encode_prompts, sample
+from .scoring import Scorer
+
+
+@dataclass
+class GenerationArguments:
+    """
+    What to generate at every evaluation.
+
+    Args:
+        eval_generations (`int`, *optional*, defaults to `0`):
+            Prompts of the evaluation data to generate for, the first ones; 0 is none.
+        eval_num_samples (`int`, *optional*, defaults to `4`):
+            Completions a prompt; self-BLEU and pass@k need two or more.
+        eval_temperature (`float`, *optional*, defaults to `1.0`):
+            0 is greedy decoding, one completion a prompt.
+        eval_top_p (`float`, *optional*, defaults to `1.0`)
+        eval_max_new_tokens (`int`, *optional*, defaults to `256`)
+        eval_generation_batch_size (`int`, *optional*):
+            Sequences a process generates together; `per_device_eval_batch_size` if unset.
+        ds3_gather_for_generation (`bool`, *optional*, defaults to `True`):
+            ZeRO-3: gather all weights on each GPU while generating. `False` is slower and needs no room for them.
+    """
+
+    eval_generations: int = field(
+        default=0, metadata={"help": "Prompts to generate for at every evaluation; 0 is none."}
+    )
+    eval_num_samples: int = field(default=4, metadata={"help": "Completions a prompt at an evaluation."})
+    eval_temperature: float = field(default=1.0, metadata={"help": "0 is greedy decoding."})
+    eval_top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling at an evaluation; 1 is off."})
+    eval_max_new_tokens: int = field(default=256, metadata={"help": "Longest completion at an evaluation, in tokens."})
+    eval_generation_batch_size: int | None = field(
+        default=None, metadata={"help": "Sequences a process generates together at an evaluation."}
+    )
+    ds3_gather_for_generation: bool = field(
+        default=True, metadata={"help": "ZeRO-3: gather all weights on each GPU while generating."}
+    )
+
+    def __post_init__(self):
+        for name, least in (("eval_generations", 0), ("eval_num_samples", 1), ("eval_max_new_tokens", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"`{name}: {getattr(self, name)}` is out of range. Set it to {least} or more.")
+        if self.eval_generation_batch_size is not None and self.eval_generation_batch_size < 1:
+            raise ValueError(f"`eval_generation_batch_size: {self.eval_generation_batch_size}` must be 1 or more.")
+        if self.eval_temperature < 0:
+            raise ValueError(f"`eval_temperature: {self.eval_temperature}` must be 0 (greedy) or more.")
+        if not 0 < self.eval_top_p <= 1:
+            raise ValueError(f"`eval_top_p: {self.eval_top_p}` is a probability above 0, up to 1 (off).")
+
+
+class GenerationCallback(TrainerCallback):
+    """
+    At every evaluation, samples completions of the same prompts, and
+
+    - adds their metrics to the evaluation's as `eval_...`, so that `metric_for_best_model` can name one, and logs
+      them;
+    - writes prompt, generation and reference to `output_dir/generations/step-N.csv`, and to W&B, Trackio and
+      TensorBoard where `report_to` names them.
+
+    Training is untouched: random states are put back. Under DDP, DeepSpeed and FSDP2 every rank generates its share of
+    the prompts.
+
+    Example:
+
+    ```python
+    >>> trainer = SFTTrainer(...)  # or IRLTrainer
+    >>> trainer.add_callback(GenerationCallback(trainer, rows, score, GenerationArguments(eval_generations=32)))
+    ```
+
+    Args:
+        trainer ([`~transformers.Trainer`]):
+            The trainer it is added to: [`~trl.SFTTrainer`] or [`IRLTrainer`].
+        rows (`Sequence[dict]`):
+            With `prompt`, as text or messages, and `completion`, the reference's text. The first `eval_generations`
+            are used, or all if that is 0.
+        score (`Callable[[str, dict], dict[str, float]]`):
+            From a completion's text and its row to named numbers; see [`~evaluation.scoring.Scorer`].
+        arguments ([`GenerationArguments`], *optional*)
+        corpus (`Sequence[str]`, *optional*):
+            Among `"bleu"` and `"chrf"`.
+
+    Raises:
+        `ValueError`: there is no row, or a prompt leaves no room for `eval_max_new_tokens` in the model's context.
+        `ImportError`: a library of the `eval` extra is missing.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        rows: Sequence[dict],
+        score: Callable[[str, dict], dict[str, float]],
+        arguments: GenerationArguments | None = None,
+        corpus: Sequence[str] = (),
+    ):
+        check_installed()
+        self.trainer, self.score, self.corpus = trainer, score, corpus
+        self.arguments = arguments or GenerationArguments()
+        self.rows = list(rows)[: self.arguments.eval_generations or None]
+        if not self.rows:
+            raise ValueError("`eval_generations` has no prompt: the evaluation data has no rows.")
+        self.tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+        prompts = encode_prompts(self.tokenizer, [row["prompt"] for row in self.rows])
+        check_context(trainer.model, prompts, self.arguments.eval_max_new_tokens, "eval_max_new_tokens")
+        self._last_step = None
+
+    def on_evaluate(self, args, state, control, metrics: dict[str, float] | None = None, **kwargs):
+        if state.global_step == self._last_step:
+            return  # another of several evaluation datasets
+        self._last_step = state.global_step
+        with _random_states_kept():
+            groups = self._generate(args)
+        found = [None]
+        if self.trainer.accelerator.is_main_process:
+            found = [self._measure(args, state, groups)]
+        # The same numbers on every rank: they may decide which checkpoint is the best.
+        (found,) = broadcast_object_list(found)
+        if metrics is not None:
+            metrics.update(found)
+        self.trainer.log(dict(found))
+
+    def _generate(self, args) -> list[list[dict]]:
+        """The completions of every prompt, on every rank."""
+        accelerator, options = self.trainer.accelerator, self.arguments
+        world, rank = accelerator.num_processes, accelerator.process_index
+        # As many on each rank, for ranks that gather weights layer by layer must go through them together.
+        share = -(-len(self.rows) // world)
+        chosen = [(rank + i * world) % len(self.rows) for i in range(share)]
+        with unwrap_model_for_generation(
+            self.trainer.model_wrapped, accelerator, gather_deepspeed3_params=options.ds3_gather_for_generation
+        ) as model:
+            groups = sample(
+                model,
+                self.tokenizer,
+                [self.rows[i]["prompt"] for i in chosen],
+                max_new_tokens=options.eval_max_new_tokens,
+                temperature=options.eval_temperature,
+                num_samples=options.eval_num_samples if options.eval_temperature > 0 else 1,
+                top_p=options.eval_top_p,
+                batch_size=options.eval_generation_batch_size or args.per_device_eval_batch_size,
+                seed=args.seed + rank,
+                description="Generating" if accelerator.is_main_process and not args.disable_tqdm else "",
+                synced_gpus=world > 1,
+            )
+        if args.gradient_checkpointing:
+            # TRL 1.12 turns it on again without its arguments, 1.16 with those it is given; this can go with 1.12.
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)
+        mine = [(i, [vars(completion) for completion in group]) for i, group in zip(chosen, groups, strict=True)]
+        return [group for _, group in sorted(dict(gather_object(mine)).items())]
+
+    def _measure(self, args, state, groups: list[list[dict]]) -> dict[str, float]:
+        scorer = Scorer(self.score, self.corpus)
+        found = {f"eval_{name}": statistic.value for name, statistic in scorer.statistics(groups, self.rows).items()}
+        if scorer.failures.count:
+            total = sum(map(len, groups))
+            found["eval_unscored"] = scorer.failures.count / total
+            warnings.warn(
+                f"{scorer.failures.count} of {total} generations could not be scored and are left out of their means. "
+                f"The first: {scorer.failures.first}"
+            )
+        table = [
+            [state.global_step, _text(row["prompt"]), completion["text"], row["completion"]]
+            for row, group in zip(self.rows, groups, strict=True)
+            for completion in group
+        ]
+        self._write(args, state.global_step, table)
+        return found
+
+    def _write(self, args, step: int, table: list[list]) -> None:
+        header = ["step", "prompt", "generation", "reference"]
+        folder = Path(args.output_dir) / "generations"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / f"step-{step}.csv").open("w", newline="") as file:
+                csv.writer(file).writerows([header, *table])
+        except OSError as error:  # a table is not worth a run
+            warnings.warn(f"The generations of step {step} could not be written to {folder}: {error}")
+        if "wandb" in args.report_to:
+            import wandb
+
+            if wandb.run is not None:
+                wandb.log({"generations": wandb.Table(columns=header, data=table), "train/global_step": step})
+        if "trackio" in args.report_to:
+            import pandas
+            import trackio
+
+            trackio.log({"generations": trackio.Table(dataframe=pandas.DataFrame(table, columns=header))})
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+                callback.tb_writer.add_text("generations", _markdown(header, table), step)
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """What draws random numbers inside does not change those drawn after it."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _text(prompt) -> str:
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+
+
+def _markdown(header: list[str], table: list[list]) -> str:
+    def line(cells: list) -> str:
+        return f"| {' | '.join(str(cell).replace('|', chr(92) + '|').replace(chr(10), '<br>') for cell in cells)} |"
+
+    return "\n".join([line(header), line(["---"] * len(header)), *map(line, table)])

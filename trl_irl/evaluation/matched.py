@@ -1,0 +1,74 @@
+"""Performance at equal diversity: a flatter policy moves along its own curve, and only a better one lies above."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .statistics import Interval, Statistic, percentile_interval
+
+
+Curve = dict[float, dict[str, Statistic]]  # a model's statistics at each temperature
+_MOST_LEVELS = 6
+
+
+def interpolate(self_bleu: Sequence[float], performance: Sequence[float], levels: Sequence[float]) -> np.ndarray:
+    """
+    A model's performance at given diversities, read off the straight lines between its temperatures.
+
+    Args:
+        self_bleu (`Sequence[float]`):
+            At each temperature, from 0 to 100. Greedy decoding says the same every time, which is 100.
+        performance (`Sequence[float]`):
+            At the same temperatures.
+        levels (`Sequence[float]`):
+            Values of self-BLEU to read it at.
+
+    Returns:
+        `np.ndarray` of shape `(len(levels),)`, float64; NaN outside the range that the temperatures span: nothing is
+        extrapolated.
+    """
+    order = np.argsort(self_bleu)
+    x, y = np.asarray(self_bleu, dtype=np.float64)[order], np.asarray(performance, dtype=np.float64)[order]
+    return np.interp(levels, x, y, left=np.nan, right=np.nan)
+
+
+def common_levels(curves: Sequence[Curve]) -> list[float]:
+    """Up to six round values of self-BLEU below 100 that the temperatures of every model span."""
+    spans = [[_diversity(statistics).value for statistics in curve.values()] for curve in curves]
+    low, high = max(map(min, spans)), min(map(max, spans))
+    for step in (5.0, 10.0, 20.0):
+        levels = [float(level) for level in np.arange(100 - step, 0.0, -step) if low <= level <= high]
+        if len(levels) <= _MOST_LEVELS:
+            break
+    return levels
+
+
+def at_levels(curve: Curve, metric: str, levels: Sequence[float]) -> list[Interval]:
+    """A metric at these values of self-BLEU, with 95 % bootstrap intervals over prompts."""
+    value, resampled = _read_off(curve, metric, levels)
+    return [percentile_interval(*pair) for pair in zip(value, resampled.T, strict=True)]
+
+
+def difference_at_levels(curve: Curve, baseline: Curve, metric: str, levels: Sequence[float]) -> list[Interval]:
+    """The same, minus another model's: paired, every resample draws the same prompts for both."""
+    (value, resampled), (of_baseline, also) = (_read_off(c, metric, levels) for c in (curve, baseline))
+    return [percentile_interval(*pair) for pair in zip(value - of_baseline, (resampled - also).T, strict=True)]
+
+
+def _read_off(curve: Curve, metric: str, levels: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """At the levels: the values, and those of each resample, `(resamples, levels)`."""
+    pairs = [(_diversity(statistics), _performance(statistics, metric)) for statistics in curve.values()]
+    value = interpolate([x.value for x, _ in pairs], [y.value for _, y in pairs], levels)
+    x, y = (np.stack([pair[i].resampled() for pair in pairs], axis=1) for i in (0, 1))
+    return value, np.stack([interpolate(*row, levels) for row in zip(x, y, strict=True)])
+
+
+def _diversity(statistics: dict[str, Statistic]) -> Statistic:
+    if "self_bleu" in statistics:
+        return statistics["self_bleu"]
+    prompts = len(statistics["length"].sums)  # greedy: one completion, whoever asks
+    return Statistic(np.tile([100.0, 1.0], (prompts, 1)))
+
+
+def _performance(statistics: dict[str, Statistic], metric: str) -> Statistic:
+    return statistics[metric] if metric in statistics else statistics["accuracy"]  # greedy: pass@k is accuracy

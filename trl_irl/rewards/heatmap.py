@@ -1,0 +1,90 @@
+"""One self-contained HTML page of completions, every token coloured by its reward."""
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.6 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }}
+article {{ border-top: 1px solid #ddd; padding: .8rem 0; }}
+.prompt {{ color: #666; white-space: pre-wrap; }}
+.completion {{ font-family: ui-monospace, monospace; white-space: pre-wrap; }}
+.completion span {{ border-radius: 2px; padding: 1px 0; }}
+.numbers {{ color: #666; font-size: 13px; }}
+.scale span {{ display: inline-block; width: 2.6rem; text-align: center; font-size: 12px; }}
+.unknown {{ border-bottom: 1px dotted #888; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>Reward of each token in nats: <span class="scale">{scale}</span> dotted: not known. Hover a token for its
+numbers.</p>
+<p><label>Order: <select id="order">
+<option value="position">as given</option><option value="descending">highest return first</option>
+<option value="ascending">lowest return first</option></select></label></p>
+<main>
+{articles}
+</main>
+<script>
+const main = document.querySelector("main");
+document.getElementById("order").addEventListener("change", event => {{
+  const key = event.target.value === "position" ? "position" : "return";
+  const sign = event.target.value === "descending" ? -1 : 1;
+  [...main.children].sort((a, b) => sign * (a.dataset[key] - b.dataset[key])).forEach(child => main.append(child));
+}});
+</script>
+</body>
+</html>
+"""
+
+
+def write_heatmap(rows: Sequence[dict], path: Path, title: str) -> None:
+    """
+    Write the page.
+
+    Args:
+        rows (`Sequence[dict]`):
+            With `prompt` (text), `tokens` (`list[str]`), `rewards`, `q`, `v` (`list[float]`, nats), `has_reward`
+            (`list[bool]`), and `sum` and `log_likelihood` (nats).
+        path (`Path`)
+        title (`str`)
+    """
+    known = [reward for row in rows for reward, there in zip(row["rewards"], row["has_reward"], strict=True) if there]
+    # One outlier, such as a stop token whose V is far from 0, would leave all others white.
+    largest = (float(np.quantile(np.abs(known), 0.95)) if known else 0.0) or 1.0
+    steps = np.linspace(-largest, largest, 5)
+    scale = "".join(f'<span style="background:{colour(x / largest)}">{x:+.2f}</span>' for x in steps)
+    articles = "\n".join(_article(i, row, largest) for i, row in enumerate(rows))
+    path.write_text(_PAGE.format(title=html.escape(title), scale=scale, articles=articles))
+
+
+def colour(share: float) -> str:
+    """Red for -1, white for 0, blue for 1 (and beyond): told apart by those who do not see red and green apart."""
+    share = max(-1.0, min(1.0, share))
+    ends = (33, 102, 172) if share > 0 else (178, 24, 43)
+    return "#" + "".join(f"{round(255 + abs(share) * 0.75 * (end - 255)):02x}" for end in ends)
+
+
+def _article(position: int, row: dict, largest: float) -> str:
+    spans = []
+    for token, reward, there, q, v in zip(
+        *(row[k] for k in ("tokens", "rewards", "has_reward", "q", "v")), strict=True
+    ):
+        numbers = f"r {reward:+.3f}" if there else "r not known"
+        title = f"{numbers}, Q {q:.3f}, V {v:.3f}, log π {q - v:.3f}"
+        style = f'style="background:{colour(reward / largest)}"' if there else 'class="unknown"'
+        spans.append(f'<span {style} title="{title}">{html.escape(token)}</span>')
+    told = f"return {row['sum']:+.3f}, log-likelihood {row['log_likelihood']:.3f}, {len(row['tokens'])} tokens"
+    return (
+        f'<article data-position="{position}" data-return="{row["sum"]!r}">\n<div class="prompt">'
+        f'{html.escape(row["prompt"])}</div>\n<div class="completion">{"".join(spans)}</div>\n'
+        f'<div class="numbers">{told}</div>\n</article>'
+    )

@@ -1,0 +1,243 @@
+"""The reward inside a model that IRL trained: for every token, and as a reward function for TRL's RL trainers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from .held_out import encode, prompt_ids
+from .settings import saved_settings
+from .token_values import TokenValues, stop_token_ids, token_values
+
+
+KINDS = ("soft_q", "log_ratio", "advantage")
+AGGREGATES = ("sum", "mean", "discounted")
+
+Prompt = str | list[dict]
+Completion = str | list[dict]
+
+
+@dataclass(frozen=True)
+class CompletionReward:
+    """
+    The reward of one completion; arrays have the shape `(tokens,)`, float32 unless said otherwise.
+
+    Attributes:
+        token_ids (`np.ndarray`, int64)
+        rewards (`np.ndarray`): reward of each token, in nats; 0 where it is not known (see `has_reward`).
+        has_reward (`np.ndarray`, bool): False at the end of a completion that was cut and, with
+            `terminal_value="mask"`, at a stop token.
+        q, v (`np.ndarray`): Q(s_t, a_t) and V(s_t) of the model, in nats.
+        gamma (`float`)
+    """
+
+    token_ids: np.ndarray
+    rewards: np.ndarray
+    has_reward: np.ndarray
+    q: np.ndarray
+    v: np.ndarray
+    gamma: float
+
+    @property
+    def sum(self) -> float:
+        """Undiscounted return, in nats; 0 for an empty completion."""
+        return float(self.rewards.sum(dtype=np.float64))
+
+    @property
+    def discounted(self) -> float:
+        """Return from the prompt, sum of gamma^t r_t, in nats."""
+        return float((self.rewards * self.gamma ** np.arange(len(self.rewards), dtype=np.float64)).sum())
+
+    @property
+    def mean(self) -> float:
+        """Mean over the tokens that have a reward, in nats a token; 0 if none has."""
+        return self.sum / max(int(self.has_reward.sum()), 1)
+
+    @property
+    def log_likelihood(self) -> float:
+        """log pi(completion | prompt), in nats."""
+        return float((self.q - self.v).sum(dtype=np.float64))
+
+    @property
+    def initial_value(self) -> float:
+        """V(s_0), the value of the prompt, in nats; NaN for an empty completion."""
+        return float(self.v[0]) if len(self.v) else float("nan")
+
+
+class SoftQReward:
+    """
+    Reads the reward of completions off a language model: `r(s_t, a_t) = Q(s_t, a_t) - gamma * V(s_{t+1})`, the logits
+    being Q and their logsumexp V (arXiv 2409.01369), by the rules of training.
+
+    With `gamma = 1` and `terminal_value = "zero"` the sum of `"soft_q"` rewards over a finished completion telescopes
+    to log pi(completion | prompt) + V(s_0): completions of one prompt are ranked as by likelihood. Rewards of tokens,
+    `gamma < 1`, means, and sums with `"mask"`, which leave out the stop token and the last value, are not.
+
+    An instance is a reward function for [`~trl.GRPOTrainer`] and [`~trl.RLOOTrainer`]:
+    `reward_funcs=SoftQReward(...)`.
+
+    Example:
+
+    ```python
+    >>> from trl_irl import SoftQReward
+
+    >>> reward = SoftQReward("outputs/gsm8k/irl_full")
+    >>> (scored,) = reward.score(["QUESTION: 1 + 1?\\n\\nSOLUTION:"], [" 1 + 1 = 2\\n#### 2"])
+    >>> scored.rewards, scored.sum
+    ```
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`]):
+            Folder, Hub id, adapter, or the model itself.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            The model's, if `model` is not a name.
+        kind (`str`, *optional*, defaults to `"soft_q"`):
+            `"soft_q"`; `"log_ratio"`, log pi - log pi_ref against `ref_model`, the dense reward that plain SFT already
+            gives (arXiv 2510.02493); or `"advantage"`, Q - V.
+        ref_model (`str` or [`~transformers.PreTrainedModel`], *optional*):
+            The reference of `"log_ratio"`, over the same vocabulary.
+        gamma (`float`, *optional*), terminal_value (`str`, *optional*):
+            If unset, those the model was trained with, which [`IRLTrainer`] saves beside it; else 1 and `"zero"`.
+        aggregate (`str`, *optional*, defaults to `"sum"`):
+            What a call makes of a completion's rewards: `"sum"`, `"mean"` or `"discounted"`.
+        clip (`float`, *optional*):
+            A call's numbers are cut to lie within `-clip` and `clip`, after normalisation.
+        batch_size (`int`, *optional*, defaults to `8`)
+        dtype (`str`, *optional*, defaults to `"auto"`):
+            Data type of a model given by name; Q and V are float32 whatever it is.
+
+    Raises:
+        `ValueError`: `kind` or `aggregate` is unknown, `"log_ratio"` has no reference, or a model has no tokenizer.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        kind: str = "soft_q",
+        ref_model: str | PreTrainedModel | None = None,
+        gamma: float | None = None,
+        terminal_value: str | None = None,
+        aggregate: str = "sum",
+        clip: float | None = None,
+        batch_size: int = 8,
+        dtype: str = "auto",
+    ):
+        for name, value, choices in (("kind", kind, KINDS), ("aggregate", aggregate, AGGREGATES)):
+            if value not in choices:
+                raise ValueError(f"`{name}={value!r}` is unknown; there are {', '.join(choices)}.")
+        if (kind == "log_ratio") != (ref_model is not None):
+            raise ValueError(
+                f'`kind={kind!r}` with `ref_model={"None" if ref_model is None else "..."}`: "log_ratio" compares '
+                "the model with a reference, and no other kind has one."
+            )
+        if not isinstance(model, str) and tokenizer is None:
+            raise ValueError("A model that is not given by name needs its `tokenizer`.")
+        settings = saved_settings(model) if isinstance(model, str) else {}
+        self.kind, self.aggregate, self.clip, self.batch_size = kind, aggregate, clip, batch_size
+        self.gamma = settings.get("gamma", 1.0) if gamma is None else gamma
+        self.terminal_value = settings.get("terminal_value", "zero") if terminal_value is None else terminal_value
+        self.tokenizer = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(model)
+        self.model = _loaded(model, dtype)
+        self.ref_model = None if ref_model is None else _loaded(ref_model, dtype)
+        self.mean, self.std = 0.0, 1.0
+        self.__name__ = f"{kind}_{aggregate}"  # TRL's trainers log a reward function under its name
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Completion] | None = None,
+        completion_ids: Sequence[Sequence[int]] | None = None,
+    ) -> list[CompletionReward]:
+        """
+        Rewards of every token.
+
+        Args:
+            prompts (`Sequence[str]` or `Sequence[list[dict]]`):
+                Text, or messages.
+            completions (`Sequence[str]` or `Sequence[list[dict]]`, *optional*):
+                Text, or messages; taken as finished: an EOS follows a text, and the chat template ends a message.
+            completion_ids (`Sequence[Sequence[int]]`, *optional*):
+                The completions as sampled, in the model's own tokens. Without a stop token at its end, a completion
+                was cut, and its last token has no reward.
+
+        Raises:
+            `ValueError`: neither completions nor ids are given, or the ids are not of this tokenizer.
+        """
+        if completions is None and completion_ids is None:
+            raise ValueError("There is nothing to score: give `completions` or `completion_ids`.")
+        if completion_ids is None:
+            rows = [
+                {"prompt": prompt, "completion": text if isinstance(text, str) else text[-1]["content"]}
+                for prompt, text in zip(prompts, completions, strict=True)
+            ]
+            encoded = [encode(self.tokenizer, row) for row in rows]
+        else:
+            if completions is not None:
+                self._check_tokenizer(completions, completion_ids)
+            encoded = [
+                ((start := prompt_ids(self.tokenizer, prompt)) + list(ids), [-100] * len(start) + list(ids))
+                for prompt, ids in zip(prompts, completion_ids, strict=True)
+            ]
+        stop_tokens = stop_token_ids(self.model, self.tokenizer)
+        options = {"gamma": self.gamma, "terminal_value": self.terminal_value, "batch_size": self.batch_size}
+        values = token_values(self.model, encoded, stop_tokens, **options)
+        if self.kind == "soft_q":
+            return [self._reward(row, row.reward, row.has_reward) for row in values]
+        everywhere = [np.ones_like(row.has_reward) for row in values]
+        if self.kind == "advantage":
+            rewards = [row.log_pi for row in values]
+        else:
+            of_ref = token_values(self.ref_model, encoded, stop_tokens, **options)
+            rewards = [row.log_pi - ref.log_pi for row, ref in zip(values, of_ref, strict=True)]
+        return [self._reward(*row) for row in zip(values, rewards, everywhere, strict=True)]
+
+    def __call__(
+        self,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Completion],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        **kwargs,
+    ) -> list[float]:
+        """One number a completion, as TRL's trainers ask for it: aggregated, normalised, clipped."""
+        returns = [getattr(scored, self.aggregate) for scored in self.score(prompts, completions, completion_ids)]
+        normalised = (np.array(returns, dtype=np.float64) - self.mean) / self.std
+        return (normalised if self.clip is None else normalised.clip(-self.clip, self.clip)).tolist()
+
+    def normalize_on(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> None:
+        """
+        From now on a call gives 0 on average on these completions, such as demonstrations, with standard deviation 1.
+
+        Raises:
+            `ValueError`: their rewards do not differ.
+        """
+        self.mean, self.std = 0.0, 1.0
+        returns = [getattr(scored, self.aggregate) for scored in self.score(prompts, completions)]
+        if len(returns) < 2 or np.std(returns) == 0:
+            raise ValueError("Rewards cannot be normalised on completions that all have the same one.")
+        self.mean, self.std = float(np.mean(returns)), float(np.std(returns))
+
+    def _reward(self, values: TokenValues, rewards: np.ndarray, has_reward: np.ndarray) -> CompletionReward:
+        return CompletionReward(values.token_ids, rewards, has_reward, values.q, values.v, self.gamma)
+
+    def _check_tokenizer(self, completions: Sequence[Completion], completion_ids: Sequence[Sequence[int]]) -> None:
+        for completion, ids in zip(completions, completion_ids, strict=True):
+            text = completion if isinstance(completion, str) else completion[-1]["content"]
+            ours = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+            if ours != text:
+                raise ValueError(
+                    f"The policy's tokens are not the reward model's: ids that the policy reads as {text[:60]!r} are "
+                    f"{ours[:60]!r} here. Use a reward model with the policy's tokenizer."
+                )
+
+
+def _loaded(model: str | PreTrainedModel, dtype: str) -> PreTrainedModel:
+    if not isinstance(model, str):
+        return model
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, use_safetensors=True)
+    return loaded.to(device).eval()

@@ -1,0 +1,130 @@
+"""What a model says about every token of given completions: Q, V, likelihood and implied reward, as in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..soft_q import attach_soft_q_head, soft_q_terms
+
+
+@dataclass(frozen=True)
+class TokenValues:
+    """
+    One completion, a number a token; each array has the shape `(tokens,)`, float32 unless said otherwise.
+
+    Attributes:
+        token_ids (`np.ndarray`, int64): the completion's tokens.
+        q (`np.ndarray`): Q(s_t, a_t), in nats.
+        v (`np.ndarray`): V(s_t), in nats; the first is V(s_0), the value of the prompt.
+        reward (`np.ndarray`): Q(s_t, a_t) - gamma * V(s_{t+1}), in nats; 0 where the next state is unknown.
+        has_reward (`np.ndarray`, bool): whether the next state is known: not at the end of a completion that was cut.
+    """
+
+    token_ids: np.ndarray
+    q: np.ndarray
+    v: np.ndarray
+    reward: np.ndarray
+    has_reward: np.ndarray
+
+    @property
+    def log_pi(self) -> np.ndarray:
+        """log pi(a_t|s_t), in nats: also the advantage Q(s_t, a_t) - V(s_t)."""
+        return self.q - self.v
+
+
+def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens after which the state is terminal: the tokenizer's EOS and those of the generation config."""
+    eos = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return frozenset({tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None})
+
+
+@torch.no_grad()
+def token_values(
+    model: PreTrainedModel,
+    encoded: Sequence[tuple[list[int], list[int]]],
+    stop_tokens: Iterable[int],
+    gamma: float = 1.0,
+    terminal_value: str = "zero",
+    batch_size: int = 8,
+    description: str = "",
+) -> list[TokenValues]:
+    """
+    Values of every completion's tokens, in batches of rows of similar length. No logits of a whole sequence ever
+    exist: see [`~soft_q.head`].
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Its logits are read as Q-values, whatever it was trained by. It is left as it was.
+        encoded (`Sequence[tuple[list[int], list[int]]]`):
+            Token ids of prompt and completion, and labels, -100 on the prompt.
+        stop_tokens (`Iterable[int]`):
+            Tokens after which the state is terminal.
+        gamma (`float`, *optional*, defaults to `1.0`)
+        terminal_value (`str`, *optional*, defaults to `"zero"`):
+            Both as in [`~soft_q.objective.soft_q_terms`].
+        batch_size (`int`, *optional*, defaults to `8`)
+        description (`str`, *optional*):
+            Label of the progress bar; empty for none.
+
+    Returns:
+        `list[TokenValues]`, in the order of `encoded`.
+
+    Raises:
+        `ValueError`: a row does not fit into the model's context, or has a token that the model does not know.
+    """
+    _check(model, encoded)
+    was_training, forward = model.training, model.forward
+    attach_soft_q_head(model)
+    model.eval()
+    found: list[TokenValues | None] = [None] * len(encoded)
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))  # little padding
+    try:
+        for start in tqdm(range(0, len(order), batch_size), desc=description, leave=False, disable=not description):
+            chosen = order[start : start + batch_size]
+            batch = _padded([encoded[i] for i in chosen], model.device)
+            output = model(**batch, soft_q="values")
+            terms = soft_q_terms(output.q, output.v, output.labels, stop_tokens, gamma, terminal_value)
+            grid = (output.labels, output.q, output.v, terms.reward, terms.has_reward)
+            for row, i in enumerate(chosen):
+                scored = terms.scored[row]
+                found[i] = TokenValues(*(tensor[row][scored].cpu().numpy() for tensor in grid))
+    finally:
+        model.train(was_training)
+        model.forward = forward
+    return found
+
+
+def _check(model: PreTrainedModel, encoded: Sequence[tuple[list[int], list[int]]]) -> None:
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    for i, (ids, _) in enumerate(encoded):
+        if context is not None and len(ids) > context:
+            raise ValueError(
+                f"Row {i} has {len(ids)} tokens, prompt and completion together, and the model's context is "
+                f"{context}. Leave such rows out, or shorten them."
+            )
+        if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
+            raise ValueError(
+                f"Row {i} has the token id {max(ids) if max(ids) >= vocabulary else min(ids)}, and the model's "
+                f"vocabulary has {vocabulary}. These ids are of another tokenizer: give text, or use the model's own."
+            )
+
+
+def _padded(rows: Sequence[tuple[list[int], list[int]]], device: torch.device) -> dict[str, torch.Tensor]:
+    width = max(len(ids) for ids, _ in rows)
+
+    def grid(columns: Iterable[list[int]], filler: int) -> torch.Tensor:
+        return torch.tensor([column + [filler] * (width - len(column)) for column in columns], device=device)
+
+    # Any id will do as padding: it is masked, and follows what is scored.
+    return {
+        "input_ids": grid((ids for ids, _ in rows), 0),
+        "labels": grid((labels for _, labels in rows), -100),
+        "attention_mask": grid(([1] * len(ids) for ids, _ in rows), 0),
+    }

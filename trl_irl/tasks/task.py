@@ -1,0 +1,208 @@
+"""What a task is: where its rows come from, in TRL's prompt-completion format, and how an answer is scored."""
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import DatasetDict, IterableDatasetDict
+
+from .arithmetic import make_arithmetic, make_arithmetic_facts
+from .files import load_from_hub_or_path
+from .final_answer import is_correct
+from .gsm8k import load_gsm8k
+
+
+Score = Callable[[str, dict], dict[str, float]]
+
+_FINAL_ANSWER, _ROUGE, _TRANSLATION = ("accuracy", "accuracy_math"), ("rouge",), ("bleu", "chrf")
+
+# Metrics by which each task's completions are judged, beside those that every text has.
+TASKS: dict[str, tuple[str, ...]] = {
+    "gsm8k": _FINAL_ANSWER,
+    "arithmetic": _FINAL_ANSWER,
+    "arithmetic_facts": (),
+    "tldr": _ROUGE,
+    "summarization": _ROUGE,
+    "translation": _TRANSLATION,
+}
+_PROMPTS = {"summarization": "{source}\n\nTL;DR:", "translation": "{source}\n\nTranslation:"}
+_TLDR = "trl-lib/tldr"
+_PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
+
+
+@dataclass
+class TaskData:
+    """
+    Where a task's rows come from.
+
+    Args:
+        task (`str`, *optional*):
+            One of [`TASKS`], or `module:function`; `None` is any dataset in TRL's formats.
+        dataset_name (`str`, *optional*):
+            A local file or folder, or a Hub id. `gsm8k` and `tldr` have one of their own, `arithmetic` is generated.
+        dataset_config (`str`, *optional*)
+        streaming (`bool`, *optional*, defaults to `False`)
+        source_column, target_column (`str`, *optional*):
+            Columns to make prompt and completion from; a dot reaches into a nested one, such as `translation.de`.
+        prompt_template (`str`, *optional*):
+            The prompt, `{source}` being the source column's text and `{title}` that of a column `title`.
+        calculator_annotations (`bool`, *optional*, defaults to `True`):
+            GSM8K: whether to keep `<<48/2=24>>`.
+        num_train_rows (`int`, *optional*):
+            Training rows to generate, or to keep.
+        seed (`int`, *optional*, defaults to `42`):
+            Of generated rows, or of GSM8K's validation split.
+    """
+
+    task: str | None = None
+    dataset_name: str | None = None
+    dataset_config: str | None = None
+    streaming: bool = False
+    source_column: str | None = None
+    target_column: str | None = None
+    prompt_template: str | None = None
+    calculator_annotations: bool = True
+    num_train_rows: int | None = None
+    seed: int = 42
+
+    def __post_init__(self):
+        if self.task is not None and self.task not in TASKS and ":" not in self.task:
+            raise ValueError(
+                f"`task: {self.task}` is unknown; the tasks are {', '.join(TASKS)}, or `module:function` for a "
+                "function of your own that scores a completion."
+            )
+        if self.task == "arithmetic" and self.dataset_name is not None:
+            raise ValueError("`task: arithmetic` is generated. Unset `dataset_name`, or unset `task` to train on it.")
+        named = [key for key in ("source_column", "target_column") if getattr(self, key) is not None]
+        if len(named) == 1 or (self.task in _PROMPTS and not named):
+            raise ValueError(
+                f"`task: {self.task}` with `{named[0] if named else 'source_column'}` "
+                f"{'alone' if named else 'not set'}: set both `source_column` and `target_column` to the columns that "
+                "hold the text to read and the text to write."
+            )
+        if self.prompt_template is not None and (not named or not _PLACEHOLDER.search(self.prompt_template)):
+            raise ValueError(
+                f"`prompt_template: {self.prompt_template}` puts columns into a prompt: set `source_column` and "
+                "`target_column` too, and have {source}, or the names of other columns in braces, in it."
+            )
+
+
+def load_task(data: TaskData, train_split: str = "train") -> DatasetDict | IterableDatasetDict:
+    """
+    The task's splits; `train_split` is the one that `num_train_rows` cuts.
+
+    Raises:
+        `FileNotFoundError`: a local path is not there.
+        `ValueError`: no dataset is named, it cannot be read, or a column is missing.
+    """
+    generated = {"num_train": data.num_train_rows} if data.num_train_rows else {}
+    if data.task == "arithmetic":
+        return make_arithmetic(**generated, seed=data.seed)
+    if data.task == "arithmetic_facts":
+        return make_arithmetic_facts(**generated, seed=data.seed)
+    if data.task == "gsm8k":
+        splits = load_gsm8k(data.dataset_name, data.calculator_annotations, seed=data.seed)
+    else:
+        name = data.dataset_name or (_TLDR if data.task == "tldr" else None)
+        if name is None:
+            raise ValueError(f"No data. Set `dataset_name`, `datasets`, or `task` (one of {', '.join(TASKS)}).")
+        splits = load_from_hub_or_path(name, data.dataset_config, data.streaming)
+        if data.source_column is not None:
+            for split in splits.values():  # before a map, whose own error would come from its cache
+                for row in split.take(1):
+                    prompt_from_columns(row, data)
+            splits = splits.map(
+                lambda row: {
+                    "prompt": prompt_from_columns(row, data),
+                    "completion": f" {_column(row, data.target_column).lstrip()}",
+                }
+            )
+    if data.num_train_rows and train_split in splits:
+        splits[train_split] = splits[train_split].take(data.num_train_rows)
+    return splits
+
+
+def prompt_from_columns(row: Mapping, data: TaskData) -> str:
+    """
+    The prompt of a row, made of its columns by the task's template.
+
+    Raises:
+        `ValueError`: a column that is named is missing.
+    """
+    template = data.prompt_template or _PROMPTS.get(data.task, "{source}")
+
+    def fill(match: re.Match) -> str:
+        return str(_column(row, data.source_column if match[1] == "source" else match[1]))
+
+    _column(row, data.target_column)
+    return _PLACEHOLDER.sub(fill, template)
+
+
+def _column(row: Mapping, name: str):
+    value = row
+    for part in name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            there = ", ".join(value) if isinstance(value, Mapping) else "no nested ones"
+            raise ValueError(f"`{name}` is not among the dataset's columns: at `{part}` there are {there}.")
+        value = value[part]
+    return value
+
+
+def custom_score(name: str) -> Score:
+    """
+    The function `module:function` that scores a completion: `(prediction, row) -> {"metric": number}`. The module is
+    looked for where Python looks, and in the folder that the command runs in.
+
+    Raises:
+        `ValueError`: there is no such module or function.
+    """
+    module_name, _, function_name = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(
+            f"`task: {name}` could not be imported: {error}. It is `module:function`, where `module` is as in "
+            f"`import module`, run from {Path.cwd()}."
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ValueError(f"`task: {name}` names no function: module `{module_name}` has no `{function_name}`.")
+    return function
+
+
+def exact_answer(prediction: str, row: dict) -> dict[str, float]:
+    """`accuracy`, 0 or 1: whether the number after `####` is the one in the row's completion."""
+    return {"accuracy": float(is_correct(prediction, row))}
+
+
+def as_prompt_completion(row: dict) -> dict:
+    """
+    A row in any of TRL's supervised formats, ready to be asked and scored.
+
+    Args:
+        row (`dict`):
+            With `prompt` and `completion`, as text or as messages, or with `messages` that end in the assistant's.
+
+    Returns:
+        `dict`: the row's columns with `prompt` (text or messages) and `completion` (text).
+
+    Raises:
+        `ValueError`: it has neither.
+    """
+    if "messages" in row and "prompt" not in row:
+        messages = row["messages"]
+        if not messages or messages[-1]["role"] != "assistant":
+            raise ValueError("A row's `messages` do not end in the assistant's, so there is nothing to compare with.")
+        return {**row, "prompt": messages[:-1], "completion": messages[-1]["content"]}
+    if not {"prompt", "completion"} <= row.keys():
+        raise ValueError(
+            f"Sampling asks each row's prompt and compares with its completion; this data has the columns "
+            f"{', '.join(row)}. Name the columns to make them from with `source_column` and `target_column`."
+        )
+    completion = row["completion"]
+    return {**row, "completion": completion if isinstance(completion, str) else completion[-1]["content"]}
