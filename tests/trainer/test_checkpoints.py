@@ -1,6 +1,9 @@
 """Which checkpoints are whole, and what happens when one cannot be written."""
 
+import contextlib
 import errno
+import threading
+import time
 
 import pytest
 
@@ -50,6 +53,25 @@ def test_a_full_disk_is_one_error_and_earlier_checkpoints_stay(make_trainer, tmp
     assert "checkpoint-3 failed: [Errno 28] No space left on device." in message and "MiB are free" in message
     assert f"The newest checkpoint is {tmp_path / 'run/checkpoint-2'}" in message and "`save_total_limit`" in message
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_another_rank_that_still_writes_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    folder = tmp_path / "checkpoint-2"
+
+    def other_rank():
+        for i in range(20):
+            folder.mkdir(exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                (folder / f"shard-{i}.pt").write_text("half")
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=other_rank)
+    thread.start()
+    with pytest.raises(CheckpointError, match="There is no earlier checkpoint"), one_error_if_disk_fails(folder, "."):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    thread.join()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_errors_pass(tmp_path):

@@ -3,6 +3,7 @@ Mathematical equality of answers by Hugging Face's math-verify, in a process of 
 which Python delivers to the main thread only, and without them an answer such as 9**9**9**9 would never end.
 """
 
+import contextlib
 import json
 import select
 import subprocess
@@ -33,6 +34,7 @@ class MathVerifier:
         self.failures = 0
         self._lock = threading.Lock()
         self._process: subprocess.Popen | None = None
+        self._known: dict[tuple[str, str], bool] = {}  # samples of a prompt often give the same answer
 
     def is_equal(self, prediction: str, reference: str) -> bool:
         """
@@ -40,19 +42,28 @@ class MathVerifier:
         `reference`: 1/2, 0.5 and `\\frac{1}{2}` are one. False for a prediction without any.
         """
         with self._lock:
-            process = self._running()
-            try:
-                process.stdin.write(json.dumps([prediction, reference]).encode() + b"\n")
-                process.stdin.flush()
-                if select.select([process.stdout], [], [], self.timeout)[0]:
-                    answer = process.stdout.readline()
-                    if answer:
-                        return json.loads(answer)
-            except BrokenPipeError:
-                pass
-            self.failures += 1
-            self._end()
-            return False
+            equal = self._known.get((prediction, reference))
+            if equal is None:
+                equal = self._judge(prediction, reference)
+                if equal is None:  # another time it may be judged: not kept
+                    self.failures += 1
+                    return False
+                self._known[prediction, reference] = equal
+            return equal
+
+    def _judge(self, prediction: str, reference: str) -> bool | None:
+        process = self._running()
+        try:
+            process.stdin.write(json.dumps([prediction, reference]).encode() + b"\n")
+            process.stdin.flush()
+            if select.select([process.stdout], [], [], self.timeout)[0]:
+                answer = process.stdout.readline()
+                if answer:
+                    return json.loads(answer)
+        except BrokenPipeError:
+            pass
+        self._end()
+        return None
 
     def _running(self) -> subprocess.Popen:
         if self._process is None:
@@ -66,7 +77,8 @@ class MathVerifier:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # a question that it died before reading is flushed again
+                self._process.stdin.close()
             self._process.stdout.close()
             self._process = None
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,21 @@ def how_to_go_on(output_dir: str | os.PathLike) -> str:
     return f"The newest checkpoint is {checkpoint}; `resume_from_checkpoint: true` goes on from there."
 
 
+def _remove(folder: Path, half_written: str) -> None:
+    """
+    Remove what matches. With several ranks, again and again for two seconds: those that still write put files, and the
+    folder itself, back.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    end = time.monotonic() + (2 if several else 0)
+    while True:
+        for path in [folder] if half_written == "." else list(folder.glob(half_written)):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if time.monotonic() >= end:
+            return
+        time.sleep(0.05)
+
+
 @contextmanager
 def one_error_if_disk_fails(folder: str | os.PathLike, half_written: str) -> Iterator[None]:
     """
@@ -85,8 +101,7 @@ def one_error_if_disk_fails(folder: str | os.PathLike, half_written: str) -> Ite
             raise
         folder = Path(folder)
         free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
-        for path in [folder] if half_written == "." else list(folder.glob(half_written)):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        _remove(folder, half_written)
         run = folder.parent if half_written == "." else folder
         raise CheckpointError(
             f"Writing {folder} failed: {str(error).splitlines()[0]}. {free / 2**20:.0f} MiB are free on that disk. "
