@@ -61,13 +61,33 @@ def make_rows(path: str | None, count: int, length: int) -> list[dict]:
     return (rows * (count // len(rows) + 1))[:count]
 
 
+def model_config(options: argparse.Namespace):
+    """A Qwen2 of the size, vocabulary and context of the options."""
+    from transformers import Qwen2Config
+
+    hidden, intermediate, layers, heads, kv_heads, tied = SIZES[options.model_size]
+    return Qwen2Config(
+        vocab_size=options.vocab,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=max(options.length, 512),
+        tie_word_embeddings=tied,
+        eos_token_id=1,
+        pad_token_id=0,
+        bos_token_id=None,
+    )
+
+
 def measure(variant: str, options: argparse.Namespace) -> dict:
     """Train a few steps in this process and report the median step and the peak memory."""
     import torch
     import trl
     from datasets import Dataset
     from tokenizers import Tokenizer, models
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config, TrainerCallback, set_seed
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback, set_seed
     from transformers.modeling_outputs import CausalLMOutput
     from trl import SFTConfig, SFTTrainer
 
@@ -105,20 +125,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
 
     steps = options.warmup + options.steps
     rows = make_rows(options.data, options.batch_size * steps, options.length)
-    hidden, intermediate, layers, heads, kv_heads, tied = SIZES[options.model_size]
-    config = Qwen2Config(
-        vocab_size=options.vocab,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        max_position_embeddings=max(options.length, 512),
-        tie_word_embeddings=tied,
-        eos_token_id=1,
-        pad_token_id=0,
-        bos_token_id=None,
-    )
+    config = model_config(options)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<eos>")),
         pad_token="<pad>",

@@ -107,7 +107,7 @@ def test_generations_that_say_nothing_are_counted(run, monkeypatch):
     from trl_irl.evaluation.sampling import Completion
 
     def silent(model, tokenizer, prompts, num_samples, **options):
-        return [[Completion("", 1, True)] * num_samples for _ in prompts]
+        return [[Completion("", 1, True, [1])] * num_samples for _ in prompts]
 
     monkeypatch.setattr("trl_irl.evaluation.sampling.sample", silent)
     words = ["--task", "summarization", "--source_column", "document", "--target_column", "summary"]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
-from transformers import AutoTokenizer
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from tests.conftest import make_model
@@ -158,6 +158,25 @@ def test_as_reward_of_trls_trainers(kind, adapter, tokenizer, tmp_path):
     assert logged[0]["rewards/soft_q_sum/mean"] == pytest.approx(np.mean(asked[0][1]), rel=1e-4)
 
 
+@pytest.mark.parametrize("config, trainer_class", [(GRPOConfig, GRPOTrainer), (RLOOConfig, RLOOTrainer)])
+def test_rl_raises_the_return(config, trainer_class, tokenizer, tmp_path):
+    """A random policy against the rewards of another random model: any step in the right direction shows."""
+    options = settings(tmp_path, max_steps=24, max_completion_length=6, num_generations=8, learning_rate=1e-2)
+    options |= {"per_device_train_batch_size": 64, "beta": 0.0, "lr_scheduler_type": "constant"}
+    options.pop("max_length")
+    make_model("qwen2", seed=1).save_pretrained(tmp_path / "policy")
+    trainer = trainer_class(
+        model=str(tmp_path / "policy"),
+        args=config(**options),
+        train_dataset=Dataset.from_list([{"prompt": row["prompt"]} for row in ROWS] * 8),
+        processing_class=tokenizer,
+        reward_funcs=SoftQReward(make_model("qwen2"), tokenizer, batch_size=64),
+    )
+    trainer.train()
+    returns = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+    assert np.mean(returns[-4:]) > np.mean(returns[:4]) + 10  # nats
+
+
 @pytest.mark.parametrize(
     "arguments, fragment",
     [
@@ -180,6 +199,29 @@ def test_another_tokenizer_is_seen(reward):
         reward.score(PROMPTS)
     with pytest.raises(ValueError, match="vocabulary has 300"):
         reward.score(PROMPTS[:1], completion_ids=[[300]])
+
+
+def test_nf4_with_an_adapter(tokenizer, tmp_path):
+    """A QLoRA model as it is in training, against its own logits; alone and in a batch."""
+    make_model("llama", hidden_size=64, intermediate_size=64).save_pretrained(tmp_path)
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype="float32")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=nf4, dtype=torch.float32)
+    torch.manual_seed(0)
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    reward = SoftQReward(model, tokenizer, kind="advantage")
+    with torch.no_grad():
+        expected = [log_likelihood(model, tokenizer, *row) for row in zip(PROMPTS, COMPLETIONS, strict=True)]
+    assert reward(PROMPTS, COMPLETIONS) == pytest.approx(expected, rel=1e-4)
+    reward.batch_size = 1
+    assert reward(PROMPTS, COMPLETIONS) == pytest.approx(expected, rel=1e-4)
+    with model.disable_adapter():
+        assert reward(PROMPTS, COMPLETIONS) != pytest.approx(expected, rel=1e-2)
+
+
+def test_virtual_tokens_are_refused(tokenizer):
+    model = get_peft_model(make_model("llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    with pytest.raises(ValueError, match="PROMPT_TUNING puts virtual tokens before every prompt"):
+        SoftQReward(model, tokenizer)
 
 
 def test_bfloat16_keeps_values_in_float32(tokenizer):

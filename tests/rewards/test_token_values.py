@@ -7,6 +7,7 @@ import torch
 from tests.conftest import make_model
 from trl_irl.rewards.held_out import encode
 from trl_irl.rewards.token_values import stop_token_ids, token_values
+from trl_irl.soft_q import attach_soft_q_head, soft_q_terms
 
 
 ROWS = [
@@ -49,6 +50,29 @@ def test_against_a_plain_reference(architecture, gamma, terminal_value, tokenize
             assert values.has_reward.tolist() == [reward is not None for *_, reward in row]
             np.testing.assert_allclose(values.reward, [reward or 0.0 for *_, reward in row], rtol=1e-3, atol=1e-3)
     assert not found[3].has_reward[-1] and found[2].has_reward[-1] == (terminal_value == "zero")
+
+
+@pytest.mark.parametrize("terminal_value", ["zero", "mask"])
+def test_packed_rows_have_the_same_rewards(terminal_value, tokenizer):
+    """As training packs them: documents one after another in a row, told apart by their positions alone."""
+    model = make_model("llama")
+    encoded = [encode(tokenizer, row) for row in ROWS]
+    stop = stop_token_ids(model, tokenizer)
+    alone = token_values(model, encoded, stop, 0.9, terminal_value, batch_size=1)
+    padded = token_values(model, encoded, stop, 0.9, terminal_value, batch_size=3)
+    packed = {
+        "input_ids": [token for ids, _ in encoded for token in ids],
+        "position_ids": [i for ids, _ in encoded for i in range(len(ids))],
+        "labels": [label for _, labels in encoded for label in labels],
+    }
+    attach_soft_q_head(model)
+    with torch.no_grad():
+        output = model(**{name: torch.tensor([column]) for name, column in packed.items()}, soft_q="values")
+    terms = soft_q_terms(output.q, output.v, output.labels, stop, 0.9, terminal_value)
+    rewards, has_reward = (grid[terms.scored].numpy() for grid in (terms.reward, terms.has_reward))
+    for found in (alone, padded):
+        np.testing.assert_array_equal(np.concatenate([one.has_reward for one in found]), has_reward)
+        np.testing.assert_allclose(np.concatenate([one.reward for one in found]), rewards, rtol=1e-4, atol=1e-4)
 
 
 def test_ids_of_another_tokenizer(tokenizer):

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from trl_irl.trainer.checkpoints import CheckpointError, newest_checkpoint, one_error_if_disk_fails
 
@@ -72,6 +73,10 @@ def test_another_rank_that_still_writes_leaves_nothing_behind(tmp_path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
     thread.join()
     assert list(tmp_path.iterdir()) == []
+
+    # And for the other rank, whose folder is gone, it is the same error.
+    with pytest.raises(CheckpointError, match="Parent directory"), one_error_if_disk_fails(folder, "."):
+        torch.save(torch.zeros(3), folder / "shard.pt")
 
 
 def test_other_errors_pass(tmp_path):

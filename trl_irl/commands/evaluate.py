@@ -7,11 +7,12 @@ trl-irl evaluate --models outputs/mle outputs/irl --task gsm8k --temperatures 0 
 """
 
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .evaluate_rewards import RewardArguments, analyse
+from .loaded_models import LoadedModel, Stopwatch, named, weights_of
 from .task_arguments import METRICS, TaskArguments, default_metrics, load_rows, make_score
 
 
@@ -19,9 +20,9 @@ BACKENDS = ("transformers", "vllm")
 
 
 @dataclass
-class EvaluateArguments(TaskArguments):
+class EvaluateArguments(RewardArguments, TaskArguments):
     """
-    Arguments of the `evaluate` command beside those of the task.
+    Arguments of the `evaluate` command beside those of the task and the rewards.
 
     Args:
         models (`list[str]`):
@@ -99,81 +100,12 @@ class EvaluateArguments(TaskArguments):
             raise ValueError(f"`top_p: {self.top_p}` is a probability above 0, up to 1 (off).")
         if any(temperature < 0 for temperature in self.temperatures):
             raise ValueError(f"`temperatures: {self.temperatures}` must be 0 (greedy) or more.")
-        repeated = {name for name in self.named_models() if list(self._names()).count(name) > 1}
-        if repeated:
-            raise ValueError(f"`models` has two called {', '.join(repeated)}. Name them: `first=path second=path`.")
-
-    def _names(self):
-        for model in self.models:
-            name, has_name, path = model.rpartition("=")
-            yield name if has_name else Path(path).name
+        self.named_models()  # has each a name of its own?
+        self.check_rewards()
 
     def named_models(self) -> dict[str, str]:
         """Path or Hub id of each model, by its name in the report."""
-        return dict(zip(self._names(), (model.rpartition("=")[2] for model in self.models), strict=True))
-
-
-def weights_of(path: str) -> list:
-    """What tells a folder's weights from later ones under the same name: their files' sizes and times."""
-    files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-
-
-class Stopwatch:
-    """Adds up the seconds spent in its `with` blocks."""
-
-    def __init__(self):
-        self.seconds = 0.0
-
-    def __enter__(self):
-        self._start = time.perf_counter()
-
-    def __exit__(self, *exception):
-        self.seconds += time.perf_counter() - self._start
-
-
-class LoadedModel:
-    """A model of the comparison, loaded when it is first asked; `path` is a folder, a Hub id or an adapter."""
-
-    def __init__(self, path: str, arguments: EvaluateArguments, stopwatch: Stopwatch):
-        self.path, self.arguments, self.stopwatch = path, arguments, stopwatch
-        self._transformers = self._vllm = None
-
-    def transformers(self):
-        """The model, in evaluation, and its tokenizer."""
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        if self._transformers is None:
-            tokenizer = AutoTokenizer.from_pretrained(self.path)
-            if tokenizer.pad_token is None:
-                tokenizer.pad_token = tokenizer.eos_token
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            model = AutoModelForCausalLM.from_pretrained(self.path, dtype=self.arguments.dtype, use_safetensors=True)
-            self._transformers = model.to(device).eval(), tokenizer
-        return self._transformers
-
-    def sample(self, prompts: list, description: str, **options) -> list:
-        """See [`~evaluation.sampling.sample`]."""
-        from ..evaluation import sampling, vllm_sampling
-
-        if self.arguments.backend == "vllm":
-            base, adapter = base_and_adapter(self.path)
-            if self._vllm is None:
-                self._vllm = vllm_sampling.load(base, self.arguments.dtype, adapter)
-            return vllm_sampling.sample(self._vllm, prompts, adapter=adapter, **options)
-        model, tokenizer = self.transformers()
-        options |= {"batch_size": self.arguments.batch_size, "description": description}
-        return sampling.sample(model, tokenizer, prompts, **options)
-
-
-def base_and_adapter(path: str) -> tuple[str, str | None]:
-    """What vLLM loads: the model itself, or an adapter's base and the adapter."""
-    if not (Path(path) / "adapter_config.json").is_file():
-        return path, None
-    from peft import PeftConfig
-
-    return PeftConfig.from_pretrained(path).base_model_name_or_path, path
+        return named(self.models, "models")
 
 
 def sample_cells(
@@ -189,7 +121,7 @@ def sample_cells(
         for seed in seeds:
             options = {"num_samples": count, "top_p": arguments.top_p, "max_new_tokens": arguments.max_new_tokens}
             told = {"path": str(model.path), "weights": weights, "dtype": arguments.dtype, "prompts": prompts}
-            told |= {"batch_size": arguments.batch_size, "backend": arguments.backend, **options}
+            told |= {"batch_size": arguments.batch_size, "backend": arguments.backend, "format": 2, **options}
             key = CellKey(name, temperature, seed, told)
 
             def draw(temperature=temperature, seed=seed, options=options):
@@ -225,9 +157,11 @@ def main(arguments: EvaluateArguments) -> None:
     from ..tasks.math_answer import MathVerifier
 
     check_installed()
-    for path in arguments.named_models().values():
-        check_local_path(path, "models")
-        check_local_model(path, "models")
+    paths = {"models": arguments.named_models().values(), "reward_models": arguments.judges().values()}
+    paths["reward_ref_model"] = [arguments.reward_ref_model] if arguments.reward_ref_model else []
+    for key, path in ((key, path) for key, found in paths.items() for path in found):
+        check_local_path(path, key)
+        check_local_model(path, key)
     check_writable(arguments.output_dir, "output_dir")
     output_dir = Path(arguments.output_dir)
     in_models, in_metrics = Stopwatch(), Stopwatch()
@@ -263,14 +197,18 @@ def main(arguments: EvaluateArguments) -> None:
                     f"{name}: {scorer.failures.count} of {len(lengths[name])} completions could not be scored and are "
                     f"left out of the task's means. The first: {scorer.failures.first}"
                 )
+        asked = arguments.reward_analysis or arguments.rerank
+        rewards = analyse(arguments, lines, rows, score, in_models) if asked else ""
         if verifier is not None and verifier.failures:
             notes.append(f"{verifier.failures} answers were not judged by math-verify in time; they count as wrong.")
     with in_metrics:
         results = comparison.summarise(values)
+    for line in lines:
+        line["completions"] = [{k: x for k, x in c.items() if k != "token_ids"} for c in line["completions"]]
     (output_dir / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     comparison.write_tables(results, output_dir)
     shown = shown_metrics(results)
-    write_report(output_dir, arguments, len(rows), values, results, shown, lengths, notes)
+    write_report(output_dir, arguments, len(rows), values, results, shown, lengths, notes, rewards)
     title = f"{arguments.task or arguments.dataset_name}, {len(rows)} prompts"
     in_terminal = [name for name in shown if name not in ("accuracy_math", "length")]
     print_rows(comparison.table(results, in_terminal, intervals=False), title)
@@ -304,7 +242,7 @@ def performance_metrics(shown: list[str]) -> list[str]:
     return [name for name in shown if name == shown[0] or name.startswith("pass@")]
 
 
-def write_report(output_dir, arguments, prompts, values, results, shown, lengths, notes) -> None:
+def write_report(output_dir, arguments, prompts, values, results, shown, lengths, notes, rewards) -> None:
     """`report.md` and its pictures."""
     from ..evaluation import comparison
     from ..evaluation.report import markdown
@@ -344,7 +282,7 @@ def write_report(output_dir, arguments, prompts, values, results, shown, lengths
             "Paired by prompt.",
             markdown(comparison.table(comparison.differences(values, baseline), shown)),
         ]
-    parts += [f"![{name}]({name})" for name in pictures]
+    parts += [f"![{name}]({name})" for name in pictures] + [rewards] * bool(rewards)
     (output_dir / "report.md").write_text("\n\n".join(parts) + "\n")
 
 

@@ -124,7 +124,7 @@ def score_rows(arguments: ScoreArguments, rows: list[dict], parts: Path) -> list
 
 
 def _digest(arguments: ScoreArguments, chunk: list[dict]) -> str:
-    from .evaluate import weights_of
+    from .loaded_models import weights_of
 
     keys = ("model", "kind", "ref_model", "gamma", "terminal_value", "dtype")
     told = {key: getattr(arguments, key) for key in keys}

@@ -17,11 +17,13 @@ class Completion:
         text (`str`): without special tokens.
         length (`int`): in tokens, the stop token included.
         ended (`bool`): whether the model stopped by itself, rather than at `max_new_tokens`.
+        token_ids (`list[int]`): up to its stop token.
     """
 
     text: str
     length: int
     ended: bool
+    token_ids: list[int]
 
 
 def sample_completions(*args, **kwargs) -> list[list[str]]:
@@ -105,7 +107,7 @@ def sample(
             stop = next((i for i, token in enumerate(ids) if token in stop_tokens), None)
             length = len(ids) if stop is None else stop + 1
             text = tokenizer.decode(ids[:length], skip_special_tokens=True)
-            completions.append(Completion(text, length, stop is not None))
+            completions.append(Completion(text, length, stop is not None, ids[:length]))
     model.train(was_training)
     return [completions[i : i + repeats] * (num_samples // repeats) for i in range(0, len(completions), repeats)]
 

@@ -73,7 +73,7 @@ class Scorer:
 
     def _of_prompt(self, group: Sequence[dict], row: dict) -> dict[str, float]:
         texts = [completion["text"] for completion in group]
-        scores = [scored for text in texts if (scored := self._try(text, row)) is not None]
+        scores = [scored for text in texts if (scored := self.scores_of(text, row)) is not None]
         found = {name: fmean(scored[name] for scored in scores if name in scored) for name in _names(scores)}
         if "accuracy" in found:
             correct = [scored["accuracy"] for scored in scores]
@@ -90,7 +90,8 @@ class Scorer:
             "empty": fmean(not text.strip() for text in texts),
         }
 
-    def _try(self, text: str, row: dict) -> dict[str, float] | None:
+    def scores_of(self, text: str, row: dict) -> dict[str, float] | None:
+        """The scores of one completion, or `None` and one more failure."""
         try:
             scored = {name: float(value) for name, value in self.score(text, row).items()}
         except Exception as error:  # it may be a user's function

@@ -57,6 +57,7 @@ def sample(
                 tokenizer.decode(output.token_ids, skip_special_tokens=True),
                 len(output.token_ids),
                 output.finish_reason == "stop",
+                list(output.token_ids),
             )
             for output in result.outputs
         ]

@@ -1,6 +1,7 @@
 """What a trained model says about given text: likelihood and implied reward."""
 
+from .reward_model import SoftQRewardModel
 from .soft_q_reward import SoftQReward
 
 
-__all__ = ["SoftQReward"]
+__all__ = ["SoftQReward", "SoftQRewardModel"]

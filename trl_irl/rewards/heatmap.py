@@ -35,11 +35,21 @@ numbers.</p>
 </main>
 <script>
 const main = document.querySelector("main");
-document.getElementById("order").addEventListener("change", event => {{
-  const key = event.target.value === "position" ? "position" : "return";
-  const sign = event.target.value === "descending" ? -1 : 1;
+const order = document.getElementById("order");
+function sort() {{
+  const key = order.value === "position" ? "position" : "return";
+  const sign = order.value === "descending" ? -1 : 1;
   [...main.children].sort((a, b) => sign * (a.dataset[key] - b.dataset[key])).forEach(child => main.append(child));
-}});
+}}
+order.addEventListener("change", () => {{ location.hash = order.value; }});
+// The order is part of the address, so that a link can show the worst completions first.
+function follow() {{
+  const named = location.hash.slice(1);
+  order.value = [...order.options].some(option => option.value === named) ? named : "position";
+  sort();
+}}
+window.addEventListener("hashchange", follow);
+follow();
 </script>
 </body>
 </html>
@@ -48,7 +58,7 @@ document.getElementById("order").addEventListener("change", event => {{
 
 def write_heatmap(rows: Sequence[dict], path: Path, title: str) -> None:
     """
-    Write the page.
+    Write the page; `page.html#ascending` opens it with the lowest return first, `#descending` with the highest.
 
     Args:
         rows (`Sequence[dict]`):

@@ -10,10 +10,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .token_values import stop_token_ids, token_values
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict]) -> list[int]:
-    """Token ids of a prompt: text as it is, messages by the chat template."""
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict] | list[int]) -> list[int]:
+    """Token ids of a prompt: text as it is, messages by the chat template, ids themselves."""
     if isinstance(prompt, str):
         return tokenizer(prompt)["input_ids"]
+    if not prompt or isinstance(prompt[0], int):
+        return list(prompt)
     return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .held_out import encode, prompt_ids
 from .settings import saved_settings
-from .token_values import TokenValues, stop_token_ids, token_values
+from .token_values import stop_token_ids, token_values
 
 
 KINDS = ("soft_q", "log_ratio", "advantage")
 AGGREGATES = ("sum", "mean", "discounted")
 
-Prompt = str | list[dict]
+Prompt = str | list[dict] | list[int]
 Completion = str | list[dict]
 
 
@@ -62,6 +63,10 @@ class CompletionReward:
         """log pi(completion | prompt), in nats."""
         return float((self.q - self.v).sum(dtype=np.float64))
 
+    def as_advantage(self) -> CompletionReward:
+        """The same completion with Q - V, which is log pi, as the reward of every token."""
+        return replace(self, rewards=self.q - self.v, has_reward=np.ones_like(self.has_reward))
+
     @property
     def initial_value(self) -> float:
         """V(s_0), the value of the prompt, in nats; NaN for an empty completion."""
@@ -91,14 +96,14 @@ class SoftQReward:
     ```
 
     Args:
-        model (`str` or [`~transformers.PreTrainedModel`]):
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             Folder, Hub id, adapter, or the model itself.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             The model's, if `model` is not a name.
         kind (`str`, *optional*, defaults to `"soft_q"`):
             `"soft_q"`; `"log_ratio"`, log pi - log pi_ref against `ref_model`, the dense reward that plain SFT already
             gives (arXiv 2510.02493); or `"advantage"`, Q - V.
-        ref_model (`str` or [`~transformers.PreTrainedModel`], *optional*):
+        ref_model (as `model`, *optional*):
             The reference of `"log_ratio"`, over the same vocabulary.
         gamma (`float`, *optional*), terminal_value (`str`, *optional*):
             If unset, those the model was trained with, which [`IRLTrainer`] saves beside it; else 1 and `"zero"`.
@@ -111,15 +116,16 @@ class SoftQReward:
             Data type of a model given by name; Q and V are float32 whatever it is.
 
     Raises:
-        `ValueError`: `kind` or `aggregate` is unknown, `"log_ratio"` has no reference, or a model has no tokenizer.
+        `ValueError`: `kind` or `aggregate` is unknown, `"log_ratio"` has no reference, a model has no tokenizer, or
+            its adapter is of virtual tokens.
     """
 
     def __init__(
         self,
-        model: str | PreTrainedModel,
+        model: str | PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase | None = None,
         kind: str = "soft_q",
-        ref_model: str | PreTrainedModel | None = None,
+        ref_model: str | PreTrainedModel | PeftModel | None = None,
         gamma: float | None = None,
         terminal_value: str | None = None,
         aggregate: str = "sum",
@@ -157,8 +163,8 @@ class SoftQReward:
         Rewards of every token.
 
         Args:
-            prompts (`Sequence[str]` or `Sequence[list[dict]]`):
-                Text, or messages.
+            prompts (`Sequence[str]`, `Sequence[list[dict]]` or `Sequence[list[int]]`):
+                Text, messages, or token ids, which need `completion_ids`.
             completions (`Sequence[str]` or `Sequence[list[dict]]`, *optional*):
                 Text, or messages; taken as finished: an EOS follows a text, and the chat template ends a message.
             completion_ids (`Sequence[Sequence[int]]`, *optional*):
@@ -166,11 +172,14 @@ class SoftQReward:
                 was cut, and its last token has no reward.
 
         Raises:
-            `ValueError`: neither completions nor ids are given, or the ids are not of this tokenizer.
+            `ValueError`: neither completions nor ids are given, the ids are not of this tokenizer, or a row does not
+                fit into the model's context.
         """
         if completions is None and completion_ids is None:
             raise ValueError("There is nothing to score: give `completions` or `completion_ids`.")
         if completion_ids is None:
+            if any(prompt and isinstance(prompt[0], int) for prompt in prompts):
+                raise ValueError("Prompts that are token ids need `completion_ids`, not `completions`.")
             rows = [
                 {"prompt": prompt, "completion": text if isinstance(text, str) else text[-1]["content"]}
                 for prompt, text in zip(prompts, completions, strict=True)
@@ -183,28 +192,40 @@ class SoftQReward:
                 ((start := prompt_ids(self.tokenizer, prompt)) + list(ids), [-100] * len(start) + list(ids))
                 for prompt, ids in zip(prompts, completion_ids, strict=True)
             ]
-        stop_tokens = stop_token_ids(self.model, self.tokenizer)
-        options = {"gamma": self.gamma, "terminal_value": self.terminal_value, "batch_size": self.batch_size}
-        values = token_values(self.model, encoded, stop_tokens, **options)
-        if self.kind == "soft_q":
-            return [self._reward(row, row.reward, row.has_reward) for row in values]
-        everywhere = [np.ones_like(row.has_reward) for row in values]
-        if self.kind == "advantage":
-            rewards = [row.log_pi for row in values]
-        else:
-            of_ref = token_values(self.ref_model, encoded, stop_tokens, **options)
-            rewards = [row.log_pi - ref.log_pi for row, ref in zip(values, of_ref, strict=True)]
-        return [self._reward(*row) for row in zip(values, rewards, everywhere, strict=True)]
+        return self._score(encoded)
 
     def __call__(
         self,
         prompts: Sequence[Prompt],
-        completions: Sequence[Completion],
+        completions: Sequence[Completion] | None = None,
         completion_ids: Sequence[Sequence[int]] | None = None,
         **kwargs,
     ) -> list[float]:
         """One number a completion, as TRL's trainers ask for it: aggregated, normalised, clipped."""
-        returns = [getattr(scored, self.aggregate) for scored in self.score(prompts, completions, completion_ids)]
+        return self._numbers(self.score(prompts, completions, completion_ids))
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """Tokens after which the state is terminal."""
+        return stop_token_ids(self.model, self.tokenizer)
+
+    def _score(self, encoded: Sequence[tuple[list[int], list[int]]]) -> list[CompletionReward]:
+        stop_tokens = self.stop_tokens
+        options = {"gamma": self.gamma, "terminal_value": self.terminal_value, "batch_size": self.batch_size}
+        values = token_values(self.model, encoded, stop_tokens, **options)
+        found = [
+            CompletionReward(row.token_ids, row.reward, row.has_reward, row.q, row.v, self.gamma) for row in values
+        ]
+        if self.kind == "soft_q":
+            return found
+        found = [one.as_advantage() for one in found]
+        if self.kind == "log_ratio":
+            of_ref = token_values(self.ref_model, encoded, stop_tokens, **options)
+            found = [replace(one, rewards=one.rewards - ref.log_pi) for one, ref in zip(found, of_ref, strict=True)]
+        return found
+
+    def _numbers(self, scored: Sequence[CompletionReward]) -> list[float]:
+        returns = [getattr(one, self.aggregate) for one in scored]
         normalised = (np.array(returns, dtype=np.float64) - self.mean) / self.std
         return (normalised if self.clip is None else normalised.clip(-self.clip, self.clip)).tolist()
 
@@ -221,9 +242,6 @@ class SoftQReward:
             raise ValueError("Rewards cannot be normalised on completions that all have the same one.")
         self.mean, self.std = float(np.mean(returns)), float(np.std(returns))
 
-    def _reward(self, values: TokenValues, rewards: np.ndarray, has_reward: np.ndarray) -> CompletionReward:
-        return CompletionReward(values.token_ids, rewards, has_reward, values.q, values.v, self.gamma)
-
     def _check_tokenizer(self, completions: Sequence[Completion], completion_ids: Sequence[Sequence[int]]) -> None:
         for completion, ids in zip(completions, completion_ids, strict=True):
             text = completion if isinstance(completion, str) else completion[-1]["content"]
@@ -235,7 +253,14 @@ class SoftQReward:
                 )
 
 
-def _loaded(model: str | PreTrainedModel, dtype: str) -> PreTrainedModel:
+def _loaded(model: str | PreTrainedModel | PeftModel, dtype: str) -> PreTrainedModel:
+    if isinstance(model, PeftModel):
+        if model.active_peft_config.is_prompt_learning:
+            raise ValueError(
+                f"{model.active_peft_config.peft_type.value} puts virtual tokens before every prompt, which "
+                "SoftQReward does not. Use LoRA or another adapter inside the layers, or a model without one."
+            )
+        return model.get_base_model()  # the adapter's layers are in it
     if not isinstance(model, str):
         return model
     device = "cuda" if torch.cuda.is_available() else "cpu"

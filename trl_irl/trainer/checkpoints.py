@@ -95,7 +95,8 @@ def one_error_if_disk_fails(folder: str | os.PathLike, half_written: str) -> Ite
     except (OSError, RuntimeError, SafetensorError) as error:
         # safetensors and torch.save have errors of their own for what the system refused, and an OSError can be of the
         # network as well: a checkpoint that could not be pushed is none the worse.
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+        of_torch_save = ("inline_container", "Parent directory")  # the disk is full; another rank removed the folder
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in of_torch_save):
             raise
         if isinstance(error, OSError) and error.errno not in _OF_A_DISK:
             raise

@@ -1,0 +1,94 @@
+"""SoftQReward named in a recipe of `trl rloo` or `trl grpo`, and in the environment."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import make_model
+from trl_irl import SoftQReward
+from trl_irl.rewards import from_environment
+
+
+@pytest.fixture(autouse=True)
+def not_set(monkeypatch):
+    monkeypatch.delenv("TRL_IRL_REWARD", raising=False)
+
+
+def looked_up():
+    """As TRL's script does it."""
+    return importlib.import_module("trl_irl.rewards.from_environment").soft_q_reward
+
+
+@pytest.mark.parametrize(
+    "told", ["{}", "{{model: {}, aggregate: mean, clip: 5.0}}", '{{"model": "{}", "gamma": 0.5}}']
+)
+def test_arguments_of_the_environment(told, model_folder, monkeypatch):
+    monkeypatch.setenv("TRL_IRL_REWARD", told.format(model_folder))
+    reward = looked_up()
+    assert isinstance(reward, SoftQReward) and looked_up() is reward
+    assert reward.aggregate == ("mean" if "mean" in told else "sum")
+    assert reward.clip == (5.0 if "clip" in told else None) and reward.gamma == (0.5 if "gamma" in told else 1.0)
+
+
+@pytest.mark.parametrize(
+    "told, fragment",
+    [
+        (None, "The environment has no `TRL_IRL_REWARD`"),
+        ("{kind: soft_q}", "names no `model`"),
+        ("[1]", "names no `model`"),
+        ("{model: x, agregate: mean}", "unknown key `agregate`"),
+        ("{model: ./nowhere}", "nowhere"),
+    ],
+)
+def test_refused(told, fragment, monkeypatch):
+    if told is not None:
+        monkeypatch.setenv("TRL_IRL_REWARD", told)
+    with pytest.raises((ValueError, OSError), match=fragment):
+        looked_up()
+
+
+def test_no_other_name():
+    with pytest.raises(AttributeError, match="no attribute 'hard_q_reward'"):
+        from_environment.hard_q_reward  # noqa: B018
+
+
+@pytest.mark.parametrize("method", ["rloo", "grpo"])
+def test_a_recipe_of_trl(method, tokenizer, tmp_path):
+    """Told of a mapping under `env`, TRL's parser puts the text that Python prints of it into the environment."""
+    for seed, name in enumerate(("policy", "reward")):
+        make_model("llama", seed=seed).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = [{"prompt": text} for text in ("What is the colour of the sky?", "One", "The quick brown fox")] * 4
+    (data / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "model_name_or_path": str(tmp_path / "policy"),
+        "dtype": "float32",
+        "dataset_name": str(data),
+        "reward_funcs": ["trl_irl.rewards.from_environment.soft_q_reward"],
+        "env": {"TRL_IRL_REWARD": {"model": str(tmp_path / "reward"), "aggregate": "mean", "clip": 50.0}},
+        "output_dir": str(tmp_path / "run"),
+        "max_steps": 2,
+        "num_generations": 2,
+        "per_device_train_batch_size": 4,
+        "max_completion_length": 6,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    command = [Path(sys.executable).with_name("trl"), method, "--config", tmp_path / "recipe.yaml"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "rewards/soft_q_mean/mean" in result.stdout

@@ -1,0 +1,77 @@
+"""The heatmap page in a real browser: sorted by its own script, coloured, nothing fetched from elsewhere."""
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from trl_irl.rewards.heatmap import colour, write_heatmap
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium: .ci/run installs Debian's where it may (`apt-get install chromium`)"
+)
+
+RETURNS = [-1.0, 3.0, -2.5]
+ROWS = [
+    {
+        "prompt": f"prompt {i} <b>&",
+        "tokens": [" a", " <i>", "é\n"],
+        "rewards": [total - 1.0, 1.0, 0.0],
+        "q": [1.0, 2.0, 3.0],
+        "v": [2.0, 2.5, 3.5],
+        "has_reward": [True, True, False],
+        "sum": total,
+        "log_likelihood": -2.0,
+    }
+    for i, total in enumerate(RETURNS)
+]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    write_heatmap(ROWS, path, "Rewards of <model>")
+    return path
+
+
+def browse(page, *flags, part=""):
+    common = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1000,700"]
+    # Without any network: what the page needs is in it.
+    common += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={page.parent / 'profile'}"]
+    command = [CHROMIUM, *common, *flags, f"{page.as_uri()}{part}"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    "part, order", [("", [0, 1, 2]), ("#descending", [1, 0, 2]), ("#ascending", [2, 0, 1]), ("#nonsense", [0, 1, 2])]
+)
+def test_sorted_by_return(part, order, page):
+    document = browse(page, "--dump-dom", part=part)
+    assert [int(i) for i in re.findall(r'<div class="prompt">prompt (\d)', document)] == order
+
+
+def test_what_is_on_the_page(page):
+    document = browse(page, "--dump-dom")
+    assert "<title>Rewards of &lt;model&gt;</title>" in document
+    assert document.count("<article") == 3 and document.count('class="unknown"') >= 3
+    assert 'title="r +1.000, Q 2.000, V 2.500, log π -0.500"> &lt;i&gt;</span>' in document
+    assert 'title="r not known, Q 3.000, V 3.500, log π -0.500">é\n</span>' in document
+
+
+def test_colours_as_painted(page):
+    from PIL import Image
+
+    picture = page.parent / "page.png"
+    browse(page, f"--screenshot={picture}")
+    pixels = np.asarray(Image.open(picture).convert("RGB")).reshape(-1, 3)
+    known = [reward for row in ROWS for reward in row["rewards"][:2]]
+    largest = np.quantile(np.abs(known), 0.95)
+    for reward in known:
+        painted = [int(colour(reward / largest)[i : i + 2], 16) for i in (1, 3, 5)]
+        assert (pixels == painted).all(axis=1).sum() > 20, reward

@@ -1,0 +1,238 @@
+"""What `trl-irl evaluate --reward_analysis` and `--rerank` add: the models' rewards against the task's own score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .loaded_models import named
+
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..evaluation.reward_report import BestOf, Tells
+    from ..rewards.soft_q_reward import CompletionReward
+
+
+@dataclass
+class RewardArguments:
+    """
+    Args:
+        reward_analysis (`bool`, *optional*, defaults to `False`):
+            Whether rewards agree with the task's score: correlations and AUROC over the sampled completions, and
+            whether they fall at a corrupted token.
+        rerank (`bool`, *optional*, defaults to `False`):
+            Best of n by each reward, against a random choice, likelihood, majority vote and an oracle.
+        reward_models (`list[str]`, *optional*):
+            The models whose rewards judge, as in `models`, all completions of all models; defaults to `models`.
+        reward_ref_model (`str`, *optional*):
+            Reference of the `log_ratio` reward, such as the base model; without it there is no such reward.
+    """
+
+    reward_analysis: bool = field(default=False, metadata={"help": "Whether rewards agree with the task's score."})
+    rerank: bool = field(default=False, metadata={"help": "Best of n by each reward, against other ways to choose."})
+    reward_models: list[str] | None = field(
+        default=None, metadata={"help": "The models whose rewards judge; `models` if unset."}
+    )
+    reward_ref_model: str | None = field(
+        default=None, metadata={"help": "Reference of the `log_ratio` reward, such as the base model."}
+    )
+
+    def check_rewards(self) -> None:
+        """
+        Raises:
+            `ValueError`: a key has no effect, or there is nothing to compare.
+        """
+        asked = self.reward_analysis or self.rerank
+        for key in ("reward_models", "reward_ref_model"):
+            if getattr(self, key) is not None and not asked:
+                raise ValueError(f"`{key}` is for `reward_analysis` and `rerank`, and neither is set.")
+        if asked and (not any(self.temperatures) or self.num_samples * len(self.seeds) < 2):
+            raise ValueError(
+                "`reward_analysis` and `rerank` compare completions of one prompt: set a temperature above 0 in "
+                "`temperatures`, and `num_samples` or `seeds` to two or more."
+            )
+        self.judges()
+
+    def judges(self) -> dict[str, str]:
+        """Path or Hub id of each model whose reward judges, by its name."""
+        if self.reward_models is None:
+            return named(self.models, "models")
+        return named(self.reward_models, "reward_models")
+
+
+class Judge:
+    """The rewards of one model, and what becomes of a completion's token rewards."""
+
+    def __init__(self, path: str, arguments):
+        from ..rewards import SoftQReward
+
+        options = {"batch_size": arguments.batch_size, "dtype": arguments.dtype}
+        self.soft_q = SoftQReward(path, **options)
+        self.log_ratio = None
+        if arguments.reward_ref_model is not None:
+            shared = {"model": self.soft_q.model, "tokenizer": self.soft_q.tokenizer}
+            self.log_ratio = SoftQReward(
+                **shared, kind="log_ratio", ref_model=arguments.reward_ref_model, gamma=self.soft_q.gamma, **options
+            )
+
+    def score(self, *args, **kwargs) -> dict[str, list[CompletionReward]]:
+        """By kind: see [`SoftQReward.score`]."""
+        soft_q = self.soft_q.score(*args, **kwargs)
+        found = {"soft_q": soft_q, "likelihood": [one.as_advantage() for one in soft_q]}
+        if self.log_ratio is not None:
+            found["log_ratio"] = self.log_ratio.score(*args, **kwargs)
+        return found
+
+    def returns(self, *args, **kwargs) -> dict[str, list[float]]:
+        """A number a completion, by kind and aggregate."""
+        found = {}
+        for kind, scored in self.score(*args, **kwargs).items():
+            found[f"{kind} sum"] = [one.sum for one in scored]
+            found[f"{kind} mean"] = [one.mean for one in scored]
+            if kind == "soft_q" and self.soft_q.gamma < 1:
+                found[f"{kind} discounted"] = [one.discounted for one in scored]
+        return found
+
+    def settings(self) -> str:
+        return f"gamma {self.soft_q.gamma:g}, terminal value {self.soft_q.terminal_value}"
+
+
+@dataclass
+class Sampled:
+    """All completions of a model at a temperature: arrays of shape `(prompts, completions)`."""
+
+    groups: list[list[dict]]
+    scores: np.ndarray
+    rewards: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def collect(lines: Sequence[dict], rows: Sequence[dict], score: Callable) -> dict[tuple[str, float], Sampled]:
+    """The sampled completions (not the greedy ones) of each model and temperature, over seeds, with their scores."""
+    import numpy as np
+
+    from ..evaluation.scoring import Scorer
+
+    cells: dict[tuple[str, float], list[list[dict]]] = {}
+    for i, line in enumerate(lines):  # cell by cell, and in each the prompts in order
+        if line["temperature"] > 0:
+            groups = cells.setdefault((line["model"], line["temperature"]), [[] for _ in rows])
+            groups[i % len(rows)].extend(line["completions"])
+    scorer = Scorer(score)
+    found = {}
+    for key, groups in cells.items():
+        scored = [
+            [scorer.scores_of(completion["text"], row) for completion in group]
+            for group, row in zip(groups, rows, strict=True)
+        ]
+        name = next((next(iter(one)) for group in scored for one in group if one), None)
+        if name is None:
+            raise ValueError(
+                "`reward_analysis` and `rerank` need a score for each completion, and the metrics have none: add one "
+                "of accuracy, accuracy_math and rouge, or a function of your own as `task`."
+            )
+        values = [[(one or {}).get(name, float("nan")) for one in group] for group in scored]
+        found[key] = Sampled(groups, np.array(values))
+    return found
+
+
+def add_rewards(sampled: dict[tuple[str, float], Sampled], rows: Sequence[dict], judge: Judge, name: str) -> None:
+    """Every completion's returns by one model, under `name kind aggregate`."""
+    import numpy as np
+
+    for one in sampled.values():
+        flat = [(row["prompt"], c) for row, group in zip(rows, one.groups, strict=True) for c in group]
+        returns = judge.returns(
+            [prompt for prompt, _ in flat],
+            [completion["text"] for _, completion in flat],
+            [completion["token_ids"] for _, completion in flat],
+        )
+        for column, values in returns.items():
+            one.rewards[f"{name} {column}"] = np.array(values).reshape(one.scores.shape)
+
+
+def corruption_of_references(judge: Judge, rows: Sequence[dict]) -> dict[str, dict]:
+    """By kind, what replacing one token of each reference does: see [`~rewards.corruption.sensitivity`]."""
+    from ..rewards.corruption import corrupt, sensitivity
+
+    prompts = [row["prompt"] for row in rows]
+    before = judge.score(prompts, [row["completion"] for row in rows])
+    corrupted = corrupt([one.token_ids.tolist() for one in before["soft_q"]], judge.soft_q.stop_tokens)
+    after = judge.score([prompts[i] for i in corrupted.rows], completion_ids=corrupted.token_ids)
+    return {
+        kind: sensitivity([before[kind][i] for i in corrupted.rows], after[kind], corrupted.positions)
+        for kind in before
+    }
+
+
+def best_of_n(sampled: dict[tuple[str, float], Sampled], exact: bool) -> list[BestOf]:
+    """The score of the best of 1, 2, 4, ... n of every prompt's completions, by every way to choose."""
+    import numpy as np
+
+    from ..evaluation import reward_analysis
+    from ..evaluation.reward_report import BestOf
+    from ..tasks.final_answer import final_answer
+
+    found = []
+    for (model, temperature), one in sampled.items():
+        n = one.scores.shape[1]
+        numbers = sorted({*(2**i for i in range(n.bit_length()) if 2**i <= n), n})
+        of = reward_analysis.best_of
+        ways = {"random": [of(np.zeros_like(one.scores), one.scores, k) for k in numbers]}
+        if exact:
+            answers = [[final_answer(c["text"]) for c in group] for group in one.groups]
+            ways["majority vote"] = [reward_analysis.majority_of(answers, one.scores, k) for k in numbers]
+        ways |= {name: [of(rewards, one.scores, k) for k in numbers] for name, rewards in one.rewards.items()}
+        ways["oracle"] = [of(one.scores, one.scores, k) for k in numbers]
+        for way, statistics in ways.items():
+            found.append(BestOf(model, temperature, way, dict(zip(numbers, statistics, strict=True))))
+    return found
+
+
+def agreement(sampled: dict[tuple[str, float], Sampled]) -> list[Tells]:
+    """Each reward, and the length, against the score: all temperatures of a model together."""
+    import numpy as np
+
+    from ..evaluation.reward_report import Tells
+
+    found = []
+    for model in dict.fromkeys(model for model, _ in sampled):
+        parts = [one for (name, _), one in sampled.items() if name == model]
+        scores = np.concatenate([one.scores for one in parts], axis=1)
+        lengths = [[[len(c["token_ids"]) for c in group] for group in one.groups] for one in parts]
+        rewards = {"length": np.concatenate([np.array(x, dtype=np.float64) for x in lengths], axis=1)}
+        rewards |= {name: np.concatenate([one.rewards[name] for one in parts], axis=1) for name in parts[0].rewards}
+        found += [Tells.of(model, name, values, scores) for name, values in rewards.items()]
+    return found
+
+
+def analyse(arguments, lines: Sequence[dict], rows: Sequence[dict], score: Callable, stopwatch) -> str:
+    """
+    Judge every sampled completion, write `rewards.json` and pictures, print tables.
+
+    Returns:
+        `str`: the report's section.
+    """
+    from ..evaluation.reward_report import Findings
+
+    sampled = collect(lines, rows, score)
+    findings = Findings()
+    for name, path in arguments.judges().items():
+        with stopwatch:
+            judge = Judge(path, arguments)
+            findings.judges[name] = judge.settings()
+            add_rewards(sampled, rows, judge, name)
+            if arguments.reward_analysis:
+                corrupted = corruption_of_references(judge, rows)
+                findings.corruption |= {f"{name} {kind}": values for kind, values in corrupted.items()}
+    if arguments.reward_analysis:
+        findings.agreement = agreement(sampled)
+    if arguments.rerank:
+        findings.best_of_n = best_of_n(sampled, exact="accuracy" in arguments.metrics)
+    output_dir = Path(arguments.output_dir)
+    findings.write_json(output_dir / "rewards.json")
+    findings.print()
+    return findings.markdown(output_dir)

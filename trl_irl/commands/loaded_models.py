@@ -1,0 +1,91 @@
+"""The models that a command names, by what it calls them: loaded when they are first asked, and told apart."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from .evaluate import EvaluateArguments
+
+
+def named(models: list[str], key: str) -> dict[str, str]:
+    """
+    Path or Hub id of each model, by its name in the report: `name=path`, or the last part of the path.
+
+    Raises:
+        `ValueError`: two have the same name.
+    """
+    found = {}
+    for model in models:
+        name, has_name, path = model.rpartition("=")
+        name = name if has_name else Path(path).name
+        if name in found:
+            raise ValueError(f"`{key}` has two called {name}. Name them: `first=path second=path`.")
+        found[name] = path
+    return found
+
+
+def weights_of(path: str) -> list:
+    """What tells a folder's weights from later ones under the same name: their files' sizes and times."""
+    files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+class Stopwatch:
+    """Adds up the seconds spent in its `with` blocks."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def __enter__(self):
+        self._start = time.perf_counter()
+
+    def __exit__(self, *exception):
+        self.seconds += time.perf_counter() - self._start
+
+
+class LoadedModel:
+    """A model of the comparison, loaded when it is first asked; `path` is a folder, a Hub id or an adapter."""
+
+    def __init__(self, path: str, arguments: EvaluateArguments, stopwatch: Stopwatch):
+        self.path, self.arguments, self.stopwatch = path, arguments, stopwatch
+        self._transformers = self._vllm = None
+
+    def transformers(self):
+        """The model, in evaluation, and its tokenizer."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        if self._transformers is None:
+            tokenizer = AutoTokenizer.from_pretrained(self.path)
+            if tokenizer.pad_token is None:
+                tokenizer.pad_token = tokenizer.eos_token
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            model = AutoModelForCausalLM.from_pretrained(self.path, dtype=self.arguments.dtype, use_safetensors=True)
+            self._transformers = model.to(device).eval(), tokenizer
+        return self._transformers
+
+    def sample(self, prompts: list, description: str, **options) -> list:
+        """See [`~evaluation.sampling.sample`]."""
+        from ..evaluation import sampling, vllm_sampling
+
+        if self.arguments.backend == "vllm":
+            base, adapter = base_and_adapter(self.path)
+            if self._vllm is None:
+                self._vllm = vllm_sampling.load(base, self.arguments.dtype, adapter)
+            return vllm_sampling.sample(self._vllm, prompts, adapter=adapter, **options)
+        model, tokenizer = self.transformers()
+        options |= {"batch_size": self.arguments.batch_size, "description": description}
+        return sampling.sample(model, tokenizer, prompts, **options)
+
+
+def base_and_adapter(path: str) -> tuple[str, str | None]:
+    """What vLLM loads: the model itself, or an adapter's base and the adapter."""
+    if not (Path(path) / "adapter_config.json").is_file():
+        return path, None
+    from peft import PeftConfig
+
+    return PeftConfig.from_pretrained(path).base_model_name_or_path, path
