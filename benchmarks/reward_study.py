@@ -1,6 +1,6 @@
 """
 The reward inside on `arithmetic`: does what IRL learned tell right solutions from wrong ones better than MLE's
-likelihood and log-ratio? About 15 minutes on 2 cores; what is trained is kept.
+likelihood and log-ratio? Half an hour on 2 cores; what is trained is kept.
 
 ```bash
 .venv/bin/python -m benchmarks.reward_study --output_dir outputs/reward_study
