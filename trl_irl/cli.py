@@ -8,12 +8,14 @@ from subprocess import CalledProcessError
 
 COMMANDS = {
     "irl": "fine-tune on demonstrations with the inverse soft-Q loss",
+    "ppo": "train on a reward with TRL's PPO: a reward model's, what IRL learned, or a task's own",
     "prepare": "format a dataset, cut over-long prompts, check lengths, and save it for training",
     "evaluate": "sample from models over temperatures and compare accuracy and diversity",
     "score": "score completions with the reward inside a model, and show it token by token",
+    "reward-data": "preference pairs for `trl reward`, from a task whose answers can be checked",
     "demo": "build a tiny model, fine-tune it by MLE and by IRL, and compare them",
 }
-_LAUNCHED = {"irl"}  # through accelerate, on as many processes as its config says
+_LAUNCHED = {"irl", "ppo"}  # through accelerate, on as many processes as its config says
 
 _HELP = """usage: trl-irl COMMAND [--config recipe.yaml] [--key value ...] [--accelerate_config NAME-or-path]
 
@@ -70,7 +72,7 @@ def split_accelerate_config(args: list[str]) -> tuple[str | None, list[str]]:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
-        commands = "\n".join(f"  {name:<10}{help_text}" for name, help_text in COMMANDS.items())
+        commands = "\n".join(f"  {name:<13}{help_text}" for name, help_text in COMMANDS.items())
         print(_HELP.format(commands=commands, configs=", ".join(_shipped_configs())))
         return 0
     if argv[0] == "--version":
@@ -88,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"trl-irl: error: {error}", file=sys.stderr)
         return 2
-    module = f"trl_irl.commands.{command}"
+    module = f"trl_irl.commands.{command.replace('-', '_')}"
     if command not in _LAUNCHED or {"-h", "--help"} & set(args):
         import runpy
 

@@ -139,7 +139,7 @@ def test_any_local_dataset(suffix, model_folder, tmp_path):
 def test_help_and_unknown_commands(capsys):
     assert cli(["--help"]) == 0
     help_text = capsys.readouterr().out
-    assert "zero3" in help_text and "  evaluate  sample" in help_text
+    assert "zero3" in help_text and "  evaluate     sample" in help_text
     assert cli(["irll"]) == 2
     assert "unknown command `irll`" in capsys.readouterr().err
     assert cli(["irl", "--accelerate_config", "zero4"]) == 2

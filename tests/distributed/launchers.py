@@ -52,6 +52,18 @@ def cpu_twin(name, processes, folder):
     return path
 
 
+def launch(words):
+    """`python -m` with these words, from the project's folder, one thread a process and offline."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def start(inputs, output, launcher, processes, by="trl-irl", **overrides):
     """
     A run under way, started by `trl-irl irl`, by `accelerate launch -m trl_irl.commands.irl`, or (`by="observed"`, and
@@ -85,14 +97,7 @@ def start(inputs, output, launcher, processes, by="trl-irl", **overrides):
         plain = by == "accelerate" and launcher != "fsdp2"
         module = "trl_irl.commands.irl" if plain else "tests.distributed.observed_irl"
         command = ["accelerate.commands.launch", "--config_file", config, "-m", module, "--config", str(recipe)]
-    return subprocess.Popen(
-        [sys.executable, "-m", *command],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return launch(command)
 
 
 def finish(process, timeout=300):

@@ -45,7 +45,7 @@ def logged(folder):
         ("ddp", {"gradient_checkpointing": True}),
         ("zero2", {}),
         ("zero3", {"gradient_checkpointing": True}),
-        ("zero3", {"ds3_gather_for_generation": False}),
+        ("zero3", {"eval_ds3_gather_for_generation": False}),
         ("fsdp2", {}),
     ],
 )

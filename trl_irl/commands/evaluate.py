@@ -109,7 +109,7 @@ class EvaluateArguments(RewardArguments, TaskArguments):
 
 
 def sample_cells(
-    name: str, model: LoadedModel, rows: list[dict], arguments: EvaluateArguments
+    name: str, model: LoadedModel, rows: list[dict], arguments: EvaluateArguments, stopwatch: Stopwatch
 ) -> Iterator[tuple[float, list[dict]]]:
     """The temperature and samples of each temperature and seed, from disk where they were drawn before."""
     from ..evaluation.cells import CellKey, load_or_sample
@@ -126,13 +126,15 @@ def sample_cells(
 
             def draw(temperature=temperature, seed=seed, options=options):
                 title = f"{name}, temperature {temperature:g}, seed {seed}"
-                with model.stopwatch:
+                with stopwatch:
                     return model.sample(prompts, title, temperature=temperature, seed=seed, **options)
 
             yield temperature, load_or_sample(key, Path(arguments.output_dir), rows, draw)
 
 
-def held_out_statistics(model: LoadedModel, rows: list[dict], arguments: EvaluateArguments) -> dict:
+def held_out_statistics(
+    model: LoadedModel, rows: list[dict], arguments: EvaluateArguments, stopwatch: Stopwatch
+) -> dict:
     """`nll` and `td_loss` of the references, those of them that were asked for."""
     from ..evaluation.statistics import Statistic
     from ..rewards.held_out import held_out_sums
@@ -140,7 +142,7 @@ def held_out_statistics(model: LoadedModel, rows: list[dict], arguments: Evaluat
     wanted = {"nll", "td_loss"} & set(arguments.metrics)
     if not wanted:
         return {}
-    with model.stopwatch:
+    with stopwatch:
         sums = held_out_sums(*model.transformers(), rows, arguments.gamma, arguments.terminal_value)
     return {name: Statistic(values) for name, values in sums.items() if name in wanted}
 
@@ -172,10 +174,10 @@ def main(arguments: EvaluateArguments) -> None:
         score = make_score(arguments.task, arguments.metrics, verifier)
         rows = load_rows(arguments, arguments.num_prompts)
         for name, path in arguments.named_models().items():
-            model = LoadedModel(path, arguments, in_models)
+            model = LoadedModel(path, arguments.dtype, arguments.batch_size, arguments.backend)
             scorer = Scorer(score, [metric for metric in ("bleu", "chrf") if metric in arguments.metrics])
             lengths[name] = []
-            for temperature, cell in sample_cells(name, model, rows, arguments):
+            for temperature, cell in sample_cells(name, model, rows, arguments, in_models):
                 lines += cell
                 groups = [line["completions"] for line in cell]
                 lengths[name] += [completion["length"] for group in groups for completion in group]
@@ -184,7 +186,7 @@ def main(arguments: EvaluateArguments) -> None:
                 so_far = values.setdefault((name, temperature), {})  # of earlier seeds
                 for metric, statistic in found.items():
                     so_far[metric] = so_far[metric] + statistic if metric in so_far else statistic
-            held_out = held_out_statistics(model, rows, arguments)
+            held_out = held_out_statistics(model, rows, arguments, in_models)
             for temperature in dict.fromkeys(arguments.temperatures):
                 values[name, temperature] |= held_out
             if scorer.failures.count == len(lengths[name]):

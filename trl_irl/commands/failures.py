@@ -29,6 +29,58 @@ def run_reporting(parser, main: Callable, argv: list[str] | None) -> int:
         return 2
 
 
+def run_training(
+    parser, make: Callable, train: Callable, argv: list[str] | None, under_way: tuple[type[Exception], ...] = ()
+) -> int:
+    """
+    Run a command of one or many processes: what is wrong becomes one message on each rank that can still speak (the
+    traceback as well, with `TRL_IRL_TRACEBACK=1`).
+
+    Args:
+        parser ([`RecipeParser`]):
+            Its second dataclass is of training arguments.
+        make (`Callable`):
+            From the parsed arguments to a trainer, or what else `train` needs first.
+        train (`Callable`):
+            From what `make` made and the parsed arguments: trains and saves.
+        argv (`list[str]`, *optional*)
+        under_way (`tuple[type[Exception], ...]`, *optional*):
+            Errors that `train` is known to end in, beside a loss that is not finite and a disk that is full.
+
+    Returns:
+        Exit status: 0, 1 if the run failed under way, 2 if something was wrong before it began. Errors of which
+        nothing is known pass, with their traceback.
+    """
+    from ..tasks.files import remove_if_empty
+    from ..trainer.checkpoints import CheckpointError, how_to_go_on, load_weights_only
+
+    parsed = parser.parse(argv)
+    training_args = parsed[1]
+    existed = os.path.exists(training_args.output_dir)
+    load_weights_only()
+    status, known = 2, (ValueError, TypeError, OSError, ImportError)
+    try:
+        made = make(*parsed)
+        status, known = 1, (FloatingPointError, CheckpointError, *under_way)
+        train(made, *parsed)
+        return 0
+    except Exception as error:
+        lost = is_lost_rank(error)
+        if not (lost or isinstance(error, known)):
+            raise
+        message = str(error)
+        if lost:
+            message = (
+                "another process of this run died, or did not answer for "
+                f"`ddp_timeout: {training_args.ddp_timeout}` seconds; if it could say why, that is printed too. "
+                f"{how_to_go_on(training_args.output_dir)} (Seen here: {message.splitlines()[0]})"
+            )
+        report(parser.prog, message)
+        if not existed:
+            remove_if_empty(training_args.output_dir)
+        return status
+
+
 def is_lost_rank(error: BaseException) -> bool:
     """Whether an error is what a rank sees of another that died or hangs."""
     from torch.distributed import DistError

@@ -263,44 +263,13 @@ def make_parser():
 
 
 def run(argv: list[str] | None = None) -> int:
-    """
-    The command: what is wrong becomes one message (the traceback as well, with `TRL_IRL_TRACEBACK=1`).
+    """The command; see [`~commands.failures.run_training`]."""
+    from .failures import run_training
 
-    Returns:
-        Exit status: 0, 1 if the run failed under way, 2 if something was wrong before it began. Errors of which
-        nothing is known pass, with their traceback.
-    """
-    import os
+    def train_and_save(made, script_args, *_) -> None:
+        train(*made, script_args.dataset_name or script_args.task)
 
-    from ..tasks.files import remove_if_empty
-    from ..trainer.checkpoints import CheckpointError, how_to_go_on, load_weights_only
-    from .failures import is_lost_rank, report
-
-    parser = make_parser()
-    script_args, training_args, model_args, mixture, generation_args = parser.parse(argv)
-    existed = os.path.exists(training_args.output_dir)
-    load_weights_only()
-    status, known = 2, (ValueError, TypeError, OSError, ImportError)
-    try:
-        trainer, resume = make_trainer(script_args, training_args, model_args, mixture, generation_args)
-        status, known = 1, (FloatingPointError, CheckpointError)
-        train(trainer, resume, script_args.dataset_name or script_args.task)
-        return 0
-    except Exception as error:
-        lost = is_lost_rank(error)
-        if not (lost or isinstance(error, known)):
-            raise
-        message = str(error)
-        if lost:
-            message = (
-                "another process of this run died, or did not answer for "
-                f"`ddp_timeout: {training_args.ddp_timeout}` seconds; if it could say why, that is printed too. "
-                f"{how_to_go_on(training_args.output_dir)} (Seen here: {message.splitlines()[0]})"
-            )
-        report(parser.prog, message)
-        if not existed:
-            remove_if_empty(training_args.output_dir)
-        return status
+    return run_training(make_parser(), make_trainer, train_and_save, argv)
 
 
 if __name__ == "__main__":

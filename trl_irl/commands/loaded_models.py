@@ -1,14 +1,7 @@
 """The models that a command names, by what it calls them: loaded when they are first asked, and told apart."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-
-if TYPE_CHECKING:
-    from .evaluate import EvaluateArguments
 
 
 def named(models: list[str], key: str) -> dict[str, str]:
@@ -48,10 +41,21 @@ class Stopwatch:
 
 
 class LoadedModel:
-    """A model of the comparison, loaded when it is first asked; `path` is a folder, a Hub id or an adapter."""
+    """
+    A model to sample from, loaded when it is first asked.
 
-    def __init__(self, path: str, arguments: EvaluateArguments, stopwatch: Stopwatch):
-        self.path, self.arguments, self.stopwatch = path, arguments, stopwatch
+    Args:
+        path (`str`):
+            Folder, Hub id or adapter.
+        dtype (`str`, *optional*, defaults to `"auto"`)
+        batch_size (`int`, *optional*, defaults to `64`):
+            Sequences generated together.
+        backend (`str`, *optional*, defaults to `"transformers"`):
+            Or `"vllm"`.
+    """
+
+    def __init__(self, path: str, dtype: str = "auto", batch_size: int = 64, backend: str = "transformers"):
+        self.path, self.dtype, self.batch_size, self.backend = path, dtype, batch_size, backend
         self._transformers = self._vllm = None
 
     def transformers(self):
@@ -64,7 +68,7 @@ class LoadedModel:
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            model = AutoModelForCausalLM.from_pretrained(self.path, dtype=self.arguments.dtype, use_safetensors=True)
+            model = AutoModelForCausalLM.from_pretrained(self.path, dtype=self.dtype, use_safetensors=True)
             self._transformers = model.to(device).eval(), tokenizer
         return self._transformers
 
@@ -72,13 +76,13 @@ class LoadedModel:
         """See [`~evaluation.sampling.sample`]."""
         from ..evaluation import sampling, vllm_sampling
 
-        if self.arguments.backend == "vllm":
+        if self.backend == "vllm":
             base, adapter = base_and_adapter(self.path)
             if self._vllm is None:
-                self._vllm = vllm_sampling.load(base, self.arguments.dtype, adapter)
+                self._vllm = vllm_sampling.load(base, self.dtype, adapter)
             return vllm_sampling.sample(self._vllm, prompts, adapter=adapter, **options)
         model, tokenizer = self.transformers()
-        options |= {"batch_size": self.arguments.batch_size, "description": description}
+        options |= {"batch_size": self.batch_size, "description": description}
         return sampling.sample(model, tokenizer, prompts, **options)
 
 

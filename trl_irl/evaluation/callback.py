@@ -37,7 +37,7 @@ class GenerationArguments:
         eval_max_new_tokens (`int`, *optional*, defaults to `256`)
         eval_generation_batch_size (`int`, *optional*):
             Sequences a process generates together; `per_device_eval_batch_size` if unset.
-        ds3_gather_for_generation (`bool`, *optional*, defaults to `True`):
+        eval_ds3_gather_for_generation (`bool`, *optional*, defaults to `True`):
             ZeRO-3: gather all weights on each GPU while generating. `False` is slower and needs no room for them.
     """
 
@@ -51,7 +51,7 @@ class GenerationArguments:
     eval_generation_batch_size: int | None = field(
         default=None, metadata={"help": "Sequences a process generates together at an evaluation."}
     )
-    ds3_gather_for_generation: bool = field(
+    eval_ds3_gather_for_generation: bool = field(
         default=True, metadata={"help": "ZeRO-3: gather all weights on each GPU while generating."}
     )
 
@@ -88,7 +88,7 @@ class GenerationCallback(TrainerCallback):
 
     Args:
         trainer ([`~transformers.Trainer`]):
-            The trainer it is added to: [`~trl.SFTTrainer`] or [`IRLTrainer`].
+            The trainer it is added to: [`~trl.SFTTrainer`], [`IRLTrainer`], or this package's PPOTrainer.
         rows (`Sequence[dict]`):
             With `prompt`, as text or messages, and `completion`, the reference's text. The first `eval_generations`
             are used, or all if that is 0.
@@ -145,8 +145,9 @@ class GenerationCallback(TrainerCallback):
         share = -(-len(self.rows) // world)
         chosen = [(rank + i * world) % len(self.rows) for i in range(share)]
         with unwrap_model_for_generation(
-            self.trainer.model_wrapped, accelerator, gather_deepspeed3_params=options.ds3_gather_for_generation
+            self.trainer.model_wrapped, accelerator, gather_deepspeed3_params=options.eval_ds3_gather_for_generation
         ) as model:
+            model = getattr(model, "policy", model)  # PPOTrainer wraps policy and value model together
             groups = sample(
                 model,
                 self.tokenizer,

@@ -1,12 +1,15 @@
-"""[`SoftQReward`] as the reward model of TRL's PPO, which asks for a backbone and a head, not for a function."""
+"""A reward function as the reward model of TRL's PPO, which asks for a backbone and a head instead."""
 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from transformers import PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 
@@ -16,39 +19,52 @@ if TYPE_CHECKING:
 
     from .soft_q_reward import SoftQReward
 
+TokenReward = Callable[[list[list[int]], list[list[int]]], Sequence[float]]
 
-class SoftQRewardModel(nn.Module):
+
+class RewardError(RuntimeError):
+    """A reward function failed, or gave what is no reward."""
+
+
+class RewardFunctionModel(nn.Module):
     """
-    The `reward_model` of TRL 1.12's `PPOTrainer`. It scores a response exactly as the
-    [`SoftQReward`] it is made of scores those token ids: up to the first stop token, as a completion that was cut if
-    there is none, and an empty one with what an empty completion gets.
+    The `reward_model` of TRL 1.12's `PPOTrainer`, made of a function of token ids.
 
     PPO reads a reward model as `score(backbone(...).hidden_states[-1])` at the response's last token. Here the
-    backbone gives the return of the whole response at every position, and the head passes it on. PPO does not say
+    backbone gives the reward of the whole response at every position, and the head passes it on. PPO does not say
     where in a row the response begins, so the policy's `generate` is watched: what follows the width of its last
-    prompts is the response.
+    prompts is the response. The function gets it up to its first stop token; one without a stop token was cut.
 
     Args:
-        reward ([`SoftQReward`]):
-            Over the policy's own tokens.
+        function (`Callable`):
+            From prompts and responses, lists of token ids, to one number each.
         policy ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             The very object that PPO gets as `model`; its `generate` is replaced on this instance.
+        stop_tokens (`Collection[int]`):
+            Tokens that end a response.
+        pad_token_id (`int`, *optional*):
+            The tokenizer's, in case it is a stop token as well.
+        models (`Iterable[nn.Module]`, *optional*):
+            Models inside the function, to be moved and prepared with this one.
 
-    Example:
-
-    ```python
-    >>> reward_model = SoftQRewardModel(SoftQReward("outputs/irl", clip=5.0), policy)
-    >>> trainer = PPOTrainer(args, tokenizer, policy, ref_policy, reward_model, train_dataset, value_model)
-    ```
+    Raises:
+        [`RewardError`]: at a call, if the function raises, or gives a number that is not finite or too few or many.
     """
 
     base_model_prefix = "backbone"
 
-    def __init__(self, reward: SoftQReward, policy: PreTrainedModel | PeftModel):
+    def __init__(
+        self,
+        function: TokenReward,
+        policy: PreTrainedModel | PeftModel,
+        stop_tokens: Collection[int],
+        pad_token_id: int | None = None,
+        models: Iterable[nn.Module] = (),
+    ):
         super().__init__()
-        self.backbone = _Returns(reward)
+        self.backbone = _Returns(function, stop_tokens, pad_token_id, models)
         self.score = nn.Identity()
-        self.config = reward.model.config  # DeepSpeed's preparation looks there
+        self.config: PretrainedConfig = policy.config  # DeepSpeed's preparation looks there
         generate = policy.generate
 
         @functools.wraps(generate)
@@ -60,34 +76,75 @@ class SoftQRewardModel(nn.Module):
         policy.generate = watched
 
 
+class SoftQRewardModel(RewardFunctionModel):
+    """
+    A [`SoftQReward`] as [`RewardFunctionModel`]: every response gets what the reward gives its token ids.
+
+    Args:
+        reward ([`SoftQReward`]):
+            Over the policy's own tokens.
+        policy ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The very object that PPO gets as `model`.
+
+    Example:
+
+    ```python
+    >>> reward_model = SoftQRewardModel(SoftQReward("outputs/irl", clip=5.0), policy)
+    >>> trainer = PPOTrainer(args, tokenizer, policy, ref_policy, reward_model, train_dataset, value_model)
+    ```
+    """
+
+    def __init__(self, reward: SoftQReward, policy: PreTrainedModel | PeftModel):
+        super().__init__(
+            lambda prompts, responses: reward(prompts=prompts, completion_ids=responses),
+            policy,
+            reward.stop_tokens,
+            reward.tokenizer.pad_token_id,
+            (model for model in (reward.model, reward.ref_model) if model is not None),
+        )
+
+
 class _Returns(nn.Module):
-    def __init__(self, reward: SoftQReward):
+    def __init__(self, function, stop_tokens, pad_token_id, models):
         super().__init__()
-        self.reward, self.prompt_width = reward, None
-        self.models = nn.ModuleList(m for m in (reward.model, reward.ref_model) if m is not None)  # they move along
+        self.function, self.stop_tokens, self.pad_token_id = function, frozenset(stop_tokens), pad_token_id
+        self.models = nn.ModuleList(models)
+        self.prompt_width: int | None = None
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs) -> BaseModelOutput:
         if self.prompt_width is None:
             raise RuntimeError(
-                "The policy has not generated anything yet, so it is not known where the responses begin. Give "
-                "SoftQRewardModel the model that PPOTrainer trains, the same object."
+                "The policy has not generated anything yet, so it is not known where the responses begin. Give the "
+                "reward model the model that PPOTrainer trains, the same object."
             )
-        start = self.prompt_width
         rows = list(zip(input_ids, attention_mask.bool(), strict=True))
-        returns = self.reward(
-            prompts=[ids[:start][mask[:start]].tolist() for ids, mask in rows],
-            completion_ids=[self._completion(ids[start:], mask[start:]) for ids, mask in rows],
-        )
-        at_every_position = torch.tensor(returns, device=input_ids.device)[:, None, None].expand(*input_ids.shape, 1)
+        start = self.prompt_width
+        prompts = [ids[:start][mask[:start]].tolist() for ids, mask in rows]
+        rewards = self._rewards(prompts, [self._response(ids[start:], mask[start:]) for ids, mask in rows])
+        at_every_position = torch.tensor(rewards, device=input_ids.device)[:, None, None].expand(*input_ids.shape, 1)
         return BaseModelOutput(hidden_states=(at_every_position,))
 
-    def _completion(self, ids: torch.Tensor, mask: torch.Tensor) -> list[int]:
-        tokenizer, stop_tokens = self.reward.tokenizer, self.reward.stop_tokens
+    def _rewards(self, prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
+        try:
+            rewards = [float(reward) for reward in self.function(prompts, responses)]
+        except Exception as error:  # it may be a user's function
+            raise RewardError(f"The reward function failed: {type(error).__name__}: {error}") from error
+        if len(rewards) != len(responses):
+            raise RewardError(f"The reward function gave {len(rewards)} rewards for {len(responses)} responses.")
+        wrong = next((i for i, reward in enumerate(rewards) if not math.isfinite(reward)), None)
+        if wrong is not None:
+            raise RewardError(
+                f"The reward function gave {rewards[wrong]} for a response of {len(responses[wrong])} tokens. Rewards "
+                "must be finite numbers."
+            )
+        return rewards
+
+    def _response(self, ids: torch.Tensor, mask: torch.Tensor) -> list[int]:
         found = ids[mask].tolist()
-        stop = next((i for i, token in enumerate(found) if token in stop_tokens), None)
+        stop = next((i for i, token in enumerate(found) if token in self.stop_tokens), None)
         if stop is not None:
             return found[: stop + 1]
         # PPO pads a response only after its stop token. Where EOS is the padding token, that one is masked too.
-        if len(found) < len(ids) and tokenizer.pad_token_id in stop_tokens:
-            found.append(tokenizer.pad_token_id)
+        if len(found) < len(ids) and self.pad_token_id in self.stop_tokens:
+            found.append(self.pad_token_id)
         return found

@@ -1,0 +1,85 @@
+"""The `reward-data` command: pairs by the checker, that TRL's RewardTrainer takes as they are."""
+
+import json
+
+import pytest
+from datasets import load_dataset
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from trl import RewardConfig, RewardTrainer
+
+from tests.commands.test_irl import run as run_module
+from trl_irl.commands import reward_data
+from trl_irl.tasks.arithmetic import make_arithmetic
+from trl_irl.tasks.final_answer import is_correct
+
+
+def words_of(prediction, row):
+    return {"words": float(len(prediction.split()))}
+
+
+@pytest.fixture
+def run(tmp_path):
+    def _run(*words):
+        try:
+            return reward_data.run(["--output_dir", str(tmp_path / "pairs"), *words])
+        except SystemExit as error:
+            return error.code
+
+    return _run
+
+
+def test_references_against_slips(run, tmp_path, capsys, model_folder):
+    assert run("--task", "arithmetic", "--num_train_rows", "60") == 0
+    assert "train: 60 pairs of 60 of 60 prompts." in capsys.readouterr().out
+    pairs = load_dataset(str(tmp_path / "pairs"))
+    assert set(pairs) == {"train", "validation", "test"}
+    rows = {row["prompt"]: row for row in make_arithmetic(num_train=60)["train"]}
+    for pair in pairs["train"]:
+        row = rows[pair["prompt"]]
+        assert is_correct(pair["chosen"], row) and not is_correct(pair["rejected"], row)
+
+    args = RewardConfig(
+        output_dir=str(tmp_path / "run"), max_steps=2, use_cpu=True, bf16=False, report_to="none", max_length=None
+    )
+    model = AutoModelForSequenceClassification.from_pretrained(model_folder, num_labels=1)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    trainer = RewardTrainer(model, args, train_dataset=pairs["train"], processing_class=tokenizer)
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_samples_of_a_model(run, tmp_path, model_folder, capsys):
+    rows = [{"prompt": text, "completion": " x"} for text in ("One", "The quick brown fox", "What is the sky?")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--task", "tests.commands.test_reward_data:words_of", "--dataset_name", str(tmp_path / "rows.jsonl")]
+    words += ["--model", str(model_folder), "--max_new_tokens", "12", "--pairs_per_prompt", "2"]
+    assert run(*words) == 0
+    pairs = load_dataset(str(tmp_path / "pairs"), split="train")
+    assert f"train: {len(pairs)} pairs of" in capsys.readouterr().out and len(pairs) > 1
+    assert all(len(pair["chosen"].split()) > len(pair["rejected"].split()) for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    "words, fragment",
+    [
+        ("--task tldr", "`task: tldr` has no final answer"),
+        ("--task arithmetic --pairs_per_prompt 0", "`pairs_per_prompt: 0` is out of range"),
+        ("--task arithmetic --model ./nowhere", "`model: ./nowhere` is not there"),
+        ("--task arithmetic --model x/y --temperature 0", "`temperature` above 0"),
+        ("--task arithmetic --output_dir /proc/nope/x", "cannot be written to"),
+    ],
+)
+def test_one_message(words, fragment, run, tmp_path, capsys):
+    assert run(*words.split()) == 2
+    assert fragment in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_model_that_is_never_right(run, tmp_path, model_folder, capsys):
+    words = ["--task", "arithmetic", "--num_train_rows", "3", "--model", str(model_folder), "--max_new_tokens", "4"]
+    assert run(*words) == 2
+    assert "Not one pair" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_the_command_line(tmp_path):
+    words = ["--task", "arithmetic", "--num_train_rows", "5", "--output_dir", tmp_path / "pairs"]
+    assert "train: 5 pairs" in run_module("trl_irl.cli", "reward-data", *words).stdout

@@ -1,0 +1,81 @@
+"""Preference pairs: the chosen one is right and the rejected one wrong, by the task's own checker."""
+
+import difflib
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from trl_irl.tasks.arithmetic import make_arithmetic
+from trl_irl.tasks.final_answer import is_correct
+from trl_irl.tasks.preferences import corrupted_solution, reference_pairs, sampled_pairs
+
+
+GSM8K = Path(__file__).parents[3] / "shared/data/gsm8k/train.jsonl"
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return list(make_arithmetic(num_train=300)["train"])
+
+
+def test_a_slip_is_small_and_makes_the_answer_wrong(rows):
+    rng = random.Random(0)
+    for row in rows:
+        wrong = corrupted_solution(row, rng)
+        assert is_correct(row["completion"], row) and not is_correct(wrong, row)
+        changes = difflib.SequenceMatcher(None, row["completion"].split(), wrong.split()).get_opcodes()
+        assert all(tag in ("equal", "replace") for tag, *_ in changes)  # numbers change; no word comes or goes
+        words = [a for tag, i, j, *_ in changes if tag == "replace" for a in row["completion"].split()[i:j]]
+        assert words and all(any(c.isdigit() for c in word) for word in words)
+
+
+def test_a_slip_stands_again_wherever_the_number_does():
+    row = {"prompt": "", "completion": " 48 / 2 = 24. 48 + 24 = 72.\n#### 72"}
+    found = {corrupted_solution(row, random.Random(seed)) for seed in range(300)}
+    for text in found:
+        half, of_half = text.split("= ")[1].split(".")[0], text.split("+ ")[1].split(" =")[0]
+        total, answer = text.split("= ")[2].split(".")[0], text.split("#### ")[1]
+        assert half == of_half or half == "24"  # a slip goes on from where it is
+        assert total == answer or total == "72"
+        assert answer != "72"
+    assert len(found) > 50
+
+
+@pytest.mark.parametrize("completion", ["no answer 5", "", "#### none"])
+def test_no_answer_to_get_wrong(completion):
+    assert corrupted_solution({"completion": completion}, random.Random(0)) is None
+
+
+def test_reference_pairs(rows):
+    pairs = reference_pairs(rows[:50], pairs_per_prompt=3, seed=1)
+    assert pairs == reference_pairs(rows[:50], pairs_per_prompt=3, seed=1) != reference_pairs(rows[:50], 3, seed=2)
+    assert 100 < len(pairs) <= 150  # of three slips some are the same
+    by_prompt = {row["prompt"]: row for row in rows}
+    for pair in pairs:
+        row = by_prompt[pair["prompt"]]
+        assert pair["chosen"] == row["completion"] and not is_correct(pair["rejected"], row)
+
+
+def test_sampled_pairs():
+    rows = [{"prompt": "a"}, {"prompt": "b"}, {"prompt": [{"role": "user", "content": "c"}]}]
+    texts = [["x", "y", "z", "y"], ["u", "v"], ["p", "q"]]
+    scores = [[1.0, 0.0, None, 0.0], [1.0, 1.0], [0.2, 0.1]]
+    assert sampled_pairs(rows, texts, scores, pairs_per_prompt=5) == [
+        {"prompt": "a", "chosen": "x", "rejected": "y"},
+        {
+            "prompt": rows[2]["prompt"],
+            "chosen": [{"role": "assistant", "content": "p"}],
+            "rejected": [{"role": "assistant", "content": "q"}],
+        },
+    ]
+
+
+@pytest.mark.skipif(not GSM8K.is_file(), reason="the real GSM8K is not on this machine")
+def test_slips_in_gsm8k():
+    rows = [json.loads(line) for line in GSM8K.read_text().splitlines()[:2000]]
+    rows = [{"prompt": row["question"], "completion": row["answer"]} for row in rows]
+    pairs = reference_pairs(rows)
+    assert len(pairs) == 2000
+    assert not any(is_correct(pair["rejected"], row) for pair, row in zip(pairs, rows, strict=True))

@@ -1,0 +1,249 @@
+"""
+PPO as in InstructGPT, by TRL 1.12's PPOTrainer: prompts as text or messages, and a reward from a reward model, from
+what IRL learned, or from a task's own checker.
+
+```bash
+trl-irl ppo --config recipes/tldr/ppo_lora.yaml --accelerate_config single_gpu
+```
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trl import ScriptArguments
+
+from ..rewards.soft_q_reward import AGGREGATES, KINDS
+from .ppo_inputs import (
+    check_one_label,
+    check_same_tokens,
+    demonstrations_of,
+    load_prompts,
+    load_scorer,
+    load_tokenizer,
+    metric_reward,
+)
+from .task_arguments import TaskArguments, default_metrics, make_score
+
+
+_REWARDS = ("reward_model_path", "soft_q_model", "reward_metric")
+
+
+@dataclass
+class PPOScriptArguments(TaskArguments, ScriptArguments):
+    """
+    Arguments of the `ppo` command beside those of the task, the trainer and the model. The reward is one of
+    `reward_model_path`, `soft_q_model` and `reward_metric`.
+
+    Args:
+        num_train_rows (`int`, *optional*):
+            Generated tasks: prompts to generate. Other data: keep only the first so many.
+        ref_model_name_or_path (`str`, *optional*):
+            The reference of the KL; defaults to the policy as it is loaded, or with LoRA to it without its adapter.
+        value_model_path (`str`, *optional*):
+            Defaults to the reward model's weights or, where there is none, to the policy's with a new head.
+        soft_q_model (`str`, *optional*):
+            A model whose [`SoftQReward`] is the reward: folder, Hub id or adapter.
+        soft_q_kind (`str`, *optional*, defaults to `"soft_q"`), soft_q_aggregate (`str`, *optional*, defaults to
+        `"sum"`), soft_q_ref_model (`str`, *optional*):
+            Its `kind`, `aggregate` and `ref_model`.
+        reward_metric (`str`, *optional*):
+            A number that the task's scoring function gives a response, such as `accuracy`; with `task:
+            module:function`, one of your own.
+    """
+
+    num_train_rows: int | None = field(default=None, metadata={"help": "Only so many prompts."})
+    ref_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "The reference of the KL; the policy as it is loaded if unset."}
+    )
+    value_model_path: str | None = field(
+        default=None, metadata={"help": "Value model to start from; the reward model's weights if unset."}
+    )
+    soft_q_model: str | None = field(default=None, metadata={"help": "A model whose SoftQReward is the reward."})
+    soft_q_kind: str = field(default="soft_q", metadata={"help": "Kind of that reward.", "choices": list(KINDS)})
+    soft_q_aggregate: str = field(
+        default="sum", metadata={"help": "What it makes of token rewards.", "choices": list(AGGREGATES)}
+    )
+    soft_q_ref_model: str | None = field(default=None, metadata={"help": "Reference of the log_ratio kind."})
+    reward_metric: str | None = field(
+        default=None, metadata={"help": "A number of the task's scoring function, such as accuracy."}
+    )
+
+    def __post_init__(self):
+        self.task_data()  # is the task one?
+        if self.num_train_rows is not None and self.num_train_rows <= 0:
+            raise ValueError(f"`num_train_rows: {self.num_train_rows}` leaves nothing to train on.")
+        if self.soft_q_model is None and self.soft_q_ref_model is not None:
+            raise ValueError("`soft_q_ref_model` is the reference of `soft_q_model`, which is not set.")
+
+
+def check_arguments(script_args, training_args, model_args) -> None:
+    """
+    What can be seen before anything loads.
+
+    Raises:
+        `ValueError`, `OSError`: a path is wrong, or there is not one reward.
+    """
+    from ..tasks.files import check_local_model, check_local_path, check_writable
+
+    named = {"model_name_or_path": model_args.model_name_or_path, "reward_model_path": training_args.reward_model_path}
+    for key in ("ref_model_name_or_path", "value_model_path", "soft_q_model", "soft_q_ref_model"):
+        named[key] = getattr(script_args, key)
+    if named["model_name_or_path"] is None:
+        raise ValueError("No policy. Set `model_name_or_path` to a supervised model: a Hub id or a local folder.")
+    for key, path in named.items():
+        if path is not None:
+            check_local_path(path, key)
+            check_local_model(path, key)
+    check_writable(training_args.output_dir, "output_dir")
+    rewards = [key for key in _REWARDS if getattr(script_args, key, getattr(training_args, key, None)) is not None]
+    if len(rewards) != 1:
+        raise ValueError(
+            f"PPO needs one reward, and {' and '.join(rewards) or 'none'} is set. Set one of `reward_model_path` (a "
+            "model of `trl reward`), `soft_q_model` (what IRL learned) and `reward_metric` (a number of the task's "
+            "own scoring function)."
+        )
+    if model_args.use_peft and script_args.ref_model_name_or_path is not None:
+        raise ValueError(
+            "`ref_model_name_or_path` with `use_peft`: the reference is the policy without its adapter. Unset one."
+        )
+
+
+def make_trainer(script_args, training_args, model_args, generation_args):
+    """
+    The trainer of a recipe, with its models and data loaded.
+
+    Raises:
+        `ValueError`, `OSError`, `ImportError`: something in the recipe is wrong. What is cheap to see is looked at
+            before a model loads.
+    """
+    from datasets import Dataset
+    from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+    from trl import get_peft_config, get_quantization_config
+
+    from ..evaluation.callback import GenerationCallback
+    from ..rewards import RewardFunctionModel, SoftQReward, SoftQRewardModel
+    from ..trainer.ppo import PPOTrainer, calibrate
+
+    check_arguments(script_args, training_args, model_args)
+    path = model_args.model_name_or_path
+    config = AutoConfig.from_pretrained(path)
+    tokenizer = load_tokenizer(path, config)
+    splits = load_prompts(script_args, tokenizer, training_args)
+    rows = splits[script_args.dataset_train_split]
+    training_args.check_prompts(len(rows))
+    held_out = splits.get(script_args.dataset_test_split) or rows
+    longest = max(len(row["input_ids"]) for row in [*rows, *held_out]) + training_args.response_length
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and longest > context:
+        raise ValueError(
+            f"`response_length: {training_args.response_length}` after the longest prompt makes {longest} tokens, and "
+            f"the policy's context is {context}. Lower it or `max_prompt_length`."
+        )
+    for key in ("reward_model_path", "soft_q_model", "value_model_path", "ref_model_name_or_path"):
+        other = getattr(script_args, key, None) or getattr(training_args, key, None)
+        if other is not None:
+            check_same_tokens(tokenizer, other, key)
+            if key in ("reward_model_path", "value_model_path"):
+                check_one_label(other, key)
+    demonstrations = demonstrations_of(rows, tokenizer) if training_args.normalize_reward else []
+    wanted = [name for name in default_metrics(script_args.task) if name not in ("accuracy_math", "bleu", "chrf")]
+    score = make_score(script_args.task, wanted)
+    function = None
+    if script_args.reward_metric is not None:
+        function = metric_reward(script_args.reward_metric, score, [*rows, *held_out], tokenizer)
+
+    set_seed(training_args.seed)  # a value model without a head of its own gets a random one
+    options = {"dtype": model_args.dtype, "use_safetensors": True}
+    quantization = get_quantization_config(model_args)
+    policy = AutoModelForCausalLM.from_pretrained(
+        path,
+        revision=model_args.model_revision,
+        attn_implementation=model_args.attn_implementation,
+        quantization_config=quantization,
+        **options,
+    )
+    reference = None  # TRL copies the policy, or takes the adapter off
+    if script_args.ref_model_name_or_path is not None:
+        reference = AutoModelForCausalLM.from_pretrained(script_args.ref_model_name_or_path, **options)
+    value_path = script_args.value_model_path or training_args.reward_model_path or path
+    value_model = load_scorer(value_path, model_args.dtype)
+    if training_args.reward_model_path is not None:
+        reward_model = load_scorer(training_args.reward_model_path, model_args.dtype)
+    elif script_args.soft_q_model is not None:
+        reward = SoftQReward(
+            script_args.soft_q_model,
+            kind=script_args.soft_q_kind,
+            aggregate=script_args.soft_q_aggregate,
+            ref_model=script_args.soft_q_ref_model,
+            batch_size=training_args.local_rollout_forward_batch_size,
+            dtype=model_args.dtype,
+        )
+        reward_model = SoftQRewardModel(reward, policy)
+    else:
+        reward_model = RewardFunctionModel(function, policy, {tokenizer.eos_token_id}, tokenizer.pad_token_id)
+    if training_args.normalize_reward or training_args.reward_clip is not None:
+        is_soft_q = script_args.soft_q_model is not None
+        calibrate(reward_model, demonstrations, tokenizer.pad_token_id, is_soft_q, training_args.reward_clip)
+    trainer = PPOTrainer(
+        args=training_args,
+        processing_class=tokenizer,
+        model=policy,
+        ref_model=reference,
+        reward_model=reward_model,
+        value_model=value_model,
+        train_dataset=Dataset.from_dict({"input_ids": [row["input_ids"] for row in rows]}),
+        eval_dataset=Dataset.from_dict({"input_ids": [row["input_ids"] for row in held_out]}),
+        peft_config=get_peft_config(model_args),
+    )
+    if generation_args.eval_generations:
+        trainer.add_callback(GenerationCallback(trainer, held_out, score, generation_args))
+    return trainer
+
+
+def train(trainer) -> None:
+    """Train and save."""
+    from pathlib import Path
+
+    from ..trainer.checkpoints import one_error_if_disk_fails
+
+    args = trainer.args
+    trainer.train()
+    with one_error_if_disk_fails(args.output_dir, "*.safetensors"):
+        trainer.save_model(args.output_dir)
+        trainer.save_state()
+        if args.save_value_model:
+            trainer.save_value_model(str(Path(args.output_dir) / "value_model"))
+    trainer.accelerator.print(f"Policy, tokenizer and trainer state saved to {args.output_dir}.")
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    trainer.end()
+
+
+def make_parser():
+    from trl import ModelConfig
+
+    from ..evaluation.callback import GenerationArguments
+    from ..trainer.ppo import PPOConfig
+    from .parser import RecipeParser
+
+    return RecipeParser((PPOScriptArguments, PPOConfig, ModelConfig, GenerationArguments), prog="trl-irl ppo")
+
+
+def run(argv: list[str] | None = None) -> int:
+    """The command; see [`~commands.failures.run_training`]."""
+    from ..rewards import RewardError
+    from .failures import report, run_training
+
+    try:
+        parser = make_parser()
+    except ImportError as error:  # a TRL without PPOTrainer
+        report("trl-irl ppo", error)
+        return 2
+    return run_training(parser, make_trainer, lambda trainer, *_: train(trainer), argv, under_way=(RewardError,))
+
+
+if __name__ == "__main__":
+    from trl_irl.commands.failures import leave
+
+    leave(run())

@@ -1,0 +1,189 @@
+"""What PPO starts from: prompts as token ids, a tokenizer that pads, reward models that fit, and demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+_DEMONSTRATIONS = 256  # to calibrate a reward on
+
+
+def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]:
+    """
+    The rows of the training split and, if there is one, of the test split: each with `input_ids`, the prompt's tokens,
+    beside its columns. Prompts longer than `max_prompt_length` are dropped, and counted on the terminal.
+
+    Raises:
+        `ValueError`: a split is missing, has no prompts, or none that is short enough.
+    """
+    from ..rewards.held_out import prompt_ids
+    from ..tasks.task import as_prompt_completion, load_task
+
+    splits = load_task(script_args.task_data(), script_args.dataset_train_split)
+    if script_args.dataset_train_split not in splits:
+        raise ValueError(
+            f"`dataset_train_split: {script_args.dataset_train_split}` is not among the dataset's splits, which are "
+            f"{', '.join(splits)}."
+        )
+    found = {}
+    for name in (script_args.dataset_train_split, script_args.dataset_test_split):
+        if name not in splits:
+            continue
+        rows, dropped = [], 0
+        for row in splits[name]:
+            if "completion" in row or "messages" in row:
+                row = as_prompt_completion(row)
+            if "input_ids" not in row and "prompt" not in row:
+                raise ValueError(
+                    f"The rows of `{name}` have no prompt: their columns are {', '.join(row)}. They need `prompt` "
+                    "(text or messages) or `input_ids`."
+                )
+            ids = row["input_ids"] if "input_ids" in row else prompt_ids(tokenizer, row["prompt"])
+            if 0 < len(ids) <= training_args.max_prompt_length:
+                rows.append({**row, "input_ids": list(ids)})
+            else:
+                dropped += 1
+        if dropped and training_args.process_index == 0:
+            print(f"{name}: {dropped} of {dropped + len(rows)} prompts are empty or longer than "
+                  f"`max_prompt_length: {training_args.max_prompt_length}` tokens, and left out.")  # fmt: skip
+        if not rows:
+            raise ValueError(
+                f"Not one of the {dropped} prompts of `{name}` has at most `max_prompt_length: "
+                f"{training_args.max_prompt_length}` tokens. Raise it, or shorten prompts with `trl-irl prepare`."
+            )
+        found[name] = rows
+    return found
+
+
+def load_tokenizer(path: str, config):
+    """
+    The policy's tokenizer, padding on the left, with a padding token that is not EOS: PPO tells the end of a response
+    by its first padding token, so that otherwise the policy would never learn to end.
+
+    Raises:
+        `ValueError`: there is no such token, and the model has no room for one.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        if len(tokenizer) >= config.get_text_config().vocab_size:
+            raise ValueError(
+                f"The tokenizer of {path} has no padding token beside EOS, and the model's vocabulary of "
+                f"{config.get_text_config().vocab_size} has no room for one. Give the tokenizer a `pad_token` that "
+                "prompts and responses never have, and save it."
+            )
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    return tokenizer
+
+
+def check_same_tokens(tokenizer, path: str, key: str) -> None:
+    """
+    Raises:
+        `ValueError`: the tokenizer at `path` is another one.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        other = AutoTokenizer.from_pretrained(path).get_vocab()
+    except (OSError, ValueError):
+        return  # none was saved with it
+    own = tokenizer.get_vocab()
+    differing = [token for token in own.keys() & other.keys() if own[token] != other[token]]
+    missing = [token for token in own.keys() ^ other.keys() if token != tokenizer.pad_token]
+    if differing or missing:
+        token = (differing or missing)[0]
+        raise ValueError(
+            f"`{key}: {path}` has another tokenizer than the policy: {token!r} is {other.get(token)} there and "
+            f"{own.get(token)} here. PPO gives it the policy's own token ids. Train it from a model with the policy's "
+            "tokenizer."
+        )
+
+
+def check_one_label(path: str, key: str) -> None:
+    """
+    Raises:
+        `ValueError`: it is no reward model.
+    """
+    from transformers import AutoConfig
+
+    if (Path(path) / "adapter_config.json").is_file():
+        from peft import PeftConfig
+
+        if PeftConfig.from_pretrained(path).task_type != "SEQ_CLS":
+            raise ValueError(
+                f"`{key}: {path}` is an adapter of another kind of model. Train one with `trl reward` and "
+                "`lora_task_type: SEQ_CLS`."
+            )
+        return
+    labels = AutoConfig.from_pretrained(path).num_labels
+    if labels != 1:
+        raise ValueError(
+            f"`{key}: {path}` has num_labels = {labels}, and a reward is one number. Name a model of `trl reward`; a "
+            "language model is none yet."
+        )
+
+
+def load_scorer(path: str, dtype: str):
+    """A sequence-classification model with one label, an adapter merged into its base."""
+    from transformers import AutoModelForSequenceClassification
+
+    options = {"num_labels": 1, "dtype": dtype, "use_safetensors": True}
+    if not (Path(path) / "adapter_config.json").is_file():
+        return AutoModelForSequenceClassification.from_pretrained(path, **options)
+    from peft import AutoPeftModelForSequenceClassification
+
+    return AutoPeftModelForSequenceClassification.from_pretrained(path, **options).merge_and_unload()
+
+
+def metric_reward(metric: str, score, rows: Sequence[dict], tokenizer):
+    """
+    A function of token ids, for [`~rewards.RewardFunctionModel`]: what `score(response, row)` gives as `metric`.
+
+    Raises:
+        `ValueError`: the first row's own prompt cannot be scored so.
+    """
+    by_prompt: dict[tuple, dict] = {}
+    for row in rows:
+        by_prompt.setdefault(tuple(row["input_ids"]), row)
+
+    def one(response: str, row: dict) -> float:
+        found = score(response, row)
+        if metric not in found:
+            raise ValueError(f"it gives {', '.join(found) or 'nothing'}, and not `reward_metric: {metric}`")
+        return found[metric]
+
+    def function(prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
+        texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
+        return [one(text, by_prompt[tuple(prompt)]) for prompt, text in zip(prompts, texts, strict=True)]
+
+    try:
+        function([rows[0]["input_ids"]], [[]])
+    except Exception as error:  # it may be a user's function
+        raise ValueError(
+            f"The task's scoring function cannot be the reward: for an empty response to the first prompt, "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    return function
+
+
+def demonstrations_of(rows: Sequence[dict], tokenizer) -> list[tuple[list[int], list[int]]]:
+    """
+    Token ids of prompts and of the completions that come with them, ended by EOS.
+
+    Raises:
+        `ValueError`: there are no completions.
+    """
+    from ..rewards.held_out import encode
+
+    if not all("completion" in row and "prompt" in row for row in rows[:_DEMONSTRATIONS]):
+        raise ValueError("`normalize_reward` needs demonstrations: a column `completion` beside `prompt`.")
+    found = []
+    for row in rows[:_DEMONSTRATIONS]:
+        ids, labels = encode(tokenizer, row)
+        start = sum(label == -100 for label in labels)
+        # As PPO cuts a response: a chat template may put a newline after the end of a turn.
+        end = ids.index(tokenizer.eos_token_id, start) + 1 if tokenizer.eos_token_id in ids[start:] else len(ids)
+        found.append((ids[:start], ids[start:end]))
+    return found

@@ -1,0 +1,100 @@
+"""Preference pairs for a reward model, from a task whose answers can be checked: no annotators, no download."""
+
+import random
+import re
+from collections.abc import Sequence
+from itertools import product
+
+from .final_answer import final_answer, is_correct
+
+
+_NUMBER = re.compile(r"(?<![\d.,])\d+(?:,\d{3})*(?:\.\d+)?")
+
+
+def corrupted_solution(row: dict, rng: random.Random) -> str | None:
+    """
+    The row's solution with a slip: one of its numbers is off by a little from some place on, wherever it stands again,
+    and so the answer is wrong. Where the slip does not reach the answer, the answer slips too.
+
+    Args:
+        row (`dict`):
+            `completion` is a solution that ends in `#### 72`.
+        rng (`random.Random`)
+
+    Returns:
+        `str` or `None`: the solution, or nothing where there is no answer to get wrong.
+    """
+    solution = row["completion"]
+    if final_answer(solution) is None:
+        return None
+    numbers = list(_NUMBER.finditer(solution))
+    changed = _slip(solution, rng.choice(numbers), rng)
+    if is_correct(changed, row):
+        answer = next(m for m in _NUMBER.finditer(changed) if m.start() >= changed.rfind("####"))
+        changed = _slip(changed, answer, rng)
+    return changed
+
+
+def _slip(solution: str, number: re.Match, rng: random.Random) -> str:
+    text = number[0]
+    if "." in text:
+        other = f"{float(text.replace(',', '')) + rng.choice((-1, 1)) * rng.randint(1, 9) / 10:.2f}"
+    else:
+        value = int(text.replace(",", ""))
+        other = str(rng.choice([x for x in range(value - 9, value + 10) if x >= 0 and x != value]))
+    same = re.compile(rf"(?<![\d.,]){re.escape(text)}(?![\d]|[.,]\d)")
+    return solution[: number.start()] + same.sub(other, solution[number.start() :])
+
+
+def reference_pairs(rows: Sequence[dict], pairs_per_prompt: int = 1, seed: int = 0) -> list[dict]:
+    """
+    Each row's own solution against corrupted ones ([`corrupted_solution`]).
+
+    Returns:
+        `list[dict]`: `prompt`, `chosen` and `rejected`; rows without a final answer are left out.
+    """
+    rng = random.Random(seed)
+    pairs = []
+    for row in rows:
+        wrong = {corrupted_solution(row, rng) for _ in range(pairs_per_prompt)} - {None}
+        pairs += [_pair(row["prompt"], row["completion"], text) for text in sorted(wrong)]
+    return pairs
+
+
+def sampled_pairs(
+    rows: Sequence[dict],
+    completions: Sequence[Sequence[str]],
+    scores: Sequence[Sequence[float | None]],
+    pairs_per_prompt: int = 1,
+    seed: int = 0,
+) -> list[dict]:
+    """
+    For each prompt, sampled completions of a higher score against such of a lower one; of several pairs, some drawn at
+    random. Completions that differ in score but not in words say nothing, and are no pair.
+
+    Args:
+        rows (`Sequence[dict]`)
+        completions (`Sequence[Sequence[str]]`):
+            For each row its completions.
+        scores (`Sequence[Sequence[float | None]]`):
+            Of each completion; `None` leaves it out.
+
+    Returns:
+        `list[dict]`: `prompt`, `chosen` and `rejected`; a row whose completions all score alike gives none.
+    """
+    rng = random.Random(seed)
+    pairs = []
+    for row, texts, values in zip(rows, completions, scores, strict=True):
+        scored = {text: value for text, value in zip(texts, values, strict=True) if value is not None}
+        found = [(a, b) for (a, x), (b, y) in product(scored.items(), repeat=2) if x > y]
+        for chosen, rejected in rng.sample(found, min(pairs_per_prompt, len(found))):
+            pairs.append(_pair(row["prompt"], chosen, rejected))
+    return pairs
+
+
+def _pair(prompt: str | list[dict], chosen: str, rejected: str) -> dict:
+    """In TRL's preference format, after messages as messages."""
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    turns = ([{"role": "assistant", "content": text}] for text in (chosen, rejected))
+    return {"prompt": prompt, **dict(zip(("chosen", "rejected"), turns, strict=True))}
