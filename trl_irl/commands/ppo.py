@@ -109,6 +109,25 @@ def check_arguments(script_args, training_args, model_args) -> None:
         )
 
 
+def load_reward(script_args, training_args, dtype: str, policy, function, tokenizer):
+    """The reward model that PPO gets; `function` is of `reward_metric`, if that is set."""
+    from ..rewards import RewardFunctionModel, SoftQReward, SoftQRewardModel
+
+    if training_args.reward_model_path is not None:
+        return load_scorer(training_args.reward_model_path, dtype)
+    if script_args.soft_q_model is None:
+        return RewardFunctionModel(function, policy, {tokenizer.eos_token_id}, tokenizer.pad_token_id)
+    reward = SoftQReward(
+        script_args.soft_q_model,
+        kind=script_args.soft_q_kind,
+        aggregate=script_args.soft_q_aggregate,
+        ref_model=script_args.soft_q_ref_model,
+        batch_size=training_args.local_rollout_forward_batch_size,
+        dtype=dtype,
+    )
+    return SoftQRewardModel(reward, policy)
+
+
 def make_trainer(script_args, training_args, model_args, generation_args):
     """
     The trainer of a recipe, with its models and data loaded.
@@ -122,7 +141,6 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     from trl import get_peft_config, get_quantization_config
 
     from ..evaluation.callback import GenerationCallback
-    from ..rewards import RewardFunctionModel, SoftQReward, SoftQRewardModel
     from ..trainer.ppo import PPOTrainer, calibrate
 
     check_arguments(script_args, training_args, model_args)
@@ -168,20 +186,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
         reference = AutoModelForCausalLM.from_pretrained(script_args.ref_model_name_or_path, **options)
     value_path = script_args.value_model_path or training_args.reward_model_path or path
     value_model = load_scorer(value_path, model_args.dtype)
-    if training_args.reward_model_path is not None:
-        reward_model = load_scorer(training_args.reward_model_path, model_args.dtype)
-    elif script_args.soft_q_model is not None:
-        reward = SoftQReward(
-            script_args.soft_q_model,
-            kind=script_args.soft_q_kind,
-            aggregate=script_args.soft_q_aggregate,
-            ref_model=script_args.soft_q_ref_model,
-            batch_size=training_args.local_rollout_forward_batch_size,
-            dtype=model_args.dtype,
-        )
-        reward_model = SoftQRewardModel(reward, policy)
-    else:
-        reward_model = RewardFunctionModel(function, policy, {tokenizer.eos_token_id}, tokenizer.pad_token_id)
+    reward_model = load_reward(script_args, training_args, model_args.dtype, policy, function, tokenizer)
     if training_args.normalize_reward or training_args.reward_clip is not None:
         is_soft_q = script_args.soft_q_model is not None
         calibrate(reward_model, demonstrations, tokenizer.pad_token_id, is_soft_q, training_args.reward_clip)
