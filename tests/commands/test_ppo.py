@@ -228,10 +228,59 @@ def test_generations_at_evaluations(recipe, models, tmp_path):
     assert sorted(path.name for path in (tmp_path / "run/generations").iterdir()) == ["step-1.csv", "step-2.csv"]
 
 
+@needs_ppo
+def test_eos_as_padding(recipe, models, tmp_path, capsys):
+    """A policy whose tokenizer pads with EOS learns to end all the same: it gets a padding token, if there is room."""
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    for name, vocabulary in (("no-room", 300), ("room", 304)):
+        make_model("llama", vocab_size=vocabulary, pad_token_id=1).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    path = recipe(reward_metric="vowels", model_name_or_path=str(tmp_path / "no-room"))
+    assert ppo.run(["--config", str(path)]) == 2
+    assert "no padding token beside EOS, and the model's vocabulary of 300 has no room" in capsys.readouterr().err
+    trainer = made(recipe(reward_metric="vowels", model_name_or_path=str(tmp_path / "room")))
+    assert trainer.processing_class.pad_token_id == 300 and trainer.processing_class.padding_side == "left"
+    ppo.train(trainer)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_reward_models_head_survives(adapter, models, tmp_path):
+    """Saved by TRL's RewardTrainer and loaded for PPO, it gives the same rewards, its head's included."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import RewardConfig, RewardTrainer
+
+    from trl_irl.commands.ppo_inputs import check_one_label, load_scorer
+
+    pairs = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": " fox"} for row in ROWS]
+    lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="SEQ_CLS", modules_to_save=["score"])
+    trainer = RewardTrainer(
+        model=str(models / "policy"),
+        args=RewardConfig(
+            output_dir=str(tmp_path), max_steps=4, learning_rate=1e-2, use_cpu=True, bf16=False, report_to="none"
+        ),
+        train_dataset=Dataset.from_list(pairs),
+        processing_class=make_tokenizer(),
+        peft_config=lora if adapter else None,
+    )
+    trainer.train()
+    trainer.save_model(tmp_path / "saved")
+    check_one_label(str(tmp_path / "saved"), "reward_model_path")
+    batch = make_tokenizer()([row["prompt"] + row["completion"] for row in ROWS], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = trainer.model.eval()(**batch).logits
+        found = load_scorer(str(tmp_path / "saved"), "float32").eval()(**batch).logits
+        fresh = AutoModelForSequenceClassification.from_pretrained(models / "policy", num_labels=1)(**batch).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (found - fresh).abs().max() > 0.1
+
+
 BAD = {
     "no reward": ({}, "PPO needs one reward, and none is set"),
     "two rewards": ({"reward_metric": "vowels", "soft_q_model": "{other}"}, "soft_q_model and reward_metric is set"),
     "no policy": ({"model_name_or_path": None, "reward_metric": "vowels"}, "No policy"),
+    "an adapter of a language model as reward": ({"reward_model_path": "{lora}"}, "an adapter of another kind"),
     "a language model as reward": ({"reward_model_path": "{other}"}, "has num_labels = 2"),
     "nowhere": ({"reward_model_path": "./nowhere"}, "`reward_model_path: ./nowhere` is not there"),
     "another metric": ({"reward_metric": "accuracy"}, "and not `reward_metric: accuracy`"),
@@ -274,7 +323,10 @@ def test_refused_before_a_model_loads(keys, fragment, recipe, models, tmp_path, 
     foreign = make_tokenizer()
     foreign.add_tokens(["fox"])
     foreign.save_pretrained(tmp_path / "foreign")
-    places = {"other": models / "other", "foreign": tmp_path / "foreign"}
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora/adapter_config.json").write_text('{"peft_type": "LORA", "task_type": "CAUSAL_LM"}')
+    (tmp_path / "lora/adapter_model.safetensors").write_bytes(b"")
+    places = {"other": models / "other", "lora": tmp_path / "lora", "foreign": tmp_path / "foreign"}
     places |= {name: tmp_path / f"{name}.jsonl" for name in ("answers", "bare")}
     keys = {key: value.format(**places) if isinstance(value, str) else value for key, value in keys.items()}
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
