@@ -31,9 +31,6 @@ class EvaluateArguments(RewardArguments, TaskArguments):
             By what to judge completions, among `accuracy` (the number after `####`), `accuracy_math` (math-verify),
             `rouge`, `bleu` and `chrf`, and the models, `nll` and `td_loss` of the references; defaults to the task's,
             with `nll` and `td_loss`. Diversity and lengths are always there.
-        dataset_name (`str`, *optional*):
-            A local file or folder, or a Hub id.
-        dataset_config (`str`, *optional*)
         split (`str`, *optional*, defaults to `"test"`)
         num_prompts (`int`, *optional*):
             Only the first so many prompts.
@@ -63,8 +60,6 @@ class EvaluateArguments(RewardArguments, TaskArguments):
     metrics: list[str] | None = field(
         default=None, metadata={"help": "By what to judge; the task's if unset.", "choices": list(METRICS)}
     )
-    dataset_name: str | None = field(default=None, metadata={"help": "Local data or a Hub id."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub's dataset."})
     split: str = field(default="test", metadata={"help": "The split whose prompts are asked."})
     num_prompts: int | None = field(default=None, metadata={"help": "Only the first so many prompts."})
     temperatures: list[float] = field(

@@ -24,9 +24,6 @@ class PrepareArguments(TaskArguments):
     Args:
         tokenizer (`str`):
             Folder or Hub id of the tokenizer (or of the model to train), by which lengths are counted.
-        dataset_name (`str`, *optional*):
-            A local file or folder, or a Hub id.
-        dataset_config (`str`, *optional*)
         num_train_rows (`int`, *optional*):
             Training rows to generate, or to keep.
         max_prompt_length, max_completion_length, max_length (`int`, *optional*):
@@ -49,8 +46,6 @@ class PrepareArguments(TaskArguments):
     """
 
     tokenizer: str | None = field(default=None, metadata={"help": "Folder or Hub id by which lengths are counted."})
-    dataset_name: str | None = field(default=None, metadata={"help": "Local data or a Hub id."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub's dataset."})
     num_train_rows: int | None = field(default=None, metadata={"help": "Training rows to generate, or to keep."})
     max_prompt_length: int | None = field(default=None, metadata={"help": "Most tokens of a prompt."})
     max_completion_length: int | None = field(

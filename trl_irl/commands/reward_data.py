@@ -21,9 +21,6 @@ class RewardDataArguments(TaskArguments):
     Arguments of the `reward-data` command beside those of the task.
 
     Args:
-        dataset_name (`str`, *optional*):
-            A local file or folder, or a Hub id.
-        dataset_config (`str`, *optional*)
         num_train_rows (`int`, *optional*):
             Training rows to generate, or to keep.
         model (`str`, *optional*):
@@ -40,8 +37,6 @@ class RewardDataArguments(TaskArguments):
             Gets a Parquet file a split: `prompt`, `chosen`, `rejected`.
     """
 
-    dataset_name: str | None = field(default=None, metadata={"help": "Local data or a Hub id."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub's dataset."})
     num_train_rows: int | None = field(default=None, metadata={"help": "Training rows to generate, or to keep."})
     model: str | None = field(default=None, metadata={"help": "Whose samples make the pairs; references if unset."})
     num_samples: int = field(default=8, metadata={"help": "Completions a prompt."})

@@ -31,9 +31,6 @@ class ScoreArguments(TaskArguments):
         kind (`str`, *optional*, defaults to `"soft_q"`), ref_model (`str`, *optional*), gamma (`float`, *optional*),
         terminal_value (`str`, *optional*), batch_size (`int`, *optional*, defaults to `8`), dtype (`str`, *optional*):
             See [`SoftQReward`].
-        dataset_name (`str`, *optional*):
-            Prompts and completions: a local file or folder, or a Hub id.
-        dataset_config (`str`, *optional*)
         split (`str`, *optional*, defaults to `"train"`)
         num_rows (`int`, *optional*):
             Only the first so many rows.
@@ -53,8 +50,6 @@ class ScoreArguments(TaskArguments):
     terminal_value: str | None = field(
         default=None, metadata={"help": "The state after a stop token: zero or mask; the model's own if unset."}
     )
-    dataset_name: str | None = field(default=None, metadata={"help": "Prompts and completions."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub's dataset."})
     split: str = field(default="train", metadata={"help": "The split to score."})
     num_rows: int | None = field(default=None, metadata={"help": "Only the first so many rows."})
     batch_size: int = field(default=8, metadata={"help": "Completions at a time."})

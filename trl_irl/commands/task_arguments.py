@@ -16,6 +16,9 @@ class TaskArguments:
         task (`str`, *optional*):
             A task that this package formats and scores, or `module:function` for a function of your own that scores a
             completion, `(prediction, row) -> {"metric": number}`. If unset, `dataset_name` is taken as it is.
+        dataset_name (`str`, *optional*):
+            A local file or folder, or a Hub id.
+        dataset_config (`str`, *optional*)
         source_column, target_column (`str`, *optional*):
             Columns to make prompt and completion from; a dot reaches into a nested one, such as `translation.de`.
         prompt_template (`str`, *optional*):
@@ -33,6 +36,8 @@ class TaskArguments:
             "`dataset_name` is taken as it is."
         },
     )
+    dataset_name: str | None = field(default=None, metadata={"help": "Local data or a Hub id."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub's dataset."})
     source_column: str | None = field(default=None, metadata={"help": "Column to make the prompt from."})
     target_column: str | None = field(default=None, metadata={"help": "Column to make the completion from."})
     prompt_template: str | None = field(
