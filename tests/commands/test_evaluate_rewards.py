@@ -115,7 +115,7 @@ def test_against_samples_scored_anew(run, model_folder, tmp_path, capsys):
     for name in ("rewards.png", "best_of_n.png"):
         assert f"({name})" in report and (tmp_path / "out" / name).stat().st_size > 5000
     assert "token_ids" not in (tmp_path / "out/samples.jsonl").read_text()
-    assert "Best of n, score in %" in capsys.readouterr().out
+    assert "Best of n, score (%)" in capsys.readouterr().out
 
 
 def test_taken_up_again_it_says_the_same(run, tmp_path):
@@ -124,6 +124,22 @@ def test_taken_up_again_it_says_the_same(run, tmp_path):
     before = (tmp_path / "out/rewards.json").read_bytes()
     (tmp_path / "out/rewards.json").unlink()
     assert run(*words) == 0 and (tmp_path / "out/rewards.json").read_bytes() == before
+
+
+def words_of(prediction, row):
+    return {"words": float(len(prediction.split()))}
+
+
+def test_scores_that_are_no_shares(run, tmp_path, capsys):
+    """ROUGE and counts are shown as they are; accuracy in percent."""
+    task = ["--task", "tests.commands.test_evaluate_rewards:words_of"]
+    assert run("--temperatures", "1", "--rerank", *task) == 0
+    assert "Best of n, score (%)" not in capsys.readouterr().out
+    told = json.loads((tmp_path / "out/rewards.json").read_text())
+    oracle = found(told["best_of_n"], model="a", way="oracle")["scores"]["4"]["mean"]
+    report = (tmp_path / "out/report.md").read_text()
+    row = next(line for line in report.splitlines() if line.startswith("| a | oracle |"))
+    assert oracle > 1 and f"| {oracle:.1f} [" in row
 
 
 @pytest.mark.parametrize(

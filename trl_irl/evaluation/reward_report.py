@@ -115,13 +115,14 @@ class Findings:
         return rows
 
     def best_of_n_table(self, intervals: bool) -> list[list[str]]:
-        """A row a model and way to choose, a column a temperature: the best of all completions, in percent."""
+        """A row a model and way to choose, a column a temperature: the best of all completions."""
+        factor = _factor(self.best_of_n)
         temperatures = sorted({one.temperature for one in self.best_of_n})
         n = max(self.best_of_n[0].scores)
         rows = [["completions of", f"best of {n} by", *map(decoding, temperatures)]]
         for model, way in dict.fromkeys((one.model, one.way) for one in self.best_of_n):
             at = {x.temperature: x.scores[n] for x in self.best_of_n if (x.model, x.way) == (model, way)}
-            cells = [_shown(_scaled(at[t].interval(), 100), intervals, 1) if t in at else "" for t in temperatures]
+            cells = [_shown(_scaled(at[t].interval(), factor), intervals, 1) if t in at else "" for t in temperatures]
             rows.append([model, way, *cells])
         return rows
 
@@ -130,7 +131,7 @@ class Findings:
             print_rows(self.agreement_table(intervals=False), "Rewards against the score")
             print_rows(self.corruption_table(intervals=False), "References with one token replaced")
         if self.best_of_n:
-            print_rows(self.best_of_n_table(intervals=False), "Best of n, score in %")
+            print_rows(self.best_of_n_table(intervals=False), f"Best of n, score{_unit(self.best_of_n)}")
 
     def markdown(self, output_dir: Path) -> str:
         """The report's section; its pictures are written to `output_dir`."""
@@ -154,8 +155,8 @@ class Findings:
         if self.best_of_n:
             parts += [
                 "### Best of n",
-                "Mean score, in percent, of the completion that each way chooses among all of a prompt's; `random` "
-                "is the mean score, `oracle` chooses by the score itself"
+                f"Mean score{_unit(self.best_of_n)} of the completion that each way chooses among all of a prompt's; "
+                "`random` is the mean score, `oracle` chooses by the score itself"
                 + (", `majority vote` takes the most frequent final answer." if self._votes() else "."),
                 markdown(self.best_of_n_table(intervals=True)),
                 "![Best of n](best_of_n.png)",
@@ -204,15 +205,25 @@ def plot_best_of_n(best_of_n: Sequence[BestOf], path: Path) -> None:
     for model, axes in zip(models, panels, strict=True):
         for one in (one for one in shown if one.model == model):
             colour, line = styles[one.way]
-            points = [100 * statistic.value for statistic in one.scores.values()]
+            points = [_factor(best_of_n) * statistic.value for statistic in one.scores.values()]
             axes.plot(list(one.scores), points, marker="o", markersize=3, label=one.way, color=colour, linestyle=line)
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(shown[0].scores), list(map(str, shown[0].scores)))
         axes.set(title=f"completions of {model}, {decoding(temperature)}", xlabel="n")
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("score of the best of n (%)")
+    panels[0].set_ylabel(f"score{_unit(best_of_n)} of the best of n")
     panels[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
     save(picture, path)
+
+
+def _factor(best_of_n: Sequence[BestOf]) -> int:
+    """Shares, such as accuracy, are shown in percent; ROUGE and numbers of a user's own as they are."""
+    total, count = np.concatenate([one.scores[1].sums for one in best_of_n]).T
+    return 100 if ((total >= 0) & (total <= count)).all() else 1
+
+
+def _unit(best_of_n: Sequence[BestOf]) -> str:
+    return " (%)" if _factor(best_of_n) == 100 else ""
 
 
 def _point(value: float) -> Interval | None:
