@@ -339,6 +339,13 @@ def test_refused_before_a_model_loads(keys, fragment, recipe, models, tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
+@needs_ppo
+def test_zero3_is_refused(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    assert ppo.run(["--config", str(recipe(reward_metric="vowels"))]) == 2
+    assert "does not run under DeepSpeed ZeRO-3 yet" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
 @pytest.mark.skipif(HAS_PPO, reason="this TRL has PPOTrainer")
 def test_a_trl_without_ppo(capsys):
     assert ppo.run(["--config", "recipe.yaml"]) == 2

@@ -82,10 +82,17 @@ def check_arguments(script_args, training_args, model_args) -> None:
     What can be seen before anything loads.
 
     Raises:
-        `ValueError`, `OSError`: a path is wrong, or there is not one reward.
+        `ValueError`, `OSError`: a path is wrong, there is not one reward, or the launcher cannot run PPO.
     """
+    import os
+
     from ..tasks.files import check_local_model, check_local_path, check_writable
 
+    if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
+        raise ValueError(
+            "`trl-irl ppo` does not run under DeepSpeed ZeRO-3 yet. Take `--accelerate_config zero2` or ddp, with "
+            "`use_peft: true` where the policy is too large for it, or TRL's own `trl rloo` or `trl grpo`."
+        )
     named = {"model_name_or_path": model_args.model_name_or_path, "reward_model_path": training_args.reward_model_path}
     for key in ("ref_model_name_or_path", "value_model_path", "soft_q_model", "soft_q_ref_model"):
         named[key] = getattr(script_args, key)
