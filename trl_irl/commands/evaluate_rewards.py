@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,19 +72,22 @@ class Judge:
 
         options = {"batch_size": arguments.batch_size, "dtype": arguments.dtype}
         self.soft_q = SoftQReward(path, **options)
-        self.log_ratio = None
+        self.reference = None
         if arguments.reward_ref_model is not None:
-            shared = {"model": self.soft_q.model, "tokenizer": self.soft_q.tokenizer}
-            self.log_ratio = SoftQReward(
-                **shared, kind="log_ratio", ref_model=arguments.reward_ref_model, gamma=self.soft_q.gamma, **options
+            self.reference = SoftQReward(
+                arguments.reward_ref_model, self.soft_q.tokenizer, kind="advantage", **options
             )
 
     def score(self, *args, **kwargs) -> dict[str, list[CompletionReward]]:
         """By kind: see [`SoftQReward.score`]."""
         soft_q = self.soft_q.score(*args, **kwargs)
-        found = {"soft_q": soft_q, "likelihood": [one.as_advantage() for one in soft_q]}
-        if self.log_ratio is not None:
-            found["log_ratio"] = self.log_ratio.score(*args, **kwargs)
+        likelihood = [one.as_advantage() for one in soft_q]
+        found = {"soft_q": soft_q, "likelihood": likelihood}
+        if self.reference is not None:  # as SoftQReward's kind "log_ratio", without asking the model a second time
+            of_ref = self.reference.score(*args, **kwargs)
+            found["log_ratio"] = [
+                replace(one, rewards=one.rewards - ref.rewards) for one, ref in zip(likelihood, of_ref, strict=True)
+            ]
         return found
 
     def returns(self, *args, **kwargs) -> dict[str, list[float]]:

@@ -23,7 +23,7 @@ from .ppo_inputs import (
     load_tokenizer,
     metric_reward,
 )
-from .task_arguments import TaskArguments, default_metrics, make_score
+from .task_arguments import TaskArguments, completion_score
 
 
 _REWARDS = ("reward_model_path", "soft_q_model", "reward_metric")
@@ -172,8 +172,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
             if key in ("reward_model_path", "value_model_path"):
                 check_one_label(other, key)
     demonstrations = demonstrations_of(rows, tokenizer) if training_args.normalize_reward else []
-    wanted = [name for name in default_metrics(script_args.task) if name not in ("accuracy_math", "bleu", "chrf")]
-    score = make_score(script_args.task, wanted)
+    score = completion_score(script_args.task)
     function = None
     if script_args.reward_metric is not None:
         function = metric_reward(script_args.reward_metric, score, [*rows, *held_out], tokenizer)

@@ -12,7 +12,7 @@ trl reward --config recipes/gsm8k/reward.yaml --dataset_name data/gsm8k_pairs
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .task_arguments import TaskArguments, default_metrics, make_score
+from .task_arguments import TaskArguments, completion_score, default_metrics
 
 
 @dataclass
@@ -96,8 +96,7 @@ def main(arguments: RewardDataArguments) -> None:
         check_local_model(arguments.model, "model")
         model = LoadedModel(arguments.model, arguments.dtype, arguments.batch_size)
     check_writable(arguments.output_dir, "output_dir")
-    wanted = [name for name in default_metrics(arguments.task) if name not in ("accuracy_math", "bleu", "chrf")]
-    score = make_score(arguments.task, wanted)
+    score = completion_score(arguments.task)
     found = {}
     for name, split in load_task(arguments.task_data()).items():
         rows = [as_prompt_completion(row) for row in split]

@@ -89,6 +89,14 @@ def default_metrics(task: str | None) -> tuple[str, ...]:
     return TASKS.get(task, ()) if task else TASKS["summarization"]
 
 
+def completion_score(task: str | None) -> Callable[[str, dict], dict[str, float]]:
+    """
+    The task's own score of one completion, for those who reward or compare completions one by one: without what is of
+    a whole corpus, and without math-verify, a process of its own.
+    """
+    return make_score(task, [name for name in default_metrics(task) if name not in ("accuracy_math", "bleu", "chrf")])
+
+
 def make_score(task: str | None, metrics: Sequence[str], verifier=None) -> Callable[[str, dict], dict[str, float]]:
     """
     One function for all numbers of a completion: the named metrics, and those of the user's own function.
