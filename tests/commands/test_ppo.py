@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from tests.conftest import make_model, make_tokenizer
+from tests.distributed.launchers import QUIET
 from trl_irl.commands import ppo
 
 
@@ -75,13 +76,7 @@ def recipe(models, tmp_path):
             "local_rollout_forward_batch_size": 4,
             "num_ppo_epochs": 2,
             "learning_rate": 1e-2,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "gradient_checkpointing": False,
-            "bf16": False,
-            "use_cpu": True,
-            "report_to": "none",
-            "disable_tqdm": True,
+            **QUIET,
             **keys,
         }
         path = tmp_path / "recipe.yaml"

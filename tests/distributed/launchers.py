@@ -29,6 +29,16 @@ METHODS = {
     "lora, kl": {**LORA, "lambda_kl": 0.5, "learning_rate": 1e-2},
     "qlora, kl": {**LORA, **NF4, "lambda_kl": 0.5},
 }
+# Keys of any training command: every step logged, nothing saved on the way, on the CPU and quiet.
+QUIET = {
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "gradient_checkpointing": False,
+    "bf16": False,
+    "use_cpu": True,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
 CHECKPOINTED = {"gradient_checkpointing": True}
 ACCUMULATED = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
 
@@ -80,13 +90,7 @@ def start(inputs, output, launcher, processes, by="trl-irl", **overrides):
         "per_device_train_batch_size": len(ROWS) // processes,
         "learning_rate": 1.0e-3,
         "lambda_td_warmup_steps": 5,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "gradient_checkpointing": False,
-        "bf16": False,
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
+        **QUIET,
         **overrides,
     }
     recipe = output / "recipe.yaml"

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from tests.conftest import make_model, make_tokenizer
-from tests.distributed.launchers import LORA, cpu_twin, finish, launch
+from tests.distributed.launchers import LORA, QUIET, cpu_twin, finish, launch
 
 
 pytestmark = pytest.mark.skipif(version("trl") >= "1.13", reason="PPOTrainer is in TRL 1.12 only")
@@ -72,13 +72,7 @@ def test_two_processes(launcher, reward, lora, inputs, tmp_path):
         "per_device_train_batch_size": 4,
         "num_ppo_epochs": 2,
         "learning_rate": 1e-3,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "gradient_checkpointing": False,
-        "bf16": False,
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
+        **QUIET,
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(keys))
     config = cpu_twin(launcher, 2, tmp_path)

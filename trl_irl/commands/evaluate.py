@@ -150,14 +150,13 @@ def main(arguments: EvaluateArguments) -> None:
     from ..evaluation.metrics import check_installed
     from ..evaluation.report import print_rows
     from ..evaluation.scoring import Scorer
-    from ..tasks.files import check_local_model, check_local_path, check_writable
+    from ..tasks.files import check_local_model, check_writable
     from ..tasks.math_answer import MathVerifier
 
     check_installed()
     paths = {"models": arguments.named_models().values(), "reward_models": arguments.judges().values()}
     paths["reward_ref_model"] = [arguments.reward_ref_model] if arguments.reward_ref_model else []
     for key, path in ((key, path) for key, found in paths.items() for path in found):
-        check_local_path(path, key)
         check_local_model(path, key)
     check_writable(arguments.output_dir, "output_dir")
     output_dir = Path(arguments.output_dir)

@@ -76,7 +76,6 @@ def check_paths(training_args, model_args) -> None:
 
     if model_args.model_name_or_path is None:
         raise ValueError("No model. Set `model_name_or_path` to a Hub id or a local folder.")
-    check_local_path(model_args.model_name_or_path, "model_name_or_path")
     check_local_model(model_args.model_name_or_path, "model_name_or_path")
     if training_args.chat_template_path is not None:
         check_local_path(training_args.chat_template_path, "chat_template_path")

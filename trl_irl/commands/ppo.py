@@ -86,7 +86,7 @@ def check_arguments(script_args, training_args, model_args) -> None:
     """
     import os
 
-    from ..tasks.files import check_local_model, check_local_path, check_writable
+    from ..tasks.files import check_local_model, check_writable
 
     if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
         raise ValueError(
@@ -100,7 +100,6 @@ def check_arguments(script_args, training_args, model_args) -> None:
         raise ValueError("No policy. Set `model_name_or_path` to a supervised model: a Hub id or a local folder.")
     for key, path in named.items():
         if path is not None:
-            check_local_path(path, key)
             check_local_model(path, key)
     check_writable(training_args.output_dir, "output_dir")
     rewards = [key for key in _REWARDS if getattr(script_args, key, getattr(training_args, key, None)) is not None]

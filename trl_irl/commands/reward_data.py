@@ -85,14 +85,13 @@ def main(arguments: RewardDataArguments) -> None:
     """Make the pairs of every split and save them."""
     from datasets import Dataset
 
-    from ..tasks.files import check_local_model, check_local_path, check_writable
+    from ..tasks.files import check_local_model, check_writable
     from ..tasks.task import as_prompt_completion, load_task
     from .loaded_models import LoadedModel
     from .prepare import save
 
     model = None
     if arguments.model is not None:
-        check_local_path(arguments.model, "model")
         check_local_model(arguments.model, "model")
         model = LoadedModel(arguments.model, arguments.dtype, arguments.batch_size)
     check_writable(arguments.output_dir, "output_dir")

@@ -135,11 +135,10 @@ def main(arguments: ScoreArguments) -> None:
     from datasets import Dataset
 
     from ..rewards.heatmap import write_heatmap
-    from ..tasks.files import check_local_model, check_local_path, check_writable, remove_if_empty
+    from ..tasks.files import check_local_model, check_writable, remove_if_empty
 
     for key in ("model", "ref_model"):
         if getattr(arguments, key) is not None:
-            check_local_path(getattr(arguments, key), key)
             check_local_model(getattr(arguments, key), key)
     output = Path(arguments.output)
     for key in ("output", "html"):

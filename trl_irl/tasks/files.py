@@ -62,11 +62,14 @@ def check_local_path(name: str, key: str) -> None:
 
 def check_local_model(name: str, key: str) -> None:
     """
-    Refuse a local folder that is no model, or whose weights are a pickle, which can run code when it is loaded.
+    Refuse a local path that is not there, a folder that is no model, or one whose weights are a pickle, which can run
+    code when it is loaded.
 
     Raises:
+        `FileNotFoundError`: see [`check_local_path`].
         `ValueError`
     """
+    check_local_path(name, key)
     folder = Path(name)
     if folder.is_file():
         raise ValueError(f"`{key}: {name}` is a file. Name the folder that has it and its config.json.")
