@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
-    from .rewards import SoftQReward
+    from .rewards import PreferenceReward, SoftQReward
     from .trainer import IRLConfig, IRLTrainer
 
-__all__ = ["IRLConfig", "IRLTrainer", "SoftQReward"]
+__all__ = ["IRLConfig", "IRLTrainer", "PreferenceReward", "SoftQReward"]
 
 
 def __getattr__(name: str):
@@ -18,5 +18,5 @@ def __getattr__(name: str):
     if name in __all__:
         from . import rewards, trainer
 
-        return getattr(rewards if name == "SoftQReward" else trainer, name)
+        return getattr(rewards if name.endswith("Reward") else trainer, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from transformers import AutoModelForSequenceClassification, set_seed
 
 from tests.conftest import make_model
-from trl_irl import SoftQReward
+from trl_irl import PreferenceReward, SoftQReward
 from trl_irl.commands import evaluate
 from trl_irl.evaluation.reward_analysis import auroc, spearman
 
@@ -124,6 +125,34 @@ def test_taken_up_again_it_says_the_same(run, tmp_path):
     before = (tmp_path / "out/rewards.json").read_bytes()
     (tmp_path / "out/rewards.json").unlink()
     assert run(*words) == 0 and (tmp_path / "out/rewards.json").read_bytes() == before
+
+
+def test_win_rate_of_a_reward_model(run, tokenizer, tmp_path):
+    """Against each sample's reward, one by one, and its reference's."""
+    config = make_model("llama").config
+    config.num_labels = 1
+    set_seed(1)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "judge")
+    tokenizer.save_pretrained(tmp_path / "judge")
+    judge = ["--reward_model_path", str(tmp_path / "judge")]
+    assert run("--temperatures", "0", "1.5", "--batch_size", "5", "--metrics", "nll", *judge) == 0
+    results = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    reward = PreferenceReward(str(tmp_path / "judge"), batch_size=1)
+    of_references = [reward([row["prompt"]], [row["completion"]])[0] for row in ROWS]
+    seen = []
+    for model in ("a", "b"):
+        for temperature in (0.0, 1.5):
+            groups = [
+                [reward([row["prompt"]], [c["text"]])[0] for c in group]
+                for row, group in zip(ROWS, completions_of(tmp_path / "out", model, [temperature]), strict=True)
+            ]
+            told = found(results, model=model, temperature=temperature)["metrics"]
+            wins = [np.mean([x > ref for x in group]) for group, ref in zip(groups, of_references, strict=True)]
+            assert told["reward"]["mean"] == pytest.approx(np.mean([np.mean(group) for group in groups]), abs=1e-5)
+            assert told["win_rate"]["mean"] == pytest.approx(np.mean(wins))
+            seen.append(told["win_rate"]["mean"])
+    assert len(set(seen)) > 1
+    assert "`win_rate` is how often" in (tmp_path / "out" / "report.md").read_text()
 
 
 def words_of(prediction, row):

@@ -246,7 +246,7 @@ def test_a_reward_models_head_survives(adapter, models, tmp_path):
     from peft import LoraConfig
     from trl import RewardConfig, RewardTrainer
 
-    from trl_irl.commands.ppo_inputs import check_one_label, load_scorer
+    from trl_irl.rewards.preference_reward import check_one_label, load_scorer
 
     pairs = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": " fox"} for row in ROWS]
     lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="SEQ_CLS", modules_to_save=["score"])

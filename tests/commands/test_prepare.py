@@ -103,6 +103,16 @@ def test_generated_tasks_and_messages(run, capsys):
     assert "4 train, 1 validation" in capsys.readouterr().out
 
 
+def test_a_column_for_reward_functions(run, capsys):
+    status, splits = run(*COLUMNS, *TEMPLATE, "--reference_column", "reference")
+    assert status == 0
+    assert all(row["reference"] == row["completion"] for split in splits.values() for row in split)
+    assert run(*COLUMNS, *TEMPLATE, "--reference_column", "title")[0] == 2
+    assert "`reference_column: title` is a column of the dataset already" in capsys.readouterr().err
+    assert run(*COLUMNS, *TEMPLATE, "--reference_column", "completion")[0] == 2
+    assert "is a column that TRL keeps from reward functions" in capsys.readouterr().err
+
+
 def test_push(run, monkeypatch):
     pushed = []
     monkeypatch.setattr(DatasetDict, "push_to_hub", lambda self, name, private: pushed.append((self, name, private)))

@@ -1,4 +1,4 @@
-"""SoftQReward named in a recipe of `trl rloo` or `trl grpo`, and in the environment."""
+"""SoftQReward and PreferenceReward named in a recipe of `trl rloo` or `trl grpo`, and in the environment."""
 
 import importlib
 import json
@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import AutoModelForSequenceClassification
 
 from tests.conftest import make_model
-from trl_irl import SoftQReward
+from trl_irl import PreferenceReward, SoftQReward
 from trl_irl.rewards import from_environment
 
 
 @pytest.fixture(autouse=True)
 def not_set(monkeypatch):
-    monkeypatch.delenv("TRL_IRL_REWARD", raising=False)
+    for name in ("TRL_IRL_REWARD", "TRL_IRL_PREFERENCE_REWARD"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def looked_up():
@@ -51,6 +53,19 @@ def test_refused(told, fragment, monkeypatch):
         monkeypatch.setenv("TRL_IRL_REWARD", told)
     with pytest.raises((ValueError, OSError), match=fragment):
         looked_up()
+
+
+def test_a_reward_model(tmp_path, tokenizer, monkeypatch):
+    config = make_model("llama").config
+    config.num_labels = 1
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setenv("TRL_IRL_PREFERENCE_REWARD", f"{{model: {tmp_path}, batch_size: 2}}")
+    reward = from_environment.preference_reward
+    assert isinstance(reward, PreferenceReward) and reward.batch_size == 2
+    monkeypatch.setenv("TRL_IRL_PREFERENCE_REWARD", "{model: x, aggregate: mean}")
+    with pytest.raises(ValueError, match="unknown key `aggregate`. There are model, batch_size, dtype"):
+        from_environment.preference_reward  # noqa: B018
 
 
 def test_no_other_name():

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .evaluate_rewards import RewardArguments, analyse
+from .judging import ReferenceJudge
 from .loaded_models import LoadedModel, Stopwatch, named, weights_of
 from .task_arguments import METRICS, TaskArguments, default_metrics, load_rows, make_score
 
@@ -36,6 +37,9 @@ class EvaluateArguments(RewardArguments, TaskArguments):
             Only the first so many prompts.
         temperatures (`list[float]`, *optional*, defaults to `[0.0, 0.5, 1.0]`):
             0 is greedy decoding, one completion a prompt.
+        reward_model_path (`str`, *optional*):
+            A reward model (of `trl reward`) as another judge: `reward`, and `win_rate`, the share of completions to
+            which it gives more than to the row's own (a tie counts half).
         num_samples (`int`, *optional*, defaults to `4`):
             Completions a prompt and seed.
         seeds (`list[int]`, *optional*, defaults to `[0]`)
@@ -64,6 +68,9 @@ class EvaluateArguments(RewardArguments, TaskArguments):
     num_prompts: int | None = field(default=None, metadata={"help": "Only the first so many prompts."})
     temperatures: list[float] = field(
         default_factory=lambda: [0.0, 0.5, 1.0], metadata={"help": "0 is greedy decoding."}
+    )
+    reward_model_path: str | None = field(
+        default=None, metadata={"help": "A model of `trl reward`, for `reward` and the `win_rate` against references."}
     )
     num_samples: int = field(default=4, metadata={"help": "Completions a prompt and seed."})
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds of the sampling."})
@@ -155,7 +162,8 @@ def main(arguments: EvaluateArguments) -> None:
 
     check_installed()
     paths = {"models": arguments.named_models().values(), "reward_models": arguments.judges().values()}
-    paths["reward_ref_model"] = [arguments.reward_ref_model] if arguments.reward_ref_model else []
+    for key in ("reward_ref_model", "reward_model_path"):
+        paths[key] = [path] if (path := getattr(arguments, key)) else []
     for key, path in ((key, path) for key, found in paths.items() for path in found):
         check_local_model(path, key)
     check_writable(arguments.output_dir, "output_dir")
@@ -167,6 +175,9 @@ def main(arguments: EvaluateArguments) -> None:
         verifier = stack.enter_context(MathVerifier()) if "accuracy_math" in arguments.metrics else None
         score = make_score(arguments.task, arguments.metrics, verifier)
         rows = load_rows(arguments, arguments.num_prompts)
+        judge = None
+        if arguments.reward_model_path is not None:
+            judge = ReferenceJudge(arguments.reward_model_path, rows, arguments.batch_size, arguments.dtype)
         for name, path in arguments.named_models().items():
             model = LoadedModel(path, arguments.dtype, arguments.batch_size, arguments.backend)
             scorer = Scorer(score, [metric for metric in ("bleu", "chrf") if metric in arguments.metrics])
@@ -177,6 +188,9 @@ def main(arguments: EvaluateArguments) -> None:
                 lengths[name] += [completion["length"] for group in groups for completion in group]
                 with in_metrics:
                     found = scorer.statistics(groups, rows)
+                if judge is not None:
+                    with in_models:
+                        found |= judge.statistics(groups)
                 so_far = values.setdefault((name, temperature), {})  # of earlier seeds
                 for metric, statistic in found.items():
                     so_far[metric] = so_far[metric] + statistic if metric in so_far else statistic
@@ -254,6 +268,7 @@ def write_report(output_dir, arguments, prompts, values, results, shown, lengths
         "over prompts, with 95 % bootstrap intervals over prompts. `accuracy` compares the number after `####`, "
         "`accuracy_math` is math-verify's judgement; lower `self_bleu` and higher `distinct` are more diverse; "
         "`length` is in tokens; `ended` is the share of completions that stopped by themselves.",
+        *told_of_judge(arguments.reward_model_path),
         *(f"**{note}**" for note in notes),
         markdown(comparison.table(results, shown)),
     ]
@@ -280,6 +295,15 @@ def write_report(output_dir, arguments, prompts, values, results, shown, lengths
         ]
     parts += [f"![{name}]({name})" for name in pictures] + [rewards] * bool(rewards)
     (output_dir / "report.md").write_text("\n\n".join(parts) + "\n")
+
+
+def told_of_judge(reward_model_path: str | None) -> list[str]:
+    if reward_model_path is None:
+        return []
+    return [
+        f"`reward` is the reward model's, `{reward_model_path}`; `win_rate` is how often it gives a completion more "
+        "than the prompt's own reference, a tie counting half."
+    ]
 
 
 def make_parser():

@@ -15,11 +15,9 @@ from trl import ScriptArguments
 
 from ..rewards.soft_q_reward import AGGREGATES, KINDS
 from .ppo_inputs import (
-    check_one_label,
     check_same_tokens,
     demonstrations_of,
     load_prompts,
-    load_scorer,
     load_tokenizer,
     metric_reward,
 )
@@ -118,6 +116,7 @@ def check_arguments(script_args, training_args, model_args) -> None:
 def load_reward(script_args, training_args, dtype: str, policy, function, tokenizer):
     """The reward model that PPO gets; `function` is of `reward_metric`, if that is set."""
     from ..rewards import RewardFunctionModel, SoftQReward, SoftQRewardModel
+    from ..rewards.preference_reward import load_scorer
 
     if training_args.reward_model_path is not None:
         return load_scorer(training_args.reward_model_path, dtype)
@@ -147,6 +146,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     from trl import get_peft_config, get_quantization_config
 
     from ..evaluation.callback import GenerationCallback
+    from ..rewards.preference_reward import check_one_label, load_scorer
     from ..trainer.ppo import PPOTrainer, calibrate
 
     check_arguments(script_args, training_args, model_args)

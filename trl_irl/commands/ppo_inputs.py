@@ -1,9 +1,8 @@
-"""What PPO starts from: prompts as token ids, a tokenizer that pads, reward models that fit, and demonstrations."""
+"""What PPO starts from: prompts as token ids, a tokenizer that pads, what the reward needs, and demonstrations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 
 _DEMONSTRATIONS = 256  # to calibrate a reward on
@@ -99,42 +98,6 @@ def check_same_tokens(tokenizer, path: str, key: str) -> None:
             f"{own.get(token)} here. PPO gives it the policy's own token ids. Train it from a model with the policy's "
             "tokenizer."
         )
-
-
-def check_one_label(path: str, key: str) -> None:
-    """
-    Raises:
-        `ValueError`: it is no reward model.
-    """
-    from transformers import AutoConfig
-
-    if (Path(path) / "adapter_config.json").is_file():
-        from peft import PeftConfig
-
-        if PeftConfig.from_pretrained(path).task_type != "SEQ_CLS":
-            raise ValueError(
-                f"`{key}: {path}` is an adapter of another kind of model. Train one with `trl reward` and "
-                "`lora_task_type: SEQ_CLS`."
-            )
-        return
-    labels = AutoConfig.from_pretrained(path).num_labels
-    if labels != 1:
-        raise ValueError(
-            f"`{key}: {path}` has num_labels = {labels}, and a reward is one number. Name a model of `trl reward`; a "
-            "language model is none yet."
-        )
-
-
-def load_scorer(path: str, dtype: str):
-    """A sequence-classification model with one label, an adapter merged into its base."""
-    from transformers import AutoModelForSequenceClassification
-
-    options = {"num_labels": 1, "dtype": dtype, "use_safetensors": True}
-    if not (Path(path) / "adapter_config.json").is_file():
-        return AutoModelForSequenceClassification.from_pretrained(path, **options)
-    from peft import AutoPeftModelForSequenceClassification
-
-    return AutoPeftModelForSequenceClassification.from_pretrained(path, **options).merge_and_unload()
 
 
 def metric_reward(metric: str, score, rows: Sequence[dict], tokenizer):

@@ -37,6 +37,9 @@ class PrepareArguments(TaskArguments):
             Whether a row that is still too long is an error. If `False`, it is kept, and training will cut or drop it.
         validation_fraction (`float`, *optional*, defaults to `0.1`):
             Part of the training rows to split off as `validation`, where there is none; 0 is none.
+        reference_column (`str`, *optional*):
+            A column to copy the completion to, for reward functions of `trl rloo` and `trl grpo`, from which TRL keeps
+            the column `completion`.
         output_dir (`str`, *optional*, defaults to `"outputs/data"`):
             Gets a Parquet file a split; `dataset_name` of a recipe can name it.
         push_to_hub (`bool`, *optional*, defaults to `False`)
@@ -62,6 +65,9 @@ class PrepareArguments(TaskArguments):
     validation_fraction: float = field(
         default=0.1, metadata={"help": "Part of the training rows to split off as validation, if there is none."}
     )
+    reference_column: str | None = field(
+        default=None, metadata={"help": "Copy the completion to this column, for reward functions of RLOO and GRPO."}
+    )
     output_dir: str = field(default="outputs/data", metadata={"help": "Gets a Parquet file a split."})
     push_to_hub: bool = field(default=False, metadata={"help": "Whether to push it to the Hub."})
     hub_dataset_id: str | None = field(default=None, metadata={"help": "user/name to push to."})
@@ -85,6 +91,11 @@ class PrepareArguments(TaskArguments):
             raise ValueError(
                 f"`truncate_field: {self.truncate_field}` is a column that prompts are made from, and these are not "
                 "made from columns. Set it to prompt, or set `source_column` and `target_column`."
+            )
+        if self.reference_column in ("prompt", "completion", "completion_ids"):
+            raise ValueError(
+                f"`reference_column: {self.reference_column}` is a column that TRL keeps from reward functions. Name "
+                "it otherwise, such as reference."
             )
         if self.push_to_hub and self.hub_dataset_id is None:
             raise ValueError("`push_to_hub` needs `hub_dataset_id: user/name` to push to.")
@@ -130,6 +141,22 @@ def shorten(row: dict, arguments: PrepareArguments, encode) -> dict:
     return row if cut == body else with_field(cut.rstrip() if name == "prompt" else cut)
 
 
+def with_reference(row: dict, column: str | None) -> dict:
+    """
+    The row with its completion, as text, in this column too.
+
+    Raises:
+        `ValueError`: there is another column of that name.
+    """
+    from ..tasks.task import as_prompt_completion
+
+    if column is None:
+        return row
+    if column in row:
+        raise ValueError(f"`reference_column: {column}` is a column of the dataset already. Name it otherwise.")
+    return {**row, column: as_prompt_completion(row)["completion"]}
+
+
 def main(arguments: PrepareArguments) -> None:
     """Load, shorten, check, split and save."""
     from datasets import Dataset, DatasetDict
@@ -163,7 +190,7 @@ def main(arguments: PrepareArguments) -> None:
             if above:
                 size = getattr(lengths, part)[above[0]]
                 problems.append(f"{len(above)} of {name} in their {part} (the first is row {above[0]}, {size} tokens)")
-        prepared[name] = Dataset.from_list(rows)
+        prepared[name] = Dataset.from_list([with_reference(row, arguments.reference_column) for row in rows])
     print_rows(table, "Lengths in tokens")
     if problems and arguments.check_length_correctness:
         raise ValueError(

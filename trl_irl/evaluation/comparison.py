@@ -13,7 +13,7 @@ from .statistics import Interval, Statistic
 
 # How a metric is shown: its factor, digits and unit. Others are shown as they are, with two digits.
 _SHARE, _POINTS, _LOSS = (100, 1, " %"), (1, 1, ""), (1, 3, "")
-_SHOWN = dict.fromkeys(("accuracy", "accuracy_math", "ended", "empty"), _SHARE)
+_SHOWN = dict.fromkeys(("accuracy", "accuracy_math", "win_rate", "ended", "empty"), _SHARE)
 _SHOWN |= dict.fromkeys(("self_bleu", "length", "rouge1", "rouge2", "rougeL", "bleu", "chrf"), _POINTS)
 _SHOWN |= dict.fromkeys(("nll", "td_loss"), _LOSS)
 

@@ -1,6 +1,6 @@
 """
-[`SoftQReward`] by its dotted path, for recipes of `trl grpo` and `trl rloo`: they can name a reward function, not
-build one, so its arguments come from the environment, which such a recipe can set.
+[`SoftQReward`] and [`PreferenceReward`] by their dotted path, for recipes of `trl grpo` and `trl rloo`: they can name
+a reward function, not build one, so its arguments come from the environment, which such a recipe can set.
 
 ```yaml
 reward_funcs:
@@ -12,6 +12,7 @@ env:
 ```
 
 From a shell: `export TRL_IRL_REWARD=outputs/gsm8k/irl_full`, or `'{model: outputs/gsm8k/irl_full, aggregate: mean}'`.
+`preference_reward` is a reward model that `trl reward` trained, told by `TRL_IRL_PREFERENCE_REWARD`.
 """
 
 import inspect
@@ -20,33 +21,40 @@ from functools import cache
 
 import yaml
 
+from .preference_reward import PreferenceReward
 from .soft_q_reward import SoftQReward
 
 
 VARIABLE = "TRL_IRL_REWARD"
-_ARGUMENTS = [name for name in inspect.signature(SoftQReward).parameters if name != "tokenizer"]
+PREFERENCE_VARIABLE = "TRL_IRL_PREFERENCE_REWARD"
+_REWARDS = {
+    "soft_q_reward": (VARIABLE, SoftQReward),
+    "preference_reward": (PREFERENCE_VARIABLE, PreferenceReward),
+}
 
 
 @cache
-def _reward(told: str) -> SoftQReward:
+def _reward(variable: str, kind: type, told: str) -> SoftQReward | PreferenceReward:
     arguments = yaml.safe_load(told)
     if isinstance(arguments, str):
         arguments = {"model": arguments}
     if not isinstance(arguments, dict) or "model" not in arguments:
-        raise ValueError(f"`{VARIABLE}={told}` names no `model`: set it to a folder, a Hub id, or `{{model: ...}}`.")
-    unknown = [name for name in arguments if name not in _ARGUMENTS]
+        raise ValueError(f"`{variable}={told}` names no `model`: set it to a folder, a Hub id, or `{{model: ...}}`.")
+    known = [name for name in inspect.signature(kind).parameters if name != "tokenizer"]
+    unknown = [name for name in arguments if name not in known]
     if unknown:
-        raise ValueError(f"`{VARIABLE}` has the unknown key `{unknown[0]}`. There are {', '.join(_ARGUMENTS)}.")
-    return SoftQReward(**arguments)
+        raise ValueError(f"`{variable}` has the unknown key `{unknown[0]}`. There are {', '.join(known)}.")
+    return kind(**arguments)
 
 
-def __getattr__(name: str) -> SoftQReward:
+def __getattr__(name: str) -> SoftQReward | PreferenceReward:
     # Built when TRL's script looks the name up, after it has set the recipe's `env` and before it loads the policy.
-    if name != "soft_q_reward":
+    if name not in _REWARDS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if VARIABLE not in os.environ:
+    variable, kind = _REWARDS[name]
+    if variable not in os.environ:
         raise ValueError(
-            f"The environment has no `{VARIABLE}`, which names the model that holds the reward. Set it under `env:` "
-            f"in the recipe, or `export {VARIABLE}=path/of/the/model`."
+            f"The environment has no `{variable}`, which names the model that holds the reward. Set it under `env:` "
+            f"in the recipe, or `export {variable}=path/of/the/model`."
         )
-    return _reward(os.environ[VARIABLE])
+    return _reward(variable, kind, os.environ[variable])

@@ -1,0 +1,95 @@
+"""A reward model read by PreferenceReward against the RewardTrainer that trained it."""
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from trl import RewardConfig, RewardTrainer
+
+from tests.conftest import make_model, make_tokenizer
+from trl_irl import PreferenceReward
+
+
+TEXT = [
+    {"prompt": "What is the colour of the sky?", "chosen": " It is blue.", "rejected": " fox"},
+    {"prompt": "One", "chosen": " two three", "rejected": " dog dog dog dog"},
+    {"prompt": "The quick", "chosen": " brown fox", "rejected": " blue"},
+    {"prompt": "1", "chosen": " 2 3", "rejected": " jumps over"},
+    {"prompt": "It is", "chosen": " blue", "rejected": " the lazy dog. 1 2 3"},
+]
+
+
+def as_messages(row):
+    assistant = {key: [{"role": "assistant", "content": row[key].strip()}] for key in ("chosen", "rejected")}
+    return {"prompt": [{"role": "user", "content": row["prompt"]}], **assistant}
+
+
+CHAT = [as_messages(row) for row in TEXT]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """`trained(rows, adapter)`: the folder of a reward model, and its trainer."""
+
+    def _trained(rows, adapter=False, steps=3):
+        folder = tmp_path_factory.mktemp("reward")
+        make_model("llama").save_pretrained(folder / "base")
+        make_tokenizer().save_pretrained(folder / "base")
+        lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="SEQ_CLS", modules_to_save=["score"])
+        trainer = RewardTrainer(
+            model=str(folder / "base"),
+            args=RewardConfig(
+                output_dir=str(folder / "run"),
+                max_steps=steps,
+                learning_rate=1e-2,
+                per_device_train_batch_size=2,
+                use_cpu=True,
+                bf16=False,
+                report_to="none",
+            ),
+            train_dataset=Dataset.from_list(rows),
+            eval_dataset=Dataset.from_list(rows),
+            processing_class=make_tokenizer(),
+            peft_config=lora if adapter else None,
+        )
+        trainer.train()
+        trainer.save_model(folder / "saved")
+        return str(folder / "saved"), trainer
+
+    return _trained
+
+
+@pytest.mark.parametrize("rows", [TEXT, CHAT], ids=["text", "messages"])
+@pytest.mark.parametrize("adapter", [False, True])
+def test_pair_accuracy_after_a_reload_is_the_trainers(rows, adapter, trained):
+    folder, trainer = trained(rows, adapter)
+    told = trainer.evaluate()
+    for batch_size in (1, 2, 8):
+        reward = PreferenceReward(folder, batch_size, dtype="float32")
+        assert reward.pair_accuracy(rows) == pytest.approx(told["eval_accuracy"])
+        prompts = [row["prompt"] for row in rows]
+        chosen, rejected = (reward(prompts, [row[key] for row in rows]) for key in ("chosen", "rejected"))
+        margin = sum(a - b for a, b in zip(chosen, rejected, strict=True)) / len(rows)
+        assert margin == pytest.approx(told["eval_margin"], abs=1e-4)
+        assert abs(margin) > 1e-3
+
+
+def test_ids_as_sampled_are_read_at_their_end(trained):
+    """Finished, a completion is what it is as text; cut, it is read where it stops, without an EOS."""
+    folder, trainer = trained(TEXT)
+    reward, tokenizer = PreferenceReward(folder, dtype="float32"), make_tokenizer()
+    prompts, texts = [row["prompt"] for row in TEXT], [row["chosen"] for row in TEXT]
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    finished = reward(prompts, texts, completion_ids=[one + [tokenizer.eos_token_id] for one in ids])
+    assert finished == pytest.approx(reward(prompts, texts), abs=1e-5)
+    cut = reward(prompts, texts, completion_ids=ids)
+    batch = tokenizer([p + t for p, t in zip(prompts, texts, strict=True)], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = trainer.model.eval()(**batch).logits[:, 0].tolist()
+    assert cut == pytest.approx(expected, abs=1e-4)
+    assert max(abs(a - b) for a, b in zip(cut, finished, strict=True)) > 1e-3
+
+
+def test_no_reward_model(model_folder):
+    with pytest.raises(ValueError, match="num_labels = 2, and a reward is one number"):
+        PreferenceReward(str(model_folder))

@@ -1,0 +1,22 @@
+"""The checker as TRL's trainers call it."""
+
+import pytest
+
+from trl_irl.tasks.final_answer import accuracy_reward
+
+
+def test_right_and_wrong():
+    completions = [" 3 + 4 = 7\n#### 7", " 3 + 4 = 8\n#### 8", " 7", " #### 7\n#### 1,000"]
+    reference = [" Seven.\n#### 7", " Seven.\n#### 7", " #### 7", " #### 1000.0"]
+    called = {"prompts": ["?"] * 4, "completion_ids": [[1]] * 4, "trainer_state": None}
+    assert accuracy_reward(completions=completions, reference=reference, **called) == [1, 0, 0, 1]
+
+
+def test_messages():
+    completions = [[{"role": "assistant", "content": f"#### {n}"}] for n in (1, 2)]
+    assert accuracy_reward(completions, ["#### 1", "#### 1"]) == [1, 0]
+
+
+def test_no_column():
+    with pytest.raises(ValueError, match="--reference_column reference"):
+        accuracy_reward(["#### 1"])

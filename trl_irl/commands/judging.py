@@ -1,0 +1,50 @@
+"""A reward model as the judge of an evaluation: what it gives completions, and how often more than the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from ..evaluation.statistics import Statistic
+
+
+class ReferenceJudge:
+    """
+    Args:
+        path (`str`):
+            A reward model: folder, Hub id or adapter.
+        rows (`Sequence[dict]`):
+            With `prompt` and `completion`, the reference that others are compared with.
+        batch_size (`int`), dtype (`str`)
+    """
+
+    def __init__(self, path: str, rows: Sequence[dict], batch_size: int, dtype: str):
+        from ..rewards import PreferenceReward
+
+        self.reward = PreferenceReward(path, batch_size, dtype)
+        self.prompts = [row["prompt"] for row in rows]
+        self.of_references = self.reward(self.prompts, [row["completion"] for row in rows])
+
+    def statistics(self, groups: Sequence[Sequence[dict]]) -> dict[str, Statistic]:
+        """
+        Args:
+            groups (`Sequence[Sequence[dict]]`):
+                For each row its completions: dicts of [`~evaluation.sampling.Completion`]'s attributes. The text is
+                judged, in the judge's own tokens: its tokenizer may be another.
+
+        Returns:
+            `dict[str, Statistic]`: `reward` and `win_rate`, over prompts.
+        """
+        from ..evaluation.statistics import mean_of
+
+        prompts = [prompt for prompt, group in zip(self.prompts, groups, strict=True) for _ in group]
+        given = iter(self.reward(prompts, [completion["text"] for group in groups for completion in group]))
+        rewards, wins = [], []
+        for group, of_reference in zip(groups, self.of_references, strict=True):
+            values = [next(given) for _ in group]
+            rewards.append(fmean(values))
+            wins.append(fmean((value > of_reference) + 0.5 * (value == of_reference) for value in values))
+        return {"reward": mean_of(rewards), "win_rate": mean_of(wins)}
