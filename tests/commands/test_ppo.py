@@ -1,8 +1,10 @@
 """The `ppo` command: text to tokens, where the reward comes from, what is saved, and what is refused at once."""
 
 import json
+import shutil
 from importlib.metadata import version
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from tests.conftest import make_model, make_tokenizer
 from tests.distributed.launchers import QUIET
+from trl_irl import PreferenceReward
 from trl_irl.commands import ppo
 
 
@@ -133,6 +136,44 @@ def test_messages_are_prompts(recipe, models, tmp_path):
     )
     ids = make_tokenizer().apply_chat_template(rows[0]["prompt"], add_generation_prompt=True, return_dict=True)
     assert trainer.train_dataset[0]["input_ids"] == ids["input_ids"]
+
+
+@needs_ppo
+def test_a_reward_model_reads_messages_where_it_was_trained(recipe, models, tmp_path):
+    """At the end of what the chat template writes, which for this one is the newline after the EOS of the turn."""
+    from trl_irl.commands.ppo_inputs import demonstrations_of
+    from trl_irl.trainer.ppo import calibrate
+
+    for name, source in (("policy", "policy"), ("judge", "scorer")):
+        shutil.copytree(models / source, tmp_path / name)
+        tokenizer = make_tokenizer()
+        tokenizer.eos_token = "<|im_end|>"
+        tokenizer.save_pretrained(tmp_path / name)
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": row["prompt"]}],
+            "completion": [{"role": "assistant", "content": row["completion"].strip()}],
+        }
+        for row in ROWS
+    ]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trainer = made(
+        recipe(
+            task=None,
+            model_name_or_path=str(tmp_path / "policy"),
+            reward_model_path=str(tmp_path / "judge"),
+            dataset_name=str(tmp_path / "chat.jsonl"),
+        )
+    )
+    ppo.train(trainer)  # it runs
+    judge = PreferenceReward(str(tmp_path / "judge"))
+    expected = judge([row["prompt"] for row in rows], [row["completion"] for row in rows])
+    as_text = [{**row, "completion": row["completion"][0]["content"]} for row in rows]
+    demonstrations = demonstrations_of(as_text, trainer.processing_class)
+    mean, std = calibrate(trainer.reward_model, demonstrations, trainer.processing_class.pad_token_id)
+    assert (mean, std) == pytest.approx((np.mean(expected), np.std(expected)), abs=1e-4)
+    at_eos = judge.of_ids([prompt + response for prompt, response in demonstrations])
+    assert abs(np.mean(at_eos) - mean) > 1e-3
 
 
 @needs_ppo

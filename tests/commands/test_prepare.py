@@ -103,6 +103,34 @@ def test_generated_tasks_and_messages(run, capsys):
     assert "4 train, 1 validation" in capsys.readouterr().out
 
 
+def test_rows_that_are_too_long_are_left_out(run, capsys):
+    status, splits = run(*COLUMNS, *TEMPLATE, "--max_prompt_length", "150", "--drop_too_long", "true")
+    assert status == 0
+    kept = {row["title"] for split in splits.values() for row in split}
+    assert kept == {f"Title {i}" for i in range(len(kept))} and 0 < len(kept) < len(ROWS)
+    assert f"{len(ROWS) - len(kept)} rows longer than the limits left out, {len(kept)} kept" in capsys.readouterr().out
+    assert run(*COLUMNS, *TEMPLATE, "--max_prompt_length", "2", "--drop_too_long", "true")[0] == 2
+    assert "Every row of `train` is longer than the limits" in capsys.readouterr().err
+
+
+def test_of_preferences_the_chosen_are_demonstrations(run):
+    def message(role, text):
+        return [{"role": role, "content": text}]
+
+    rows = [
+        {
+            "prompt": message("user", f"{i}?"),
+            "chosen": message("assistant", f"{i}."),
+            "rejected": message("assistant", "No."),
+        }
+        for i in range(10)
+    ]
+    status, splits = run("--reference_column", "reference", rows=rows)
+    assert status == 0 and set(splits["train"].column_names) == {"prompt", "completion", "reference"}
+    for row in splits["train"]:
+        assert row["completion"] == message("assistant", row["reference"]) and row["reference"].endswith(".")
+
+
 def test_a_column_for_reward_functions(run, capsys):
     status, splits = run(*COLUMNS, *TEMPLATE, "--reference_column", "reference")
     assert status == 0

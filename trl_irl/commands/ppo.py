@@ -15,6 +15,7 @@ from trl import ScriptArguments
 
 from ..rewards.soft_q_reward import AGGREGATES, KINDS
 from .ppo_inputs import (
+    after_eos,
     check_same_tokens,
     demonstrations_of,
     load_prompts,
@@ -113,13 +114,26 @@ def check_arguments(script_args, training_args, model_args) -> None:
         )
 
 
-def load_reward(script_args, training_args, dtype: str, policy, function, tokenizer):
-    """The reward model that PPO gets; `function` is of `reward_metric`, if that is set."""
-    from ..rewards import RewardFunctionModel, SoftQReward, SoftQRewardModel
+def load_reward(script_args, training_args, dtype: str, policy, function, tokenizer, row: dict):
+    """The reward model that PPO gets; `function` is of `reward_metric`, if that is set, and `row` one of the data."""
+    from ..rewards import PreferenceReward, RewardFunctionModel, SoftQReward, SoftQRewardModel
     from ..rewards.preference_reward import load_scorer
 
     if training_args.reward_model_path is not None:
-        return load_scorer(training_args.reward_model_path, dtype)
+        tail = after_eos(tokenizer, row)
+        if not tail:
+            return load_scorer(training_args.reward_model_path, dtype)
+        # What the template writes after the EOS of a turn, often a newline, was the last token in its training.
+        batch_size = training_args.local_rollout_forward_batch_size
+        reward = PreferenceReward(training_args.reward_model_path, batch_size, dtype, tokenizer)
+
+        def with_tail(prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
+            ended = [response[-1:] == [tokenizer.eos_token_id] for response in responses]
+            rows = zip(prompts, responses, ended, strict=True)
+            return reward.of_ids([prompt + response + tail * end for prompt, response, end in rows])
+
+        eos, pad = {tokenizer.eos_token_id}, tokenizer.pad_token_id
+        return RewardFunctionModel(with_tail, policy, eos, pad, [reward.model])
     if script_args.soft_q_model is None:
         return RewardFunctionModel(function, policy, {tokenizer.eos_token_id}, tokenizer.pad_token_id)
     reward = SoftQReward(
@@ -191,7 +205,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
         reference = AutoModelForCausalLM.from_pretrained(script_args.ref_model_name_or_path, **options)
     value_path = script_args.value_model_path or training_args.reward_model_path or path
     value_model = load_scorer(value_path, model_args.dtype)
-    reward_model = load_reward(script_args, training_args, model_args.dtype, policy, function, tokenizer)
+    reward_model = load_reward(script_args, training_args, model_args.dtype, policy, function, tokenizer, rows[0])
     if training_args.normalize_reward or training_args.reward_clip is not None:
         is_soft_q = script_args.soft_q_model is not None
         calibrate(reward_model, demonstrations, tokenizer.pad_token_id, is_soft_q, training_args.reward_clip)

@@ -131,6 +131,17 @@ def metric_reward(metric: str, score, rows: Sequence[dict], tokenizer):
     return function
 
 
+def after_eos(tokenizer, row: dict) -> list[int]:
+    """What the chat template writes after the EOS token of an answer; nothing for a prompt that is text or ids."""
+    from ..rewards.held_out import encode
+
+    prompt = row.get("prompt")
+    if not prompt or isinstance(prompt, str) or isinstance(prompt[0], int):
+        return []
+    ids, _ = encode(tokenizer, {"prompt": prompt, "completion": "x"})
+    return ids[::-1][: ids[::-1].index(tokenizer.eos_token_id)][::-1] if tokenizer.eos_token_id in ids else []
+
+
 def demonstrations_of(rows: Sequence[dict], tokenizer) -> list[tuple[list[int], list[int]]]:
     """
     Token ids of prompts and of the completions that come with them, ended by EOS.

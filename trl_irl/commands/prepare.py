@@ -35,6 +35,8 @@ class PrepareArguments(TaskArguments):
             Cut before one of these; where none is early enough, before a word.
         check_length_correctness (`bool`, *optional*, defaults to `True`):
             Whether a row that is still too long is an error. If `False`, it is kept, and training will cut or drop it.
+        drop_too_long (`bool`, *optional*, defaults to `False`):
+            Whether to leave such rows out instead, and count them.
         validation_fraction (`float`, *optional*, defaults to `0.1`):
             Part of the training rows to split off as `validation`, where there is none; 0 is none.
         reference_column (`str`, *optional*):
@@ -62,6 +64,7 @@ class PrepareArguments(TaskArguments):
     check_length_correctness: bool = field(
         default=True, metadata={"help": "Whether a row that is still too long is an error."}
     )
+    drop_too_long: bool = field(default=False, metadata={"help": "Leave rows that are still too long out."})
     validation_fraction: float = field(
         default=0.1, metadata={"help": "Part of the training rows to split off as validation, if there is none."}
     )
@@ -186,8 +189,15 @@ def main(arguments: PrepareArguments) -> None:
             rows = shortened
         lengths = measure(rows, ids_and_labels)
         table += [[name, *cells] for cells in lengths.distribution(arguments.limits())]
-        for part, above in lengths.too_long(arguments.limits()).items():
-            if above:
+        too_long = lengths.too_long(arguments.limits())
+        if arguments.drop_too_long:
+            dropped = {i for above in too_long.values() for i in above}
+            rows = [row for i, row in enumerate(rows) if i not in dropped]
+            print(f"{name}: {len(dropped)} rows longer than the limits left out, {len(rows)} kept.")
+            if not rows:
+                raise ValueError(f"Every row of `{name}` is longer than the limits. Raise them.")
+        for part, above in too_long.items():
+            if above and not arguments.drop_too_long:
                 size = getattr(lengths, part)[above[0]]
                 problems.append(f"{len(above)} of {name} in their {part} (the first is row {above[0]}, {size} tokens)")
         prepared[name] = Dataset.from_list([with_reference(row, arguments.reference_column) for row in rows])
@@ -195,8 +205,8 @@ def main(arguments: PrepareArguments) -> None:
     if problems and arguments.check_length_correctness:
         raise ValueError(
             f"Rows are longer than the limits: {'; '.join(problems)}. Raise `max_prompt_length`, "
-            "`max_completion_length` or `max_length`, shorten prompts with `truncate_field`, or set "
-            "`check_length_correctness: false` to keep them as they are."
+            "`max_completion_length` or `max_length`, shorten prompts with `truncate_field`, set "
+            "`drop_too_long: true` to leave them out, or `check_length_correctness: false` to keep them as they are."
         )
     if arguments.validation_fraction and "train" in prepared and "validation" not in prepared:
         carved = prepared["train"].train_test_split(arguments.validation_fraction, seed=arguments.task_seed)

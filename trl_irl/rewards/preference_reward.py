@@ -7,7 +7,13 @@ from pathlib import Path
 
 import torch
 from peft import AutoPeftModelForSequenceClassification, PeftConfig
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from .held_out import encode, prompt_ids
 
@@ -64,15 +70,23 @@ class PreferenceReward:
             Folder, Hub id or adapter.
         batch_size (`int`, *optional*, defaults to `8`)
         dtype (`str`, *optional*, defaults to `"auto"`)
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Where none was saved with the model.
 
     Raises:
         `ValueError`: it is no reward model.
     """
 
-    def __init__(self, model: str, batch_size: int = 8, dtype: str = "auto"):
+    def __init__(
+        self,
+        model: str,
+        batch_size: int = 8,
+        dtype: str = "auto",
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ):
         check_one_label(model, "model")
         self.batch_size = batch_size
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
         self.model = load_scorer(model, dtype).eval()
         if self.model.config.pad_token_id is None:  # by it the model finds where each row of a batch ends
             self.model.config.pad_token_id = self.tokenizer.eos_token_id
@@ -105,6 +119,10 @@ class PreferenceReward:
             else:
                 text = completion if isinstance(completion, str) else completion[-1]["content"]
                 rows.append(encode(self.tokenizer, {"prompt": prompt, "completion": text})[0])
+        return self.of_ids(rows)
+
+    def of_ids(self, rows: Sequence[list[int]]) -> list[float]:
+        """One number a row: token ids of prompt and completion, read at the last one."""
         found: list[float] = []
         for start in range(0, len(rows), self.batch_size):
             found += self._logits(rows[start : start + self.batch_size])

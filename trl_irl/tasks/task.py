@@ -92,7 +92,8 @@ class TaskData:
 
 def load_task(data: TaskData, train_split: str = "train") -> DatasetDict | IterableDatasetDict:
     """
-    The task's splits; `train_split` is the one that `num_train_rows` cuts.
+    The task's splits; `train_split` is the one that `num_train_rows` cuts. Of preference pairs the chosen completions
+    are the demonstrations.
 
     Raises:
         `FileNotFoundError`: a local path is not there.
@@ -110,6 +111,12 @@ def load_task(data: TaskData, train_split: str = "train") -> DatasetDict | Itera
         if name is None:
             raise ValueError(f"No data. Set `dataset_name`, `datasets`, or `task` (one of {', '.join(TASKS)}).")
         splits = load_from_hub_or_path(name, data.dataset_config, data.streaming)
+        for split_name, split in splits.items():
+            columns = set(split.column_names or ())
+            if {"prompt", "chosen"} <= columns and "completion" not in columns:  # preferences: imitate the chosen
+                splits[split_name] = split.rename_column("chosen", "completion").remove_columns(
+                    [column for column in ("rejected",) if column in columns]
+                )
         if data.source_column is not None:
             for split in splits.values():  # before a map, whose own error would come from its cache
                 for row in split.take(1):
