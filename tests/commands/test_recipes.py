@@ -1,15 +1,19 @@
 """Every recipe and every accelerate config parses with the parser that reads it in earnest."""
 
+import importlib
+import os
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from trl.scripts import grpo, reward, rloo, sft
 
 from trl_irl.cli import accelerate_config_path, split_accelerate_config
 from trl_irl.commands import irl, ppo
 from trl_irl.commands.irl import make_parser
+from trl_irl.rewards import from_environment
 
 
 ROOT = Path(__file__).parents[2]
@@ -19,26 +23,75 @@ WITHOUT_GPU = [] if torch.cuda.is_available() else ["--use_cpu", "true"]
 ACCELERATE_CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_recipe(recipe):
-    keys = yaml.safe_load(recipe.read_text())
+TRL_SCRIPTS = {"sft": sft, "reward": reward, "rloo": rloo, "grpo": grpo}
+
+
+def parse(recipe, words=()):
+    """By the command that reads a recipe of this name in earnest."""
+    words = ["--config", str(recipe), *WITHOUT_GPU, *words]
+    if recipe.stem in TRL_SCRIPTS:  # its command would ignore a key it does not know; here it is an error
+        return TRL_SCRIPTS[recipe.stem].make_parser().parse_args_and_config(words, fail_with_unknown_args=True)
     if recipe.stem.startswith("ppo"):
         pytest.importorskip("trl.experimental.ppo", reason="PPOTrainer is in TRL 1.12 only")
-    parser = (ppo if recipe.stem.startswith("ppo") else irl).make_parser()
-    arguments = parser.parse(["--config", str(recipe), *WITHOUT_GPU])
+        return ppo.make_parser().parse(words)
+    return irl.make_parser().parse(words)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_recipe(recipe, monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # `env` in a recipe is for its own process
+    from_environment._reward.cache_clear()
+    keys = yaml.safe_load(recipe.read_text())
+    arguments = parse(recipe)
     script_args, training_args, *_ = arguments
+    for name, value in keys.pop("env", {}).items():
+        assert yaml.safe_load(os.environ[name]) == value
     for key, value in keys.items():
         owner = next(x for x in arguments if hasattr(x, key))
         parsed = getattr(owner, key)
-        assert getattr(parsed, "value", parsed) == ([] if value == "none" else value), key
-    assert script_args.task is not None
+        assert getattr(parsed, "value", parsed) == ([] if key == "report_to" else value), key
+    assert getattr(script_args, "task", None) or script_args.dataset_name
+    for function in getattr(script_args, "reward_funcs", None) or ():
+        module, _, name = function.rpartition(".")
+        if name not in ("soft_q_reward", "preference_reward"):
+            assert callable(getattr(importlib.import_module(module), name))
+        else:  # built when it is looked up, from a model that is not there
+            with pytest.raises((OSError, ValueError), match="outputs/"):
+                getattr(importlib.import_module(module), name)
     assert recipe.read_text().startswith("# Hardware: ")
     # "1e-5" without a dot is a string in YAML 1.1 and would only be caught by luck.
     assert isinstance(training_args.learning_rate, float)
 
 
+LARGER = [
+    (recipe, line.split("ZeRO-3: ")[1].split())
+    for recipe in RECIPES
+    for line in recipe.read_text().splitlines()[1:2]
+    if line.startswith("# Several, ZeRO-3: ")
+]
+
+
+@pytest.mark.parametrize("recipe, words", LARGER, ids=[f"{recipe.parent.name}/{recipe.stem}" for recipe, _ in LARGER])
+def test_what_a_recipe_says_of_several_gpus(recipe, words, monkeypatch):
+    """The second line of a recipe, if it names what to override for ZeRO-3."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    one, several = parse(recipe), parse(recipe, words)
+    for word, value in zip(words[::2], words[1::2], strict=True):
+        key = word.removeprefix("--")
+        before, after = (getattr(next(x for x in found if hasattr(x, key)), key) for found in (one, several))
+        assert str(before) != str(after) and type(after)(yaml.safe_load(value)) == after
+
+
+@pytest.mark.parametrize("folder", ["arithmetic", "tldr", "hh"])
+def test_every_stage_has_a_recipe(folder):
+    stages = {"sft", "irl", "reward", "ppo_full", "ppo_lora", "rloo", "grpo"}
+    assert stages <= {path.stem for path in RECIPES if path.parent.name == folder}
+    told = (ROOT / "recipes" / folder / "README.md").read_text()
+    assert all(f"recipes/{folder}/{stage}.yaml" in told for stage in stages)
+
+
 def test_recipes_were_found():
-    assert {path.parent.name for path in RECIPES} >= {"arithmetic", "gsm8k"} and len(RECIPES) >= 7
+    assert {path.parent.name for path in RECIPES} >= {"arithmetic", "gsm8k", "hh", "tldr"} and len(LARGER) >= 10
 
 
 @pytest.mark.parametrize(
