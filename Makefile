@@ -5,10 +5,11 @@ VENV_LATEST := .venv-latest
 # One process a core for tests; torch itself stays on one thread there (tests/conftest.py).
 JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
 
-.PHONY: help demo test test-latest lint format clean
+.PHONY: help demo rlhf-demo test test-latest lint format clean
 
 help:
 	@echo "make demo         fine-tune a tiny model by MLE and by IRL and compare them (6 minutes on 2 cores, and some to install)"
+	@echo "make rlhf-demo    SFT, reward model and PPO, and IRL and RLOO, on a tiny model (15 minutes on 2 cores)"
 	@echo "make test         the test suite, with the locked TRL of requirements/tested.txt"
 	@echo "make test-latest  the test suite, with the newest supported TRL of requirements/tested-latest.txt"
 	@echo "make lint         ruff: style and imports"
@@ -32,6 +33,9 @@ $(VENV_LATEST)/.installed: requirements/tested-latest.txt pyproject.toml
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/trl-irl demo --output_dir outputs/demo
+
+rlhf-demo: $(VENV)/.installed
+	$(VENV)/bin/trl-irl rlhf-demo --output_dir outputs/rlhf
 
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -n $(JOBS)

@@ -204,13 +204,14 @@ def main() -> None:
 
 def prepare_base(output_dir: Path) -> None:
     """The demo's base model, pretrained on simpler text."""
-    from trl_irl.commands.demo import build_base_model, train_recipe
+    from trl_irl.commands.demo import build_base_model
+    from trl_irl.commands.recipe_runs import run_recipe
 
     base = output_dir / "base"
     if not (base / "trainer_state.json").is_file():
         output_dir.mkdir(parents=True, exist_ok=True)
         build_base_model(output_dir / "untrained")
-        train_recipe("base", output_dir / "untrained", base)
+        run_recipe("trl-irl irl", "base", output_dir / "untrained", base)
 
 
 if __name__ == "__main__":

@@ -25,13 +25,13 @@ _COLUMNS = ("AUROC in prompt", "AUROC", "Spearman in prompt", "Kendall in prompt
 def run_seed(output_dir: Path, seed: int, num_samples: int) -> dict:
     """Train both models and evaluate them; what `rewards.json` holds."""
     from trl_irl.commands import evaluate
-    from trl_irl.commands.demo import train_recipe
+    from trl_irl.commands.recipe_runs import run_recipe
 
     folders = {name: output_dir / f"{name}-seed{seed}" for name in MODELS}
     for name, folder in folders.items():
         if not (folder / "trainer_state.json").is_file():
             options = {"task_seed": 1000 + seed, "seed": seed, "eval_strategy": "no"}
-            train_recipe(name, output_dir / "base", folder, **options)
+            run_recipe("trl-irl irl", name, output_dir / "base", folder, **options)
     arguments = evaluate.EvaluateArguments(
         models=[f"{name}={folder}" for name, folder in folders.items()],
         task="arithmetic",

@@ -14,6 +14,7 @@ COMMANDS = {
     "score": "score completions with the reward inside a model, and show it token by token",
     "reward-data": "preference pairs for `trl reward`, from a task whose answers can be checked",
     "demo": "build a tiny model, fine-tune it by MLE and by IRL, and compare them",
+    "rlhf-demo": "take a tiny model through SFT, reward model and PPO, and through IRL and RLOO",
 }
 _LAUNCHED = {"irl", "ppo"}  # through accelerate, on as many processes as its config says
 

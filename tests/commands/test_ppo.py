@@ -266,18 +266,22 @@ def test_generations_at_evaluations(recipe, models, tmp_path):
 
 @needs_ppo
 def test_eos_as_padding(recipe, models, tmp_path, capsys):
-    """A policy whose tokenizer pads with EOS learns to end all the same: it gets a padding token, if there is room."""
+    """A policy whose tokenizer pads with EOS learns to end all the same: it gets a padding token."""
     tokenizer = make_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token
     for name, vocabulary in (("no-room", 300), ("room", 304)):
         make_model("llama", vocab_size=vocabulary, pad_token_id=1).save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
-    path = recipe(reward_metric="vowels", model_name_or_path=str(tmp_path / "no-room"))
-    assert ppo.run(["--config", str(path)]) == 2
+    no_room = {"reward_metric": "vowels", "model_name_or_path": str(tmp_path / "no-room")}
+    assert ppo.run(["--config", str(recipe(use_peft=True, lora_target_modules=["q_proj"], **no_room))]) == 2
     assert "no padding token beside EOS, and the model's vocabulary of 300 has no room" in capsys.readouterr().err
     trainer = made(recipe(reward_metric="vowels", model_name_or_path=str(tmp_path / "room")))
     assert trainer.processing_class.pad_token_id == 300 and trainer.processing_class.padding_side == "left"
     ppo.train(trainer)
+    trainer = made(recipe(**no_room))  # one more row for it, in the policy and in the reference
+    ppo.train(trainer)
+    assert trainer.state.log_history[0]["objective/kl"] == pytest.approx(0, abs=1e-4)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run").config.vocab_size == 301
 
 
 @pytest.mark.parametrize("adapter", [False, True])

@@ -6,13 +6,12 @@ make demo    # or: trl-irl demo --output_dir outputs/demo
 ```
 """
 
-import json
 import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from .recipe_runs import log_history, run_recipe
 
 
 TEMPERATURES = (0.0, 0.3, 0.5, 0.7, 1.0)
@@ -94,49 +93,10 @@ def build_base_model(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _recipe(name: str) -> Path:
-    # In a wheel the recipes lie inside the package, in a checkout beside it.
-    package = Path(__file__).parents[1]
-    candidates = [folder / "recipes/arithmetic" / name for folder in (package, package.parent)]
-    return next(path for path in candidates if path.is_file())
-
-
-def train_recipe(name: str, model: Path, output_dir: Path, **overrides) -> float:
-    """
-    Run a recipe of `recipes/arithmetic` as a user would; its progress shows, its log goes to a file beside
-    `output_dir`.
-
-    Args:
-        name (`str`): the recipe's name, without `.yaml`.
-        model (`Path`): folder of the model to train.
-        output_dir (`Path`): folder to save it to.
-        **overrides: keys of the recipe to override; `None` leaves the recipe's value.
-
-    Returns:
-        `float`: seconds it took.
-    """
-    command = [sys.executable, "-m", "trl_irl.cli", "irl", "--accelerate_config", "cpu"]
-    command += ["--config", str(_recipe(f"{name}.yaml")), "--model_name_or_path", str(model)]
-    command += ["--output_dir", str(output_dir)]
-    for key, value in overrides.items():
-        command += [] if value is None else [f"--{key}", str(value)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    log = output_dir.with_suffix(".log")
-    start = time.perf_counter()
-    with log.open("w") as file:
-        code = subprocess.run(command, stdout=file, env=environment).returncode
-    if code != 0:
-        raise SystemExit(f"Training {name} failed; its log is {log}.")
-    return time.perf_counter() - start
-
-
 def _write_report(output_dir: Path, seconds: dict[str, float]) -> None:
     from ..evaluation.report import plot_training
 
-    histories = {
-        name: json.loads((output_dir / name.lower() / "trainer_state.json").read_text())["log_history"]
-        for name in ("MLE", "IRL")
-    }
+    histories = {name: log_history(output_dir / name.lower()) for name in ("MLE", "IRL")}
     plot_training(histories, _PLOTTED, output_dir / "training.png")
     times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     report = output_dir / "report.md"
@@ -171,8 +131,9 @@ def main(arguments: DemoArguments) -> None:
         ("irl", "base", "3/4 Fine-tuning it by inverse reinforcement learning"),
     ):
         print(title, flush=True)
-        options = {} if name == "base" else _GENERATE
-        seconds[name] = train_recipe(name, folders[model], folders[name], max_steps=arguments.max_steps, **options)
+        options = {} if name == "base" else dict(_GENERATE)
+        options |= {"max_steps": arguments.max_steps}
+        seconds[name] = run_recipe("trl-irl irl", name, folders[model], folders[name], **options)
     print("4/4 Sampling solutions of held-out problems", flush=True)
     evaluate.main(
         evaluate.EvaluateArguments(

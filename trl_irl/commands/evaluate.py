@@ -220,7 +220,8 @@ def main(arguments: EvaluateArguments) -> None:
     shown = shown_metrics(results)
     write_report(output_dir, arguments, len(rows), values, results, shown, lengths, notes, rewards)
     title = f"{arguments.task or arguments.dataset_name}, {len(rows)} prompts"
-    in_terminal = [name for name in shown if name not in ("accuracy_math", "length")]
+    too_many = {"accuracy_math", "length"} | ({"distinct"} if arguments.reward_model_path else set())
+    in_terminal = [name for name in shown if name not in too_many]
     print_rows(comparison.table(results, in_terminal, intervals=False), title)
     if len(arguments.named_models()) > 1:
         baseline, performance = next(iter(arguments.named_models())), performance_metrics(shown)

@@ -166,7 +166,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     check_arguments(script_args, training_args, model_args)
     path = model_args.model_name_or_path
     config = AutoConfig.from_pretrained(path)
-    tokenizer = load_tokenizer(path, config)
+    tokenizer = load_tokenizer(path, config, model_args.use_peft)
     splits = load_prompts(script_args, tokenizer, training_args)
     rows = splits[script_args.dataset_train_split]
     training_args.check_prompts(len(rows))
@@ -203,6 +203,9 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     reference = None  # TRL copies the policy, or takes the adapter off
     if script_args.ref_model_name_or_path is not None:
         reference = AutoModelForCausalLM.from_pretrained(script_args.ref_model_name_or_path, **options)
+    for model in (policy, reference):  # a padding token that was added is in no prompt, but behind responses
+        if model is not None and len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(len(tokenizer))
     value_path = script_args.value_model_path or training_args.reward_model_path or path
     value_model = load_scorer(value_path, model_args.dtype)
     reward_model = load_reward(script_args, training_args, model_args.dtype, policy, function, tokenizer, rows[0])

@@ -36,14 +36,15 @@ def plot_training(histories: dict[str, list[dict]], metrics: Sequence[str], path
     """
     picture, panels = figure(4 * len(metrics), 3.4, panels=len(metrics))
     for metric, axes in zip(metrics, panels, strict=True):
-        for name, history in histories.items():
+        for i, (name, history) in enumerate(histories.items()):
             points = [(entry["step"], entry[metric]) for entry in history if metric in entry]
             if points:
-                axes.plot(*zip(*points, strict=True), label=name, marker="o" if metric.startswith("eval_") else None)
+                marker = "o" if metric.startswith("eval_") or len(points) < 20 else None
+                axes.plot(*zip(*points, strict=True), label=name, marker=marker, color=f"C{i}")
         axes.set(title=metric, xlabel="step")
         axes.grid(alpha=0.3)
-    if panels[0].lines:
-        panels[0].legend()
+        if axes.lines:
+            axes.legend()
     save(picture, path)
 
 
