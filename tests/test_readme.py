@@ -13,6 +13,7 @@ from trl_irl import IRLConfig
 from trl_irl.commands.evaluate import EvaluateArguments
 from trl_irl.commands.irl import make_parser
 from trl_irl.commands.prepare import PrepareArguments
+from trl_irl.commands.reward_data import RewardDataArguments
 from trl_irl.commands.score import ScoreArguments
 from trl_irl.evaluation.callback import GenerationArguments
 
@@ -23,6 +24,7 @@ READMES = [ROOT / "README.md", *sorted((ROOT / "recipes").glob("*/README.md"))]
 KEYS = {option[2:] for option in make_parser()._option_string_actions if option.startswith("--")}
 EVALUATE_KEYS = {field.name for field in dataclasses.fields(EvaluateArguments)}
 PREPARE_KEYS = {field.name for field in dataclasses.fields(PrepareArguments)}
+REWARD_DATA_KEYS = {field.name for field in dataclasses.fields(RewardDataArguments)}
 SCORE_KEYS = {field.name for field in dataclasses.fields(ScoreArguments)}
 
 SANKYDE = """exp_name seed cuda run_name load_from_cache_file deepspeed run_eval eval_every monitor gamma lambda_td
@@ -72,6 +74,19 @@ def test_table_from_sankyde_names_every_argument(argument):
     assert f"`{argument}`" in left
 
 
+@pytest.mark.parametrize(
+    "part",
+    "Agent value_network RewardModel PairwiseLoss PairDataset PromptDataset RLHFTrainer RLHFConfig epsilon ent_coef "
+    "vf_coef create_reference_model generate train_reward.yaml".split(),
+)
+def test_table_from_instruct_goose_names_every_part(part):
+    table = README.split("## From InstructGoose")[1].split("\n## ")[0]
+    left = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))
+    assert part in left
+    for question in ("value loss", "value network", "advantage"):
+        assert question in table
+
+
 def test_keys_named_in_the_table_exist():
     table = README.split("## From sankyde/IRL")[1].split("\n## ")[0]
     right = " ".join(line.split("|")[2] for line in table.splitlines() if line.startswith("| `"))
@@ -99,6 +114,7 @@ def test_keys_in_commands_exist(readme):
         ("evaluate", EVALUATE_KEYS),
         ("prepare", PREPARE_KEYS),
         ("score", SCORE_KEYS),
+        ("reward-data", REWARD_DATA_KEYS),
     ):
         commands = " ".join(re.findall(rf"trl-irl {command} [^`\n]*", text))
         for key in re.findall(r"--(\w+)", commands):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from transformers import AutoTokenizer
 
 from trl_irl.commands.demo import build_base_model
@@ -27,6 +28,7 @@ def test_tokenizer_of_the_base_model_keeps_text_and_numbers(tmp_path):
         assert ids[: len(prompt)] == prompt
 
 
+@pytest.mark.any_trl
 def test_demo(tmp_path):
     output = tmp_path / "demo"
     words = ["--output_dir", str(output), "--max_steps", "2", "--num_prompts", "3", "--num_samples", "2"]

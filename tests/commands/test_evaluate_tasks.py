@@ -155,6 +155,7 @@ def test_vllm_is_asked_for_the_same(run, model_folder, monkeypatch):
     assert [(options.n, options.temperature, options.seed) for options in asked] == [(1, 0.0, 0), (2, 1.0, 0)]
 
 
+@pytest.mark.any_trl
 def test_killed_in_the_middle_it_goes_on_to_the_same_metrics(model_folder, tmp_path):
     data = write(tmp_path / "rows.jsonl", [{"prompt": f"One two {i}", "completion": f" {i}"} for i in range(8)])
     words = [sys.executable, "-m", "trl_irl.cli", "evaluate", "--models", str(model_folder), "--split", "train"]

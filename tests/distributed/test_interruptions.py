@@ -94,6 +94,7 @@ def test_a_rank_that_dies(launcher, inputs):
         assert "checkpoint-" in stderr and "`resume_from_checkpoint: true` goes on from there" in stderr
 
 
+@pytest.mark.any_trl
 @pytest.mark.parametrize("launcher", ["ddp", pytest.param("zero3", marks=needs_deepspeed)])
 def test_a_rank_that_hangs(launcher, inputs):
     """The other waits for as long as the config says, then says what it waited for, and the launcher ends them all."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from .demo import DemoArguments, build_base_model
 from .recipe_runs import log_history, recipe_path, reward_and_kl, run_recipe
 
 
@@ -25,31 +26,12 @@ _KL = "KL to the start (nats a solution)"
 
 
 @dataclass
-class RLHFDemoArguments:
+class RLHFDemoArguments(DemoArguments):
     """
-    Arguments of the `rlhf-demo` command.
-
-    Args:
-        output_dir (`str`, *optional*, defaults to `"outputs/rlhf"`):
-            Folder for the models, the data, the logs and the report.
-        num_prompts (`int`, *optional*, defaults to `200`):
-            Test problems to evaluate on, at most 200.
-        num_samples (`int`, *optional*, defaults to `4`):
-            Samples a problem at T = 1.
-        max_steps (`int`, *optional*):
-            Cut every training to so many small steps: a look at the machinery, not at the result.
+    Those of the `demo` command. `num_samples` are drawn at T = 1; with `max_steps` the steps of RL are small as well.
     """
 
     output_dir: str = field(default="outputs/rlhf", metadata={"help": "Folder for models, data, logs and the report."})
-    num_prompts: int = field(default=200, metadata={"help": "Test problems to evaluate on, at most 200."})
-    num_samples: int = field(default=4, metadata={"help": "Samples a problem at T = 1."})
-    max_steps: int | None = field(default=None, metadata={"help": "Cut every training to so many small steps."})
-
-    def __post_init__(self):
-        if not 1 <= self.num_prompts <= 200:
-            raise ValueError(f"`num_prompts: {self.num_prompts}` must be between 1 and 200.")
-        if self.num_samples < 2:
-            raise ValueError(f"`num_samples: {self.num_samples}` must be 2 or more: self-BLEU compares samples.")
 
 
 def prepare_data(folders: dict[str, Path]) -> None:
@@ -150,7 +132,6 @@ def main(arguments: RLHFDemoArguments) -> None:
     from ..rewards import PreferenceReward
     from ..trainer.ppo import PPOTrainer  # noqa: F401  (what a TRL without it says, before anything runs)
     from . import evaluate
-    from .demo import build_base_model
 
     start = time.perf_counter()
     output_dir = Path(arguments.output_dir)
