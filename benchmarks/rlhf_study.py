@@ -49,6 +49,7 @@ def train(output_dir: Path, seed: int) -> dict[str, Path]:
         of_prompts |= {"tokenizer": str(folders["SFT"]), "output_dir": str(folders["prompts"])}
         prepare.main(prepare.PrepareArguments(**of_prompts))
         options = {"dataset_name": folders["prompts"], "reward_funcs": [_CHECKER], "seed": seed}
+        options["beta"] = 0.01  # that reward is 0 or 1; the recipe's own, a mean over tokens, is some tenths of a nat
         run_recipe("trl rloo", "rloo", folders["SFT"], folders["RLOO"], **options)
     return folders
 

@@ -178,6 +178,8 @@ def test_partitioned_parameters_are_gathered_themselves(inputs, monkeypatch):
     """ZeRO-3 marks the parameter object; a detached view of it is an empty tensor that nothing can gather."""
     hidden, weight, bias, labels, _ = inputs
     policy, reference = (Projection(torch.nn.Parameter(weight), torch.nn.Parameter(bias)) for _ in range(2))
+    for projection in (policy, reference):
+        projection.weight.ds_status = projection.bias.ds_status = "NOT_AVAILABLE"
     asked = []
 
     def gather(*parameters):
@@ -193,6 +195,9 @@ def test_partitioned_parameters_are_gathered_themselves(inputs, monkeypatch):
     assert {id(parameter) for parameter in asked[:forward]} == own
     assert {id(parameter) for parameter in asked[forward:]} == own  # the recomputing backward gathers them again
     assert reference.weight.grad is None
+    asked.clear()
+    soft_q_values(hidden, Projection(weight, bias), labels)  # a whole model beside a partitioned one
+    assert not asked
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from .held_out import encode, prompt_ids
+from .loading import whole_weights
 
 
 def check_one_label(path: str, key: str) -> None:
@@ -87,7 +88,8 @@ class PreferenceReward:
         check_one_label(model, "model")
         self.batch_size = batch_size
         self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
-        self.model = load_scorer(model, dtype).eval()
+        with whole_weights():
+            self.model = load_scorer(model, dtype).eval()
         if self.model.config.pad_token_id is None:  # by it the model finds where each row of a batch ends
             self.model.config.pad_token_id = self.tokenizer.eos_token_id
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")

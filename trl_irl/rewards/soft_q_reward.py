@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .held_out import encode, prompt_ids
+from .loading import whole_weights
 from .settings import saved_settings
 from .token_values import stop_token_ids, token_values
 
@@ -264,5 +265,6 @@ def _loaded(model: str | PreTrainedModel | PeftModel, dtype: str) -> PreTrainedM
     if not isinstance(model, str):
         return model
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, use_safetensors=True)
+    with whole_weights():
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, use_safetensors=True)
     return loaded.to(device).eval()

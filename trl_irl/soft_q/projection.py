@@ -8,7 +8,7 @@ columns as the logit buffer allows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -74,6 +74,8 @@ class Projection:
 
     def gathered(self) -> AbstractContextManager:
         """Context in which parameters that ZeRO-3 has partitioned are whole; nothing to do elsewhere."""
+        if not hasattr(self.weight, "ds_status"):  # also of a whole model beside a partitioned one
+            return nullcontext()
         return maybe_gather_lm_head_ctx(self.weight, self.bias)
 
     def tiles(self, tokens: int, buffer_bytes: int) -> Iterator[tuple[slice, slice]]:
