@@ -1,4 +1,4 @@
-"""Recipes of `recipes/arithmetic` run one after the other, each as a user would run it: for demos and studies."""
+"""Recipes of `recipes/arithmetic`, each run in a process of its own: for demos and studies."""
 
 import json
 import os
@@ -8,38 +8,43 @@ import time
 from pathlib import Path
 
 
-def run_recipe(program: str, recipe: str | Path, model: Path, output_dir: Path, **overrides) -> float:
+def run_recipe(
+    program: str, recipe: str | Path, model: Path, output_dir: Path, threads: int | None = None, **overrides
+) -> float:
     """
-    Run a recipe of `recipes/arithmetic` in a process of its own; its progress shows, its log goes to a file beside
-    `output_dir`.
+    Run a recipe of `recipes/arithmetic` in a process of its own; its log goes to a file beside `output_dir`.
 
     Args:
         program (`str`): what reads it: `"trl-irl irl"`, `"trl reward"` and so on.
         recipe (`str` or `Path`): its name, without `.yaml`, or a file elsewhere.
         model (`Path`): folder of the model to train.
         output_dir (`Path`): folder to save it to.
+        threads (`int`, *optional*): threads to compute with, where several recipes run at a time: then its progress
+            goes to the log too, instead of the terminal.
         **overrides: keys of the recipe to override, lists for several values; `None` leaves the recipe's value.
 
     Returns:
         `float`: seconds it took.
     """
+    # What the two programs launch, without their launcher: it would set the number of threads, and import for seconds.
     whose, command = program.split()
+    words = [sys.executable, "-m", f"{'trl.scripts' if whose == 'trl' else 'trl_irl.commands'}.{command}"]
     if whose == "trl":
-        words = [str(Path(sys.executable).with_name("trl")), command]
         # TRL's own commands leave what they logged in checkpoints only: one at the end.
         overrides = {"save_strategy": "steps", "save_steps": 1_000_000, "save_only_model": True, **overrides}
-    else:
-        words = [sys.executable, "-m", "trl_irl.cli", command, "--accelerate_config", "cpu"]
     words += ["--config", str(recipe if isinstance(recipe, Path) else recipe_path(recipe))]
     for key, value in {"model_name_or_path": model, "output_dir": output_dir, **overrides}.items():
         if value is not None:
             words += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     environment["ACCELERATE_USE_CPU"] = "true"
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
     log = output_dir.with_suffix(".log")
     start = time.perf_counter()
     with log.open("w") as file:
-        code = subprocess.run(words, stdout=file, env=environment).returncode
+        stderr = None if threads is None else subprocess.STDOUT
+        code = subprocess.run(words, stdout=file, stderr=stderr, env=environment).returncode
     if code != 0:
         raise SystemExit(f"`{program}` failed on {recipe}; its log is {log}.")
     return time.perf_counter() - start
