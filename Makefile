@@ -38,10 +38,10 @@ rlhf-demo: $(VENV)/.installed
 	$(VENV)/bin/trl-irl rlhf-demo --output_dir outputs/rlhf
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest -n $(JOBS)
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 test-latest: $(VENV_LATEST)/.installed
-	$(VENV_LATEST)/bin/python -m pytest -n $(JOBS) -m "not any_trl"
+	$(VENV_LATEST)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not any_trl"
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -46,6 +46,7 @@ def test_a_models_own_code_does_not_run(model_folder, tmp_path, capfd):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.any_trl
 @pytest.mark.parametrize("launcher", ["cpu", "zero3"])
 def test_a_checkpoint_that_is_not_what_it_seems(launcher, tmp_path):
     """Pickles in a checkpoint are loaded as tensors or not at all, DeepSpeed's too."""

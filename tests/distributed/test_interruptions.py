@@ -17,6 +17,7 @@ from trl_irl.trainer.checkpoints import newest_checkpoint
 
 LONG = {"max_steps": 10_000, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2, "logging_steps": 1000}
 no_deepspeed = importlib.util.find_spec("deepspeed") is None
+pytestmark = pytest.mark.any_trl
 needs_deepspeed = pytest.mark.skipif(no_deepspeed, reason="DeepSpeed is not installed")
 
 
@@ -94,7 +95,6 @@ def test_a_rank_that_dies(launcher, inputs):
         assert "checkpoint-" in stderr and "`resume_from_checkpoint: true` goes on from there" in stderr
 
 
-@pytest.mark.any_trl
 @pytest.mark.parametrize("launcher", ["ddp", pytest.param("zero3", marks=needs_deepspeed)])
 def test_a_rank_that_hangs(launcher, inputs):
     """The other waits for as long as the config says, then says what it waited for, and the launcher ends them all."""
