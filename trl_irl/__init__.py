@@ -7,9 +7,16 @@ __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
     from .rewards import PreferenceReward, SoftQReward
-    from .trainer import IRLConfig, IRLTrainer
+    from .trainer import IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
 
-__all__ = ["IRLConfig", "IRLTrainer", "PreferenceReward", "SoftQReward"]
+__all__ = [
+    "IRLConfig",
+    "IRLTrainer",
+    "OnlineIRLConfig",
+    "OnlineIRLTrainer",
+    "PreferenceReward",
+    "SoftQReward",
+]
 
 
 def __getattr__(name: str):

@@ -142,7 +142,7 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
     from trl import get_peft_config, get_quantization_config
 
     from ..tasks.files import check_room
-    from ..trainer import IRLTrainer
+    from ..trainer import IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
 
     check_paths(training_args, model_args)
     if model_args.use_peft and model_args.lora_r < 1:
@@ -177,7 +177,7 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
         **(training_args.model_init_kwargs or {}),
     }
     try:
-        trainer = IRLTrainer(
+        trainer = (OnlineIRLTrainer if isinstance(training_args, OnlineIRLConfig) else IRLTrainer)(
             model=model_args.model_name_or_path,
             args=training_args,
             train_dataset=splits[script_args.dataset_train_split],
@@ -263,12 +263,17 @@ def make_parser():
 
 def run(argv: list[str] | None = None) -> int:
     """The command; see [`~commands.failures.run_training`]."""
+    return run_with(make_parser(), argv)
+
+
+def run_with(parser, argv: list[str] | None) -> int:
+    """The command with the arguments of this parser, which are this command's or more."""
     from .failures import run_training
 
     def train_and_save(made, script_args, *_) -> None:
         train(*made, script_args.dataset_name or script_args.task)
 
-    return run_training(make_parser(), make_trainer, train_and_save, argv)
+    return run_training(parser, make_trainer, train_and_save, argv)
 
 
 if __name__ == "__main__":

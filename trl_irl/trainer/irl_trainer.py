@@ -28,7 +28,7 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id
 
 from ..rewards.settings import save_settings
 from ..rewards.token_values import stop_token_ids
-from ..soft_q import attach_soft_q_head, soft_q_terms
+from ..soft_q import SoftQTerms, attach_soft_q_head, soft_q_terms
 from ..soft_q.head import Reference
 from ..soft_q.projection import Projection
 from .checkpoints import one_error_if_disk_fails
@@ -286,14 +286,7 @@ class IRLTrainer(SFTTrainer):
             td_target_grad=self.args.td_target_grad,
         )
         lambda_td = self.args.lambda_td_at(self.state.global_step) if training else self.args.lambda_td
-        loss = terms.nll.sum()
-        if lambda_td > 0:
-            loss = loss + lambda_td * terms.reward.square().sum()
-        if output.kl is not None:
-            loss = loss + self.args.lambda_kl * output.kl.sum()
-        # Clamped, so that a batch with nothing to learn from gives a zero with gradients rather than 0 / 0.
-        tokens = terms.scored.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
-        loss = loss / tokens.clamp(min=1).to(loss.device)
+        loss = self._objective(output, terms, lambda_td, num_items_in_batch)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             # `num_items_in_batch` counts the tokens of all ranks, and DDP averages the ranks' gradients.
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
@@ -307,7 +300,7 @@ class IRLTrainer(SFTTrainer):
             loss = self._step_guard.watch(loss)
         # Padding-free batches are one row without an attention mask.
         seen = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
-        self._token_metrics[mode].add(output, terms, lambda_td, seen)
+        self._measure(mode, output, terms, lambda_td, seen)
 
         if not return_outputs:
             return loss
@@ -316,6 +309,20 @@ class IRLTrainer(SFTTrainer):
         with torch.no_grad():
             logits = model(**{k: x for k, x in inputs.items() if k != "labels"}, use_cache=False).logits
         return loss, CausalLMOutput(logits=logits)
+
+    def _objective(self, output, terms: SoftQTerms, lambda_td: float, num_items_in_batch) -> torch.Tensor:
+        """Sums over the tokens of a micro-batch over the number of tokens of the whole batch."""
+        loss = terms.nll.sum()
+        if lambda_td > 0:
+            loss = loss + lambda_td * terms.reward.square().sum()
+        if output.kl is not None:
+            loss = loss + self.args.lambda_kl * output.kl.sum()
+        # Clamped, so that a batch with nothing to learn from gives a zero with gradients rather than 0 / 0.
+        tokens = terms.scored.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        return loss / tokens.clamp(min=1).to(loss.device)
+
+    def _measure(self, mode: str, output, terms: SoftQTerms, lambda_td: float, seen: torch.Tensor | int) -> None:
+        self._token_metrics[mode].add(output, terms, lambda_td, seen)
 
     @torch.no_grad()
     def _reference(self, model, inputs: dict[str, Any]) -> Reference | None:

@@ -1,3 +1,5 @@
+from dataclasses import fields
+
 import torch
 from accelerate import Accelerator
 
@@ -37,8 +39,25 @@ class TokenMetrics:
         self._step: torch.Tensor | None = None  # of the optimiser step under way
 
     @torch.no_grad()
-    def add(self, output: SoftQOutput, terms: SoftQTerms, lambda_td: float, input_tokens: torch.Tensor | int) -> None:
-        """Add a micro-batch on this rank. `input_tokens` counts what went into the model, prompts included."""
+    def add(
+        self,
+        output: SoftQOutput,
+        terms: SoftQTerms,
+        lambda_td: float,
+        input_tokens: torch.Tensor | int,
+        rows: torch.Tensor | None = None,
+    ) -> None:
+        """
+        Add a micro-batch on this rank, or those of its rows that `rows`, a bool a row, names. `input_tokens` counts
+        what went into the model, prompts included.
+        """
+        if rows is not None:
+            grids = ("q", "v", "entropy", "is_top1", "kl")
+            output = SoftQOutput(
+                **{name: grid[rows] for name in grids if (grid := getattr(output, name)) is not None},
+                aux_loss=output.aux_loss,
+            )
+            terms = SoftQTerms(*(getattr(terms, field.name)[rows] for field in fields(SoftQTerms)))
         # Squares of q are sums of many thousands of large numbers: float64, where the device has it.
         dtype = torch.float32 if output.q.device.type == "mps" else torch.float64
         q, v, reward = output.q.to(dtype), output.v.to(dtype), terms.reward.to(dtype)

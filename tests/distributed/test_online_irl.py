@@ -1,0 +1,79 @@
+"""`trl-irl online-irl` on two processes: without weight on the policy as offline, with weight it learns from it."""
+
+import importlib.util
+import json
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.distributed.launchers import LORA, QUIET, cpu_twin, finish, history, launch, make_inputs
+
+
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
+)
+ROWS = [
+    {"prompt": "What is the sky?", "completion": " It is blue."},
+    {"prompt": "Count:", "completion": " one two three 1 2 3"},
+    {"prompt": "The quick", "completion": " brown"},
+    {"prompt": "One", "completion": " two three"},
+]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = make_inputs(tmp_path_factory.mktemp("inputs"))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return folder
+
+
+def run(command, inputs, folder, launcher, processes=2, **keys):
+    folder.mkdir()
+    keys = {
+        "model_name_or_path": str(inputs / "model"),
+        "dataset_name": str(inputs / "rows.jsonl"),
+        "output_dir": str(folder),
+        "lambda_td": 0.3,
+        "max_steps": 3,
+        "per_device_train_batch_size": len(ROWS) // processes,
+        "learning_rate": 1.0e-2,
+        **QUIET,
+        **keys,
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(keys))
+    config = cpu_twin(launcher, processes, folder)
+    words = ["trl_irl.cli", command, "--config", folder / "recipe.yaml", "--accelerate_config", config]
+    status, _, stderr = finish(launch(words))
+    assert status == 0, stderr[-4000:]
+    return history(folder), load_file(next(folder.glob("*.safetensors")))
+
+
+@pytest.fixture(scope="module")
+def offline(inputs, tmp_path_factory):
+    """One process, offline: with all weights, and with LoRA."""
+    folder = tmp_path_factory.mktemp("offline")
+    return {lora: run("irl", inputs, folder / str(lora), "ddp", 1, **(LORA if lora else {})) for lora in (False, True)}
+
+
+@pytest.mark.parametrize(
+    "launcher, lora",
+    [("ddp", False), ("ddp", True), *(pytest.param("zero3", x, marks=needs_deepspeed) for x in (False, True))],
+)
+def test_with_no_weight_on_the_policy_as_offline(launcher, lora, inputs, offline, tmp_path):
+    """It samples all the same: whatever gathers weights for that puts them back."""
+    online = {"max_completion_length": 5, "policy_weight": 0.0, **(LORA if lora else {})}
+    logged, weights = run("online-irl", inputs, tmp_path / "online", launcher, **online)
+    expected_log, expected = offline[lora]
+    assert all(entry["policy_length"] >= 1 for entry in logged)
+    assert [entry["nll"] for entry in logged] == pytest.approx([entry["nll"] for entry in expected_log], rel=1e-4)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("launcher", [pytest.param("zero3", marks=needs_deepspeed)])
+def test_learns_from_the_policy(launcher, inputs, offline, tmp_path):
+    logged, weights = run("online-irl", inputs, tmp_path / "online", launcher, max_completion_length=5, replay_size=8)
+    assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in logged)
+    assert any(not torch.allclose(weights[name], tensor, atol=1e-4) for name, tensor in offline[False][1].items())

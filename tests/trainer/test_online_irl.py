@@ -1,0 +1,212 @@
+"""OnlineIRLTrainer: its loss against a plain reference on full logits, its offline limit, samples, replay, resume."""
+
+import copy
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+
+from tests.conftest import make_model
+from trl_irl import IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
+
+
+ROWS = [
+    {"prompt": "What is the colour of the sky?", "completion": " It is blue."},
+    {"prompt": "One", "completion": " two three"},
+    {"prompt": "The quick brown fox", "completion": " jumps over the lazy dog."},
+    {"prompt": "1", "completion": " 2 3"},
+]
+
+
+def make_trainer(tokenizer, folder, online=True, seed=0, **overrides):
+    keys = {
+        "per_device_train_batch_size": 4,
+        "max_steps": 3,
+        "learning_rate": 1e-2,
+        "lambda_td": 0.2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "gradient_checkpointing": False,
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        **overrides,
+    }
+    if online:
+        keys = {"max_completion_length": 6, **keys}
+    config, trainer = (OnlineIRLConfig, OnlineIRLTrainer) if online else (IRLConfig, IRLTrainer)
+    return trainer(
+        model=make_model("llama", seed=seed),
+        args=config(str(folder), **keys),
+        train_dataset=Dataset.from_list(ROWS),
+        processing_class=copy.deepcopy(tokenizer),
+    )
+
+
+def losses(trainer, key="loss"):
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+def test_without_weight_on_the_policy_it_trains_as_offline(tokenizer, tmp_path):
+    online = make_trainer(tokenizer, tmp_path, policy_weight=0.0)
+    offline = make_trainer(tokenizer, tmp_path, online=False)
+    online.train()
+    offline.train()
+    assert losses(online) == pytest.approx(losses(offline), rel=1e-5)
+    for name in ("nll", "td_loss", "reward_mean", "v_mean", "entropy"):
+        assert losses(online, name) == pytest.approx(losses(offline, name), rel=1e-4), name
+    for mine, theirs in zip(online.model.parameters(), offline.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    assert len(losses(online, "policy_length")) == 3
+
+
+def reference(model, rows, gamma, lambda_td, weight, terminal_value, stop):
+    """The objective as DESIGN 2 writes it, row by row on full float64 logits."""
+    model = copy.deepcopy(model).double()
+    sums = {side: [] for side in (False, True)}
+    for ids, start, of_policy in rows:
+        logits = model(input_ids=torch.tensor([ids])).logits[0]
+        v = logits.logsumexp(-1)
+        for t in range(start - 1, len(ids) - 1):
+            action = ids[t + 1]
+            ends, last = action in stop, t + 1 == len(ids) - 1
+            next_v = 0.0 if ends else None if last else v[t + 1]
+            sums[of_policy].append((logits[t, action], v[t], next_v, ends))
+
+    def mean(side, value):
+        return sum(value(*token) for token in sums[side]) / len(sums[side])
+
+    def drop(q, v, next_v, ends):
+        return 0.0 if next_v is None else v - gamma * next_v
+
+    def squared(q, v, next_v, ends):
+        return 0.0 if next_v is None or (ends and terminal_value == "mask") else (q - gamma * next_v) ** 2
+
+    def gain(q, v, next_v, ends):  # Q - gamma V', and V where the next state is not known: that token's NLL is kept
+        return q - v if next_v is None else q - gamma * next_v
+
+    mixture = {term: (1 - weight) * mean(False, term) + weight * mean(True, term) for term in (drop, squared)}
+    return -mean(False, gain) + mixture[drop] + lambda_td * mixture[squared]
+
+
+@pytest.mark.parametrize("gamma, terminal_value, weight", [(1.0, "mask", 0.5), (0.9, "zero", 0.3)])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_loss_and_gradients_against_full_logits(gamma, terminal_value, weight, accumulation, tokenizer, tmp_path):
+    trainer = make_trainer(
+        tokenizer,
+        tmp_path,
+        gamma=gamma,
+        terminal_value=terminal_value,
+        policy_weight=weight,
+        per_device_train_batch_size=4 // accumulation,
+        gradient_accumulation_steps=accumulation,
+        max_steps=1,
+        max_grad_norm=0.0,
+        learning_rate=0.0,
+    )
+    model = copy.deepcopy(make_model("llama"))
+    kept = []
+    policy_rows = trainer._policy_rows
+
+    def watched():
+        groups = policy_rows()
+        kept.extend(sample for group in groups for sample in group)
+        return groups
+
+    trainer._policy_rows = watched
+    trainer.train()
+    assert len(kept) == 4 and len({len(sample.completion) for sample in kept}) >= 1
+    rows = [(sample.prompt + sample.completion, len(sample.prompt), True) for sample in kept]
+    for row in ROWS:
+        prompt = tokenizer(row["prompt"])["input_ids"]
+        ids = tokenizer(row["prompt"] + row["completion"])["input_ids"] + [tokenizer.eos_token_id]
+        rows.append((ids, len(prompt), False))
+    expected = reference(model, rows, gamma, 0.2, weight, terminal_value, {tokenizer.eos_token_id})
+    assert losses(trainer)[0] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_what_is_logged(tokenizer, tmp_path):
+    trainer = make_trainer(tokenizer, tmp_path, num_generations=2)
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert logged["reward_gap"] == pytest.approx(logged["reward_mean"] - logged["policy_reward_mean"], abs=1e-6)
+    assert 1 <= logged["policy_length"] <= 6 and 0 <= logged["policy_ended"] <= 1
+    assert logged["time_generation"] > 0 and logged["time_update"] > 0
+
+
+def test_online_fraction(tokenizer, tmp_path):
+    trainer = make_trainer(tokenizer, tmp_path, online_fraction=0.0)
+    trainer.train()
+    assert not losses(trainer, "policy_length") and len(losses(trainer)) == 3
+    trainer = make_trainer(tokenizer, tmp_path, online_fraction=0.5, max_steps=12)
+    trainer.train()
+    assert 2 <= len(losses(trainer, "policy_length")) <= 10
+
+
+@pytest.mark.parametrize("replay_size", [0, 6])
+def test_resume_goes_on_as_if_nothing_had_happened(replay_size, tokenizer, tmp_path):
+    keys = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "replay_size": replay_size}
+    whole = make_trainer(tokenizer, tmp_path / "whole", **keys)
+    whole.train()
+    resumed = make_trainer(tokenizer, tmp_path / "resumed", **keys)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-2"))
+    assert losses(resumed) == losses(whole)
+    for mine, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    if replay_size:
+        saved = json.loads((tmp_path / "whole/checkpoint-2/replay-0.json").read_text())
+        assert len(saved["samples"]) == 6
+
+
+def test_a_replay_buffer_of_another_run(tokenizer, tmp_path):
+    keys = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    make_trainer(tokenizer, tmp_path / "without", **keys).train()
+    other = make_trainer(tokenizer, tmp_path / "other", replay_size=4, **keys)
+    with pytest.raises(ValueError, match="has no replay buffer"):
+        other.train(resume_from_checkpoint=str(tmp_path / "without/checkpoint-2"))
+    make_trainer(tokenizer, tmp_path / "six", replay_size=6, **keys).train()
+    other = make_trainer(tokenizer, tmp_path / "again", replay_size=4, **keys)
+    with pytest.raises(ValueError, match="of another run: its size is 6, and this run's is 4"):
+        other.train(resume_from_checkpoint=str(tmp_path / "six/checkpoint-2"))
+
+
+def test_generation_that_never_ends(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("trl_irl.trainer.online_irl_trainer.MAX_STEPS_WITHOUT_END", 2)
+    trainer = make_trainer(tokenizer, tmp_path, max_completion_length=1, max_steps=20)
+    with torch.no_grad():
+        trainer.model.lm_head.weight[tokenizer.eos_token_id] -= 100 * trainer.model.lm_head.weight.abs().max()
+    trainer.stop_token_ids = frozenset({299})  # a token that the model hardly ever says
+    with pytest.raises(RuntimeError, match="no completion ended within `max_completion_length=1`"):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    "keys, fragment",
+    [
+        ({"online_fraction": 1.5}, "`online_fraction=1.5` is out of range"),
+        ({"policy_weight": -0.1}, "`policy_weight=-0.1` is out of range"),
+        ({"temperature": 0.0}, "`temperature=0.0` must be above 0"),
+        ({"num_generations": 0}, "`num_generations=0` is out of range"),
+        ({"replay_size": -1}, "`replay_size=-1` is out of range"),
+        ({"chi2_on": "policy"}, "`chi2_on='policy'` is unknown"),
+        ({"packing": True}, "`packing` and `padding_free`"),
+        ({"max_completion_length": 300}, "no room for `max_completion_length=300` in the model's context of 256"),
+    ],
+)
+def test_refused(keys, fragment, tokenizer, tmp_path):
+    with pytest.raises(ValueError, match=fragment):
+        make_trainer(tokenizer, tmp_path, **keys)
+
+
+def test_data_without_prompts(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="no `prompt` and `completion`"):
+        OnlineIRLTrainer(
+            model=make_model("llama"),
+            args=OnlineIRLConfig(str(tmp_path), use_cpu=True, bf16=False),
+            train_dataset=Dataset.from_list([{"text": "One two"}]),
+            processing_class=tokenizer,
+        )
+    with pytest.raises(TypeError, match="Build an `OnlineIRLConfig`"):
+        OnlineIRLTrainer(model=make_model("llama"), args=IRLConfig(str(tmp_path), use_cpu=True, bf16=False))

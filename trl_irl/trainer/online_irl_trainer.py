@@ -1,0 +1,270 @@
+"""Online inverse reinforcement learning: [`IRLTrainer`] on expert rows and on the policy's own completions."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from trl.models.utils import unwrap_model_for_generation
+
+from ..soft_q.online_objective import online_loss, value_drop
+from .irl_trainer import IRLTrainer
+from .online_irl_config import OnlineIRLConfig
+from .policy_samples import PolicySample, ReplayBuffer, prompts_of, sample_policy, with_policy_rows
+from .token_metrics import TokenMetrics
+
+
+# Online steps in a row without one completion that ends, or with empty ones alone, before the run is ended.
+MAX_STEPS_WITHOUT_END = 20
+
+
+class OnlineIRLTrainer(IRLTrainer):
+    """
+    [`IRLTrainer`] that also learns from the policy's own completions (online IQ-Learn, arXiv 2409.01369 and
+    2106.12142): see [`~soft_q.online_objective`]. Every optimiser step samples completions for the prompts of all its
+    rows before its first backward, from the policy as it then is.
+
+    Example:
+
+    ```python
+    >>> from datasets import load_dataset
+    >>> from trl_irl import OnlineIRLConfig, OnlineIRLTrainer
+
+    >>> trainer = OnlineIRLTrainer(
+    ...     model="outputs/tldr/sft",
+    ...     args=OnlineIRLConfig("outputs/tldr/online_irl", max_completion_length=53),
+    ...     train_dataset=load_dataset("trl-lib/tldr", split="train"),
+    ... )
+    >>> trainer.train()
+    ```
+
+    Beside the metrics of [`IRLTrainer`], which are of the expert's tokens, it logs those of the policy's as
+    `policy_reward_mean`, `policy_v_mean`, `policy_td_loss`, `policy_nll`; `reward_gap`, the expert's mean reward minus
+    the policy's; `policy_length` (tokens) and `policy_ended` of the fresh completions; and the seconds a step spends
+    in `time_generation` and beside it in `time_update`.
+
+    Args:
+        model, args and so on: as for [`IRLTrainer`], `args` being an [`OnlineIRLConfig`], `train_dataset` one of
+            prompts and completions.
+
+    Raises:
+        `TypeError`: `args` is not an [`OnlineIRLConfig`].
+        `ValueError`: the data has no prompts, or a prompt leaves no room for `max_completion_length`.
+        `RuntimeError`: for 20 online steps no completion ended, or all were empty.
+    """
+
+    _tag_names = ["trl", "online-irl"]
+    _name = "online IRL (online IQ-Learn)"
+
+    def __init__(self, model, args: OnlineIRLConfig | None = None, *positional, **kwargs):
+        if not isinstance(args, OnlineIRLConfig):
+            raise TypeError(f"`args` is a `{type(args).__name__}`. Build an `OnlineIRLConfig`.")
+        check_prompts(kwargs.get("train_dataset", positional[1] if len(positional) > 1 else None))
+        super().__init__(model, args, *positional, **kwargs)
+        world = self.accelerator.num_processes
+        told = {"vocabulary": len(self._tokenizer), "processes": world}
+        self._replay = ReplayBuffer(-(-args.replay_size // world), told)
+        self._policy_metrics = TokenMetrics()
+        self._fresh = torch.zeros(3, dtype=torch.float64)  # completions, their tokens, those that ended
+        self._seconds = {"generation": 0.0, "steps": 0, "since": time.perf_counter()}
+        self._without_end = 0
+        self._prompts: list[list[list[int]]] = []  # of each micro-batch of the step
+        self._groups: list[list[PolicySample]] = []  # the policy's rows of those still to come
+        self._policy_tokens: torch.Tensor | None = None
+        self._is_policy: torch.Tensor | None = None
+        self._check_room()
+
+    def _check_room(self) -> None:
+        context = getattr(self._causal_lm.config.get_text_config(), "max_position_embeddings", None)
+        if context is None or not isinstance(self.train_dataset, Dataset):
+            return
+        longest = max(
+            next((i for i, label in enumerate(row) if label != -100), len(row)) for row in self.train_dataset["labels"]
+        )
+        if longest + self.args.max_completion_length > context:
+            raise ValueError(
+                f"The longest prompt has {longest} tokens, which leaves no room for `max_completion_length="
+                f"{self.args.max_completion_length}` in the model's context of {context}. Lower it, or leave such "
+                "rows out."
+            )
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        # A resumed run gets its random states back between here and the first micro-batch: nothing is drawn yet.
+        self._prompts = [prompts_of(batch) for batch in batches]
+        self._groups = []
+        return batches, num_items_in_batch
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if not self._groups:
+            self._groups = self._policy_rows()
+        pad, multiple = self._tokenizer.pad_token_id, self.args.pad_to_multiple_of
+        inputs = with_policy_rows(inputs, self._groups.pop(0), pad, multiple)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _policy_rows(self) -> list[list[PolicySample]]:
+        """What the policy adds to each micro-batch of the step that begins."""
+        self._seconds["steps"] += 1
+        prompts = [
+            prompt for of_batch in self._prompts for prompt in of_batch for _ in range(self.args.num_generations)
+        ]
+        # Of the step alone, so that all ranks decide alike, and a resumed run as the one it goes on from.
+        online = random.Random(f"{self.args.seed} {self.state.global_step}").random() < self.args.online_fraction
+        rows = self._replay.draw(len(prompts))
+        if online:
+            fresh = self._sample(prompts)
+            self._replay.add(fresh)
+            rows = [*fresh, *rows]
+        share = -(-len(rows) // len(self._prompts))
+        tokens = torch.tensor(sum(len(row.completion) for row in rows), device=self.accelerator.device)
+        if self.args.average_tokens_across_devices:  # as `num_items_in_batch` is counted
+            tokens = self.accelerator.reduce(tokens, reduction="sum")
+        self._policy_tokens = tokens
+        return [rows[i * share : (i + 1) * share] for i in range(len(self._prompts))]
+
+    def _sample(self, prompts: list[list[int]]) -> list[PolicySample]:
+        start = time.perf_counter()
+        with unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+        ) as model:
+            samples = sample_policy(
+                model,
+                prompts,
+                self.stop_token_ids,
+                self._tokenizer.pad_token_id,
+                self.args.max_completion_length,
+                self.args.temperature,
+                self.args.per_device_train_batch_size * self.args.num_generations,
+                synced_gpus=self.accelerator.num_processes > 1,
+            )
+        if self.args.gradient_checkpointing:
+            # TRL 1.12 turns it on again without its arguments, 1.16 with those it is given; this can go with 1.12.
+            options = self.args.gradient_checkpointing_kwargs
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        self._seconds["generation"] += time.perf_counter() - start
+        ended = [sample.completion[-1] in self.stop_token_ids for sample in samples]
+        found = [len(samples), sum(len(sample.completion) for sample in samples), sum(ended)]
+        self._fresh += torch.tensor(found, dtype=torch.float64)
+        self._check_samples(samples, ended)
+        return samples
+
+    def _check_samples(self, samples: Sequence[PolicySample], ended: Sequence[bool]) -> None:
+        empty = all(end and len(sample.completion) == 1 for sample, end in zip(samples, ended, strict=True))
+        some = self.accelerator.reduce(
+            torch.tensor([float(any(ended)), float(not empty)], device=self.accelerator.device), reduction="sum"
+        )
+        self._without_end = 0 if some.min() > 0 else self._without_end + 1
+        if self._without_end >= MAX_STEPS_WITHOUT_END:
+            what = (
+                f"no completion ended within `max_completion_length={self.args.max_completion_length}` tokens. Raise "
+                "it"
+                if some[0] == 0
+                else "every completion was empty: the policy only says its stop token. Lower `learning_rate` or "
+                "`lambda_td`"
+            )
+            raise RuntimeError(
+                f"For {self._without_end} online steps {what}, or start from a model that imitates the data already "
+                "(`trl sft`, `trl-irl irl`)."
+            )
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self._is_policy = inputs.pop("is_policy", None)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _objective(self, output, terms, lambda_td, num_items_in_batch):
+        if self._is_policy is None:
+            return super()._objective(output, terms, lambda_td, num_items_in_batch)
+        own = terms.scored & ~self._is_policy[:, None]
+        expert_tokens = own.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        policy_weight = self.args.policy_weight if self._policy_tokens > 0 else 0.0
+        loss = online_loss(
+            terms,
+            value_drop(output.v, terms, self.args.gamma),
+            self._is_policy,
+            policy_weight,
+            lambda_td,
+            expert_tokens.to(terms.nll.device),
+            self._policy_tokens.to(terms.nll.device),
+            self.args.chi2_on,
+        )
+        if output.kl is not None:
+            kl = output.kl.masked_fill(self._is_policy[:, None], 0).sum() / expert_tokens.clamp(min=1)
+            loss = loss + self.args.lambda_kl * kl
+        return loss
+
+    def _measure(self, mode, output, terms, lambda_td, seen):
+        if self._is_policy is None:
+            return super()._measure(mode, output, terms, lambda_td, seen)
+        self._token_metrics[mode].add(output, terms, lambda_td, seen, rows=~self._is_policy)
+        if self._is_policy.any():
+            self._policy_metrics.add(output, terms, lambda_td, 0, rows=self._is_policy)
+        return None
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        skipped = self._step_guard.skipped
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        if self._step_guard.skipped == skipped:
+            self._policy_metrics.end_step()
+        else:
+            self._policy_metrics.drop_step(self.accelerator)
+        return grad_norm
+
+    def _pop_token_metrics(self, mode):
+        metrics = super()._pop_token_metrics(mode)
+        if mode == "train":
+            metrics |= self._pop_policy_metrics(metrics)
+        return metrics
+
+    def _pop_policy_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
+        device = self.accelerator.device
+        count, tokens, ended = self.accelerator.reduce(self._fresh.float().to(device), reduction="sum").tolist()
+        self._fresh.zero_()
+        found = {}
+        # Every rank pops, whether it has anything: sums are reduced over ranks.
+        policy = self._policy_metrics.pop(self.accelerator)
+        if policy:
+            names = ("reward_mean", "v_mean", "td_loss", "nll")
+            found |= {f"policy_{name}": policy[name] for name in names}
+            found["reward_gap"] = metrics["reward_mean"] - policy["reward_mean"]
+        if count:
+            found |= {"policy_length": tokens / count, "policy_ended": ended / count}
+        now, steps = time.perf_counter(), self._seconds["steps"]
+        if steps:
+            found["time_generation"] = self._seconds["generation"] / steps
+            found["time_update"] = (now - self._seconds["since"] - self._seconds["generation"]) / steps
+        self._seconds = {"generation": 0.0, "steps": 0, "since": now}
+        return found
+
+    def _replay_file(self, folder: str | Path) -> Path:
+        return Path(folder) / f"replay-{self.accelerator.process_index}.json"
+
+    def _save_rng_state(self, output_dir):
+        if self.args.replay_size:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            self._replay.save(self._replay_file(output_dir))
+        super()._save_rng_state(output_dir)
+
+    def _load_rng_state(self, checkpoint):
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None and self.args.replay_size:
+            self._replay.load(self._replay_file(checkpoint))
+
+
+def check_prompts(dataset) -> None:
+    """
+    Raises:
+        `ValueError`: there are no prompts to sample completions of.
+    """
+    if dataset is None:
+        return
+    columns = set(dataset.column_names or next(iter(dataset)))
+    if not ({"prompt", "completion"} <= columns or {"input_ids", "labels"} <= columns):
+        raise ValueError(
+            f"Online IRL samples a completion of each row's prompt, and this data has the columns "
+            f"{', '.join(sorted(columns))}: no `prompt` and `completion`. Split the text into both, or train offline "
+            "with `IRLTrainer`."
+        )
