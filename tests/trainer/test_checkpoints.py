@@ -4,6 +4,7 @@ import contextlib
 import errno
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,6 +78,24 @@ def test_another_rank_that_still_writes_leaves_nothing_behind(tmp_path, monkeypa
     # And for the other rank, whose folder is gone, it is the same error.
     with pytest.raises(CheckpointError, match="Parent directory"), one_error_if_disk_fails(folder, "."):
         torch.save(torch.zeros(3), folder / "shard.pt")
+
+
+def test_a_folder_that_another_rank_makes_while_it_is_removed(tmp_path, monkeypatch):
+    """Not there when it is looked at, and a folder when it is unlinked: it goes the next time."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    folder, is_dir, looked = tmp_path / "checkpoint-2", Path.is_dir, []
+
+    def made_after_the_look(path, **kwargs):
+        found = is_dir(path, **kwargs)
+        if path == folder and not looked:
+            looked.append(found)
+            folder.mkdir()
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", made_after_the_look)
+    with pytest.raises(CheckpointError), one_error_if_disk_fails(folder, "."):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert looked == [False] and not folder.exists()
 
 
 def test_other_errors_pass(tmp_path):

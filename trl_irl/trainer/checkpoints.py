@@ -7,7 +7,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -75,7 +75,11 @@ def _remove(folder: Path, half_written: str) -> None:
     end = time.monotonic() + (2 if several else 0)
     while True:
         for path in [folder] if half_written == "." else list(folder.glob(half_written)):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(IsADirectoryError):  # another rank made it just now: next time
+                    path.unlink(missing_ok=True)
         if time.monotonic() >= end:
             return
         time.sleep(0.05)

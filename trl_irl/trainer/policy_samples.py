@@ -139,9 +139,6 @@ class ReplayBuffer:
         self.told = {"size": size, **told}
         self._samples: deque[PolicySample] = deque(maxlen=size)
 
-    def __len__(self) -> int:
-        return len(self._samples)
-
     def add(self, samples: Sequence[PolicySample]) -> None:
         self._samples.extend(samples)
 
