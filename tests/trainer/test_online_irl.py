@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 
 from tests.conftest import make_model
+from tests.distributed.launchers import QUIET
 from trl_irl import IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
 
 
@@ -25,13 +26,7 @@ def make_trainer(tokenizer, folder, online=True, seed=0, **overrides):
         "max_steps": 3,
         "learning_rate": 1e-2,
         "lambda_td": 0.2,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "gradient_checkpointing": False,
-        "bf16": False,
-        "use_cpu": True,
-        "report_to": "none",
-        "disable_tqdm": True,
+        **QUIET,
         **overrides,
     }
     if online:

@@ -131,8 +131,7 @@ def main(arguments: DemoArguments) -> None:
         ("irl", "base", "3/4 Fine-tuning it by inverse reinforcement learning"),
     ):
         print(title, flush=True)
-        options = {} if name == "base" else dict(_GENERATE)
-        options |= {"max_steps": arguments.max_steps}
+        options = {"max_steps": arguments.max_steps, **({} if name == "base" else _GENERATE)}
         seconds[name] = run_recipe("trl-irl irl", name, folders[model], folders[name], **options)
     print("4/4 Sampling solutions of held-out problems", flush=True)
     evaluate.main(

@@ -19,6 +19,11 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict] | li
     return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
+def completion_text(completion: str | list[dict]) -> str:
+    """A completion's text, be it text or messages."""
+    return completion if isinstance(completion, str) else completion[-1]["content"]
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, row: dict) -> tuple[list[int], list[int]]:
     """
     Token ids of a row as SFTTrainer makes them of prompt-completion data.

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .held_out import encode, prompt_ids
+from .held_out import completion_text, encode, prompt_ids
 from .loading import whole_weights
 
 
@@ -119,8 +119,8 @@ class PreferenceReward:
             if completion_ids is not None and isinstance(prompt, str):
                 rows.append(prompt_ids(self.tokenizer, prompt) + list(completion_ids[i]))
             else:
-                text = completion if isinstance(completion, str) else completion[-1]["content"]
-                rows.append(encode(self.tokenizer, {"prompt": prompt, "completion": text})[0])
+                row = {"prompt": prompt, "completion": completion_text(completion)}
+                rows.append(encode(self.tokenizer, row)[0])
         return self.of_ids(rows)
 
     def of_ids(self, rows: Sequence[list[int]]) -> list[float]:

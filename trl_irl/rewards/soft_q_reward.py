@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from .held_out import encode, prompt_ids
+from .held_out import completion_text, encode, prompt_ids
 from .loading import whole_weights
 from .settings import saved_settings
 from .token_values import stop_token_ids, token_values
@@ -182,8 +182,8 @@ class SoftQReward:
             if any(prompt and isinstance(prompt[0], int) for prompt in prompts):
                 raise ValueError("Prompts that are token ids need `completion_ids`, not `completions`.")
             rows = [
-                {"prompt": prompt, "completion": text if isinstance(text, str) else text[-1]["content"]}
-                for prompt, text in zip(prompts, completions, strict=True)
+                {"prompt": prompt, "completion": completion_text(completion)}
+                for prompt, completion in zip(prompts, completions, strict=True)
             ]
             encoded = [encode(self.tokenizer, row) for row in rows]
         else:
@@ -245,7 +245,7 @@ class SoftQReward:
 
     def _check_tokenizer(self, completions: Sequence[Completion], completion_ids: Sequence[Sequence[int]]) -> None:
         for completion, ids in zip(completions, completion_ids, strict=True):
-            text = completion if isinstance(completion, str) else completion[-1]["content"]
+            text = completion_text(completion)
             ours = self.tokenizer.decode(list(ids), skip_special_tokens=True)
             if ours != text:
                 raise ValueError(
