@@ -7,9 +7,11 @@ __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
     from .rewards import PreferenceReward, SoftQReward
-    from .trainer import IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
+    from .trainer import GAILConfig, GAILTrainer, IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
 
 __all__ = [
+    "GAILConfig",
+    "GAILTrainer",
     "IRLConfig",
     "IRLTrainer",
     "OnlineIRLConfig",

@@ -9,6 +9,7 @@ from subprocess import CalledProcessError
 COMMANDS = {
     "irl": "fine-tune on demonstrations with the inverse soft-Q loss",
     "online-irl": "the same, on the model's own completions as well",
+    "gail": "train against a discriminator that learns to tell the model from the demonstrations",
     "ppo": "train on a reward with TRL's PPO: a reward model's, what IRL learned, or a task's own",
     "prepare": "format a dataset, cut over-long prompts, check lengths, and save it for training",
     "evaluate": "sample from models over temperatures and compare accuracy and diversity",
@@ -17,7 +18,7 @@ COMMANDS = {
     "demo": "build a tiny model, fine-tune it by MLE and by IRL, and compare them",
     "rlhf-demo": "take a tiny model through SFT, reward model and PPO, and through IRL and RLOO",
 }
-_LAUNCHED = {"irl", "online-irl", "ppo"}  # through accelerate, on as many processes as its config says
+_LAUNCHED = {"irl", "online-irl", "gail", "ppo"}  # through accelerate, on as many processes as its config says
 
 _HELP = """usage: trl-irl COMMAND [--config recipe.yaml] [--key value ...] [--accelerate_config NAME-or-path]
 

@@ -11,7 +11,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from trl.scripts import grpo, reward, rloo, sft
 
 from trl_irl.cli import accelerate_config_path, split_accelerate_config
-from trl_irl.commands import irl, online_irl, ppo
+from trl_irl.commands import gail, irl, online_irl, ppo
 from trl_irl.commands.irl import make_parser
 from trl_irl.rewards import from_environment
 
@@ -34,6 +34,8 @@ def parse(recipe, words=()):
     if recipe.stem.startswith("ppo"):
         pytest.importorskip("trl.experimental.ppo", reason="PPOTrainer is in TRL 1.12 only")
         return ppo.make_parser().parse(words)
+    if recipe.stem.startswith("gail"):
+        return gail.make_parser().parse(words)
     if recipe.stem.startswith("online_irl"):
         return online_irl.make_parser().parse(words)
     return irl.make_parser().parse(words)

@@ -168,7 +168,7 @@ def test_a_replay_buffer_of_another_run(tokenizer, tmp_path):
 
 
 def test_generation_that_never_ends(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("trl_irl.trainer.online_irl_trainer.MAX_STEPS_WITHOUT_END", 2)
+    monkeypatch.setattr("trl_irl.trainer.policy_samples.MAX_WITHOUT_END", 2)
     trainer = make_trainer(tokenizer, tmp_path, max_completion_length=1, max_steps=20)
     with torch.no_grad():
         trainer.model.lm_head.weight[tokenizer.eos_token_id] -= 100 * trainer.model.lm_head.weight.abs().max()

@@ -77,8 +77,9 @@ def check_paths(training_args, model_args) -> None:
     if model_args.model_name_or_path is None:
         raise ValueError("No model. Set `model_name_or_path` to a Hub id or a local folder.")
     check_local_model(model_args.model_name_or_path, "model_name_or_path")
-    if training_args.chat_template_path is not None:
-        check_local_path(training_args.chat_template_path, "chat_template_path")
+    for key in ("chat_template_path", "discriminator_model"):
+        if getattr(training_args, key, None) is not None:
+            check_local_path(getattr(training_args, key), key)
     check_writable(training_args.output_dir, "output_dir")
 
 
@@ -142,7 +143,7 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
     from trl import get_peft_config, get_quantization_config
 
     from ..tasks.files import check_room
-    from ..trainer import IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
+    from ..trainer import GAILConfig, GAILTrainer, IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
 
     check_paths(training_args, model_args)
     if model_args.use_peft and model_args.lora_r < 1:
@@ -177,7 +178,8 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
         **(training_args.model_init_kwargs or {}),
     }
     try:
-        trainer = (OnlineIRLTrainer if isinstance(training_args, OnlineIRLConfig) else IRLTrainer)(
+        kinds = {IRLConfig: IRLTrainer, OnlineIRLConfig: OnlineIRLTrainer, GAILConfig: GAILTrainer}
+        trainer = kinds[type(training_args)](
             model=model_args.model_name_or_path,
             args=training_args,
             train_dataset=splits[script_args.dataset_train_split],
@@ -222,6 +224,7 @@ def train(trainer, resume: str | None, dataset_name: str | None) -> None:
     Raises:
         `FloatingPointError`: the loss was not finite ([`IRLConfig.nan_policy`]).
         `CheckpointError`: a checkpoint or the model could not be written.
+        `GenerationError`: the policy samples nothing that ends.
     """
     from pathlib import Path
 
@@ -268,12 +271,13 @@ def run(argv: list[str] | None = None) -> int:
 
 def run_with(parser, argv: list[str] | None) -> int:
     """The command with the arguments of this parser, which are this command's or more."""
+    from ..trainer.policy_samples import GenerationError
     from .failures import run_training
 
     def train_and_save(made, script_args, *_) -> None:
         train(*made, script_args.dataset_name or script_args.task)
 
-    return run_training(parser, make_trainer, train_and_save, argv)
+    return run_training(parser, make_trainer, train_and_save, argv, (GenerationError,))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 from trl import ScriptArguments
 
+from ..rewards.loading import check_same_tokens
 from ..rewards.soft_q_reward import AGGREGATES, KINDS
 from .ppo_inputs import (
     after_eos,
-    check_same_tokens,
     demonstrations_of,
     load_prompts,
     load_tokenizer,

@@ -79,29 +79,6 @@ def load_tokenizer(path: str, config, use_peft: bool):
     return tokenizer
 
 
-def check_same_tokens(tokenizer, path: str, key: str) -> None:
-    """
-    Raises:
-        `ValueError`: the tokenizer at `path` is another one.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        other = AutoTokenizer.from_pretrained(path).get_vocab()
-    except (OSError, ValueError):
-        return  # none was saved with it
-    own = tokenizer.get_vocab()
-    differing = [token for token in own.keys() & other.keys() if own[token] != other[token]]
-    missing = [token for token in own.keys() ^ other.keys() if token != tokenizer.pad_token]
-    if differing or missing:
-        token = (differing or missing)[0]
-        raise ValueError(
-            f"`{key}: {path}` has another tokenizer than the policy: {token!r} is {other.get(token)} there and "
-            f"{own.get(token)} here. PPO gives it the policy's own token ids. Train it from a model with the policy's "
-            "tokenizer."
-        )
-
-
 def metric_reward(metric: str, score, rows: Sequence[dict], tokenizer):
     """
     A function of token ids, for [`~rewards.RewardFunctionModel`]: what `score(response, row)` gives as `metric`.

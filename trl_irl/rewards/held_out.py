@@ -10,13 +10,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .token_values import stop_token_ids, token_values
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict] | list[int]) -> list[int]:
-    """Token ids of a prompt: text as it is, messages by the chat template, ids themselves."""
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict] | list[int], **template_kwargs
+) -> list[int]:
+    """Token ids of a prompt: text as it is, messages by the chat template (with its arguments), ids themselves."""
     if isinstance(prompt, str):
         return tokenizer(prompt)["input_ids"]
     if not prompt or isinstance(prompt[0], int):
         return list(prompt)
-    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+    encoded = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **template_kwargs)
+    return encoded["input_ids"]
 
 
 def completion_text(completion: str | list[dict]) -> str:
@@ -24,7 +27,7 @@ def completion_text(completion: str | list[dict]) -> str:
     return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, row: dict) -> tuple[list[int], list[int]]:
+def encode(tokenizer: PreTrainedTokenizerBase, row: dict, **template_kwargs) -> tuple[list[int], list[int]]:
     """
     Token ids of a row as SFTTrainer makes them of prompt-completion data.
 
@@ -33,11 +36,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, row: dict) -> tuple[list[int], li
         row (`dict`):
             `prompt`, text or messages, and `completion`, text. After a text prompt an EOS token follows; messages are
             written by the chat template, which ends a turn by itself.
+        **template_kwargs:
+            Arguments of the chat template.
 
     Returns:
         `tuple[list[int], list[int]]`: all ids, and labels, -100 on the prompt.
     """
-    prompt = prompt_ids(tokenizer, row["prompt"])
+    prompt = prompt_ids(tokenizer, row["prompt"], **template_kwargs)
     if isinstance(row["prompt"], str):
         text = row["prompt"] + row["completion"]
         if not text.endswith(tokenizer.eos_token):
@@ -45,7 +50,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, row: dict) -> tuple[list[int], li
         ids = tokenizer(text)["input_ids"]
     else:
         answer = [{"role": "assistant", "content": row["completion"]}]
-        ids = tokenizer.apply_chat_template([*row["prompt"], *answer], return_dict=True)["input_ids"]
+        messages = [*row["prompt"], *answer]
+        ids = tokenizer.apply_chat_template(messages, return_dict=True, **template_kwargs)["input_ids"]
     return ids, [-100] * len(prompt) + ids[len(prompt) :]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.integrations import deepspeed
 
 
@@ -20,3 +21,24 @@ def whole_weights() -> Iterator[None]:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = reference
+
+
+def check_same_tokens(tokenizer: PreTrainedTokenizerBase, path: str, key: str) -> None:
+    """
+    Raises:
+        `ValueError`: the tokenizer at `path` is another one than the policy's.
+    """
+    try:
+        other = AutoTokenizer.from_pretrained(path).get_vocab()
+    except (OSError, ValueError):
+        return  # none was saved with it
+    own = tokenizer.get_vocab()
+    differing = [token for token in own.keys() & other.keys() if own[token] != other[token]]
+    missing = [token for token in own.keys() ^ other.keys() if token != tokenizer.pad_token]
+    if differing or missing:
+        token = (differing or missing)[0]
+        raise ValueError(
+            f"`{key}: {path}` has another tokenizer than the policy: {token!r} is {other.get(token)} there and "
+            f"{own.get(token)} here. It is given the policy's own token ids. Train it from a model with the policy's "
+            "tokenizer."
+        )

@@ -2,14 +2,16 @@
 
 import signal
 import threading
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import reduce
 from transformers import TrainerCallback, TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from .checkpoints import how_to_go_on
+from .checkpoints import how_to_go_on, one_error_if_disk_fails
 from .irl_config import IRLConfig
 
 
@@ -150,3 +152,31 @@ class StopOnSignal(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
+
+
+class Interruptible:
+    """
+    For a [`~transformers.Trainer`], before it among the bases: SIGTERM can end training with a checkpoint
+    (`save_on_signal`), a checkpoint is whole or not there, and a full disk is one error.
+    """
+
+    def _watch_signals(self) -> None:
+        self._stop_on_signal = StopOnSignal()
+        if self.args.save_on_signal:
+            self.add_callback(self._stop_on_signal)
+
+    @property
+    def stopped_by_signal(self) -> bool:
+        """Whether the last training ended early, with a checkpoint, because of SIGTERM (`save_on_signal`)."""
+        return self._stop_on_signal.stopped
+
+    def _save_rng_state(self, output_dir):
+        # Each rank's last file of a checkpoint. `trainer_state.json` comes next and marks the checkpoint as whole, and
+        # then older ones may be deleted: not before every rank is here.
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+
+    def _save_checkpoint(self, model, trial):
+        folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        with one_error_if_disk_fails(folder, "."):
+            super()._save_checkpoint(model, trial)

@@ -2,7 +2,6 @@ import copy
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from transformers import (
     set_seed,
 )
 from transformers.modeling_outputs import CausalLMOutput
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction, PredictionOutput
+from transformers.trainer_utils import EvalPrediction, PredictionOutput
 from trl import SFTTrainer
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import create_model_from_path, get_config_model_id
@@ -31,9 +30,8 @@ from ..rewards.token_values import stop_token_ids
 from ..soft_q import SoftQTerms, attach_soft_q_head, soft_q_terms
 from ..soft_q.head import Reference
 from ..soft_q.projection import Projection
-from .checkpoints import one_error_if_disk_fails
 from .checks import check_arguments, check_not_empty, check_quantization, check_rows, named
-from .faults import StepGuard, StopOnSignal
+from .faults import Interruptible, StepGuard
 from .irl_config import IRLConfig
 from .token_metrics import TokenMetrics
 
@@ -41,7 +39,7 @@ from .token_metrics import TokenMetrics
 logger = get_logger(__name__)
 
 
-class IRLTrainer(SFTTrainer):
+class IRLTrainer(Interruptible, SFTTrainer):
     """
     Trainer for offline inverse reinforcement learning: fine-tuning on demonstrations with the inverse soft-Q loss of
     [Imitating Language via Scalable Inverse Reinforcement Learning](https://huggingface.co/papers/2409.01369).
@@ -174,20 +172,13 @@ class IRLTrainer(SFTTrainer):
         self._warn_if_nothing_ends()
         self._token_metrics = {"train": TokenMetrics(), "eval": TokenMetrics()}
         self._step_guard = StepGuard(args, self.accelerator)
-        self._stop_on_signal = StopOnSignal()
-        if args.save_on_signal:
-            self.add_callback(self._stop_on_signal)
+        self._watch_signals()
 
         self.ref_model = None
         if args.lambda_kl > 0 and not (ref_model is None and is_peft_model(self.model)):
             if ref_model is None:
                 ref_model = create_model_from_path(model, **self._reference_init_kwargs(quantization_config))
             self.ref_model = self._prepare_reference(ref_model)
-
-    @property
-    def stopped_by_signal(self) -> bool:
-        """Whether the last training ended early, with a checkpoint, because of SIGTERM (`save_on_signal`)."""
-        return self._stop_on_signal.stopped
 
     def _check_parallelism(self) -> None:
         parallelism = self.accelerator.parallelism_config
@@ -351,22 +342,11 @@ class IRLTrainer(SFTTrainer):
                 getattr(self.lr_scheduler, "scheduler", self.lr_scheduler).step()
         return grad_norm
 
-    def _save_rng_state(self, output_dir):
-        # Each rank's last file of a checkpoint. `trainer_state.json` comes next and marks the checkpoint as whole, and
-        # then older ones may be deleted: not before every rank is here.
-        super()._save_rng_state(output_dir)
-        self.accelerator.wait_for_everyone()
-
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             settings = {name: getattr(self.args, name) for name in ("gamma", "terminal_value", "lambda_td")}
             save_settings(output_dir or self.args.output_dir, settings)
-
-    def _save_checkpoint(self, model, trial):
-        folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        with one_error_if_disk_fails(folder, "."):
-            super()._save_checkpoint(model, trial)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,12 +12,9 @@ from trl.models.utils import unwrap_model_for_generation
 from ..soft_q.online_objective import online_loss, value_drop
 from .irl_trainer import IRLTrainer
 from .online_irl_config import OnlineIRLConfig
-from .policy_samples import PolicySample, ReplayBuffer, prompts_of, sample_policy, with_policy_rows
+from .policy_samples import GenerationWatch, PolicySample, ReplayBuffer, prompts_of, sample_policy, with_policy_rows
+from .step_clock import StepClock
 from .token_metrics import TokenMetrics
-
-
-# Online steps in a row without one completion that ends, or with empty ones alone, before the run is ended.
-MAX_STEPS_WITHOUT_END = 20
 
 
 class OnlineIRLTrainer(IRLTrainer):
@@ -54,7 +49,7 @@ class OnlineIRLTrainer(IRLTrainer):
     Raises:
         `TypeError`: `args` is not an [`OnlineIRLConfig`].
         `ValueError`: the data has no prompts, or a prompt leaves no room for `max_completion_length`.
-        `RuntimeError`: for 20 online steps no completion ended, or all were empty.
+        `GenerationError`: for 20 generations no completion ended, or all were empty.
     """
 
     _tag_names = ["trl", "online-irl"]
@@ -70,8 +65,9 @@ class OnlineIRLTrainer(IRLTrainer):
         self._replay = ReplayBuffer(-(-args.replay_size // world), told)
         self._policy_metrics = TokenMetrics()
         self._fresh = torch.zeros(3, dtype=torch.float64)  # completions, their tokens, those that ended
-        self._seconds = {"generation": 0.0, "steps": 0, "since": time.perf_counter()}
-        self._without_end = 0
+        self._clock = StepClock()
+        self.add_callback(self._clock)
+        self._watch = GenerationWatch(self.accelerator, args.max_completion_length, "`lambda_td`")
         self._prompts: list[list[list[int]]] = []  # of each micro-batch of the step
         self._groups: list[list[PolicySample]] = []  # the policy's rows of those still to come
         self._policy_tokens: torch.Tensor | None = None
@@ -108,7 +104,6 @@ class OnlineIRLTrainer(IRLTrainer):
 
     def _policy_rows(self) -> list[list[PolicySample]]:
         """What the policy adds to each micro-batch of the step that begins."""
-        self._seconds["steps"] += 1
         prompts = [
             prompt for of_batch in self._prompts for prompt in of_batch for _ in range(self.args.num_generations)
         ]
@@ -116,7 +111,8 @@ class OnlineIRLTrainer(IRLTrainer):
         online = random.Random(f"{self.args.seed} {self.state.global_step}").random() < self.args.online_fraction
         rows = self._replay.draw(len(prompts))
         if online:
-            fresh = self._sample(prompts)
+            with self._clock.part("generation"):
+                fresh = self._sample(prompts)
             self._replay.add(fresh)
             rows = [*fresh, *rows]
         share = -(-len(rows) // len(self._prompts))
@@ -127,7 +123,6 @@ class OnlineIRLTrainer(IRLTrainer):
         return [rows[i * share : (i + 1) * share] for i in range(len(self._prompts))]
 
     def _sample(self, prompts: list[list[int]]) -> list[PolicySample]:
-        start = time.perf_counter()
         with unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
         ) as model:
@@ -145,31 +140,11 @@ class OnlineIRLTrainer(IRLTrainer):
             # TRL 1.12 turns it on again without its arguments, 1.16 with those it is given; this can go with 1.12.
             options = self.args.gradient_checkpointing_kwargs
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-        self._seconds["generation"] += time.perf_counter() - start
         ended = [sample.completion[-1] in self.stop_token_ids for sample in samples]
         found = [len(samples), sum(len(sample.completion) for sample in samples), sum(ended)]
         self._fresh += torch.tensor(found, dtype=torch.float64)
-        self._check_samples(samples, ended)
+        self._watch.see([sample.completion for sample in samples], ended)
         return samples
-
-    def _check_samples(self, samples: Sequence[PolicySample], ended: Sequence[bool]) -> None:
-        empty = all(end and len(sample.completion) == 1 for sample, end in zip(samples, ended, strict=True))
-        some = self.accelerator.reduce(
-            torch.tensor([float(any(ended)), float(not empty)], device=self.accelerator.device), reduction="sum"
-        )
-        self._without_end = 0 if some.min() > 0 else self._without_end + 1
-        if self._without_end >= MAX_STEPS_WITHOUT_END:
-            what = (
-                f"no completion ended within `max_completion_length={self.args.max_completion_length}` tokens. Raise "
-                "it"
-                if some[0] == 0
-                else "every completion was empty: the policy only says its stop token. Lower `learning_rate` or "
-                "`lambda_td`"
-            )
-            raise RuntimeError(
-                f"For {self._without_end} online steps {what}, or start from a model that imitates the data already "
-                "(`trl sft`, `trl-irl irl`)."
-            )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self._is_policy = inputs.pop("is_policy", None)
@@ -232,12 +207,7 @@ class OnlineIRLTrainer(IRLTrainer):
             found["reward_gap"] = metrics["reward_mean"] - policy["reward_mean"]
         if count:
             found |= {"policy_length": tokens / count, "policy_ended": ended / count}
-        now, steps = time.perf_counter(), self._seconds["steps"]
-        if steps:
-            found["time_generation"] = self._seconds["generation"] / steps
-            found["time_update"] = (now - self._seconds["since"] - self._seconds["generation"]) / steps
-        self._seconds = {"generation": 0.0, "steps": 0, "since": now}
-        return found
+        return found | self._clock.pop()
 
     def _replay_file(self, folder: str | Path) -> Path:
         return Path(folder) / f"replay-{self.accelerator.process_index}.json"

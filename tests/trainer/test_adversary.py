@@ -1,0 +1,89 @@
+"""The discriminator's training: it learns what there is to learn and no more, whatever the batches."""
+
+import random
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from tests.conftest import make_model, make_tokenizer
+from trl_irl import GAILConfig
+from trl_irl.rewards.discriminator import Discriminator
+from trl_irl.trainer.adversary import Adversary
+
+
+ROWS = [([5, 9, 2], [7, 8, 1]), ([4], [11, 3, 20, 6, 13]), ([30, 31, 32, 33], [1])]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    make_model("llama").save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+def make_adversary(folder, **keys):
+    args = GAILConfig(
+        str(folder),
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        discriminator_learning_rate=3e-3,
+        per_device_train_batch_size=16,
+        **keys,
+    )
+    return Adversary(Discriminator.load(folder, args.discriminator_level), args, Accelerator(cpu=True))
+
+
+def sample(rng, words, count):
+    return [([rng.randrange(40, 60)], [rng.choice(words) for _ in range(5)]) for _ in range(count)]
+
+
+@pytest.mark.parametrize("level", ["sequence", "token"])
+def test_learns_to_separate_what_differs(level, folder):
+    torch.manual_seed(0)
+    rng = random.Random(0)
+    adversary = make_adversary(folder, discriminator_level=level)
+    first = adversary.update(sample(rng, range(10, 20), 32), sample(rng, range(15, 25), 32))
+    for _ in range(60):
+        last = adversary.update(sample(rng, range(10, 20), 32), sample(rng, range(15, 25), 32))
+    # Half of the tokens are of both sides; that all five of a row are is rare (1 in 32, on either side).
+    least = 0.9 if level == "sequence" else 0.75
+    assert first["discriminator_loss"] > 0.6 > 0.55 > last["discriminator_loss"]
+    assert min(last["discriminator_accuracy_expert"], last["discriminator_accuracy_policy"]) > least
+
+
+def test_is_right_half_the_time_where_nothing_differs(folder):
+    """Both sides from one model; each row is seen before an update with it."""
+    torch.manual_seed(0)
+    rng = random.Random(0)
+    adversary = make_adversary(folder)
+    found = [adversary.update(sample(rng, range(10, 30), 32), sample(rng, range(10, 30), 32)) for _ in range(60)]
+    accuracy = [sum(step[f"discriminator_accuracy_{side}"] for side in ("expert", "policy")) / 2 for step in found]
+    mean = sum(accuracy[20:]) / 40
+    assert abs(mean - 0.5) < 0.03  # 2,560 rows: three standard deviations
+    assert sum(step["discriminator_loss"] for step in found[-10:]) / 10 > 0.67  # log 2 is 0.693
+
+
+def test_both_sides_weigh_the_same_whatever_their_numbers(folder):
+    gradients = []
+    for copies in (1, 3):
+        torch.manual_seed(0)
+        adversary = make_adversary(folder, discriminator_max_grad_norm=0.0, discriminator_batch_size=3)
+        adversary.update(ROWS[:1], ROWS[1:] * copies)
+        gradients.append([weight.grad.clone() for weight in adversary.weights.values()])
+    for one, three in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, three, rtol=1e-4, atol=1e-7)
+
+
+def test_update_ratio(folder):
+    rng = random.Random(0)
+    for ratio, expected in ((0.5, [0, 1, 0, 1]), (1.0, [1, 1, 1, 1]), (3.0, [3, 3, 3, 3])):
+        adversary = make_adversary(folder, discriminator_update_ratio=ratio)
+        steps = []
+        adversary.optimizer.register_step_post_hook(lambda *_, steps=steps: steps.append(1))
+        for count in expected:
+            before = len(steps)
+            measured = adversary.update(sample(rng, range(9), 6), sample(rng, range(9), 6))
+            assert len(steps) - before == count
+            assert bool(measured) == bool(count)

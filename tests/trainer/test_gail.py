@@ -1,0 +1,299 @@
+"""GAILTrainer against TRL's RLOOTrainer and a plain reference; what the expert's tokens are; resuming; bad input."""
+
+import copy
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import TrainerCallback
+from trl import RLOOConfig, RLOOTrainer
+
+from tests.conftest import make_model
+from tests.distributed.launchers import QUIET
+from trl_irl import GAILConfig, GAILTrainer, PreferenceReward
+from trl_irl.rewards.discriminator import Discriminator
+from trl_irl.trainer.expert_rows import expert_ids
+from trl_irl.trainer.policy_samples import GenerationError
+
+
+ROWS = [
+    {"prompt": "What is the colour of the sky?", "completion": " It is blue."},
+    {"prompt": "One", "completion": " two three"},
+    {"prompt": "The quick brown fox", "completion": " jumps over the lazy dog."},
+    {"prompt": "1", "completion": " 2 3"},
+]
+CHAT = [
+    {
+        "prompt": [{"role": "user", "content": row["prompt"]}],
+        "completion": [{"role": "assistant", "content": row["completion"]}],
+    }
+    for row in ROWS
+]
+
+
+@pytest.fixture(scope="module")
+def start(tokenizer, tmp_path_factory):
+    """The folder that policy and discriminator start from."""
+    folder = tmp_path_factory.mktemp("start")
+    make_model("llama", seed=0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def settings(folder, **overrides):
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 8,
+        "num_generations": 2,
+        "max_completion_length": 6,
+        "max_steps": 4,
+        "learning_rate": 1e-2,
+        "seed": 7,
+        **QUIET,
+        **overrides,
+    }
+
+
+def make_trainer(start, folder, rows=ROWS, trainer_kwargs=None, **overrides):
+    args = GAILConfig(**{"discriminator_learning_rate": 1e-2, **settings(folder, **overrides)})
+    return GAILTrainer(start, args, Dataset.from_list(rows), **(trainer_kwargs or {}))
+
+
+def logged(trainer, key):
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+def test_a_discriminator_that_stands_still_is_a_reward_function_of_rloo(start, tmp_path):
+    """Against TRL's own trainer with the same rewards."""
+    frozen = {"discriminator_update_ratio": 1e-9, "mle_coef": 0.0}
+    ours = make_trainer(start, tmp_path / "ours", **frozen)
+    judge = copy.deepcopy(ours.discriminator)
+    ours.train()
+
+    def judged(prompts, completion_ids, **kwargs):
+        asked = [ours._tokenizer(prompt)["input_ids"] for prompt in prompts]
+        return judge.rewards(list(zip(asked, completion_ids, strict=True)))
+
+    theirs = RLOOTrainer(
+        start, judged, RLOOConfig(**settings(tmp_path / "theirs")), Dataset.from_list(ROWS).select_columns("prompt")
+    )
+    theirs.train()
+    assert logged(ours, "reward") == pytest.approx(logged(theirs, "reward"), rel=1e-5)
+    assert len(set(logged(ours, "reward"))) == 4
+    for mine, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+class Gradients(TrainerCallback):
+    def __init__(self):
+        self.found = {}
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.found = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize("batch, steps", [(8, 1), (2, 4)])
+def test_the_expert_term_is_its_mean_nll_however_it_is_split(batch, steps, start, tokenizer, tmp_path):
+    """In warm-up and without KL nothing else moves the policy; the reference goes row by row over float64 logits."""
+    gradients = Gradients()
+    trainer = make_trainer(
+        start,
+        tmp_path,
+        trainer_kwargs={"callbacks": [gradients]},
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=steps,
+        discriminator_warmup_steps=10,
+        beta=0.0,
+        mle_coef=0.5,
+        max_grad_norm=0.0,
+        max_steps=1,
+    )
+    trainer.train()
+    model, found = make_model("llama", seed=0).double(), []
+    for row in ROWS:
+        prompt = tokenizer(row["prompt"])["input_ids"]
+        ids = prompt + [*tokenizer(row["completion"])["input_ids"], tokenizer.eos_token_id][:6]
+        log_pi = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        found += [-log_pi[t - 1, ids[t]] for t in range(len(prompt), len(ids))]
+    nll = torch.stack(found).mean()
+    assert sum(logged(trainer, "nll")) == pytest.approx(nll.item(), rel=1e-5)
+    (0.5 * nll).backward()
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(gradients.found[name].double(), weight.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_the_expert_stands_in_the_policys_tokens(tokenizer):
+    ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")}
+    prompt, completion = expert_ids(tokenizer, ROWS[0], ends, 100, {})
+    assert prompt == tokenizer(ROWS[0]["prompt"])["input_ids"]
+    assert completion == tokenizer(" It is blue.")["input_ids"] + [tokenizer.eos_token_id]
+    assert expert_ids(tokenizer, ROWS[0], ends, 3, {})[1] == completion[:3]  # as the policy would be cut
+    # Written as one, the space merges with what follows; the policy goes on after the space.
+    row = {"prompt": "The quick ", "completion": "brown"}
+    prompt, completion = expert_ids(tokenizer, row, ends, 100, {})
+    assert prompt == tokenizer(row["prompt"])["input_ids"]
+    assert prompt != tokenizer("The quick brown")["input_ids"][: len(prompt)]
+    assert tokenizer.decode(prompt + completion) == "The quick brown<eos>"
+    # The template ends a turn with a newline, which a policy that has said <|im_end|> never comes to write.
+    prompt, completion = expert_ids(tokenizer, CHAT[1], ends, 100, {})
+    assert tokenizer.decode(prompt) == "<|im_start|>user\nOne<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(completion) == " two three<|im_end|>"
+
+
+def test_what_is_logged_and_saved(start, tmp_path):
+    rows = Dataset.from_list(ROWS)
+    trainer = make_trainer(
+        start,
+        tmp_path,
+        trainer_kwargs={"eval_dataset": {"held_out": rows}, "reward_funcs": length_reward},
+        reward_weights=[1.0, 0.0],
+        discriminator_warmup_steps=2,
+        eval_strategy="steps",
+        eval_steps=2,
+    )
+    trainer.train()
+    history = [entry for entry in trainer.state.log_history if "discriminator_loss" in entry]
+    assert len(history) == 4
+    for entry in history:
+        assert 0 <= entry["discriminator_accuracy_expert"] <= 1 and 0 <= entry["discriminator_accuracy_policy"] <= 1
+        assert min(entry["time_generation"], entry["time_discriminator"], entry["time_update"]) > 0
+        assert entry["reward"] == pytest.approx(entry["rewards/discriminator/mean"], abs=1e-6)
+        assert entry["rewards/length_reward/mean"] >= 1
+    assert [entry["reward"] == 0 for entry in history] == [True, True, False, False]
+    evaluated = [entry for entry in trainer.state.log_history if "eval_held_out_nll" in entry or "eval_nll" in entry]
+    assert len(evaluated) == 2
+    assert trainer._adversary.generations == 4  # and not in evaluations
+    trainer.save_model()
+    reward = PreferenceReward(str(tmp_path / "discriminator"))
+    ids = [5, 6, 7, 8]
+    assert reward.of_ids([ids]) == pytest.approx(trainer.discriminator.rewards([(ids[:2], ids[2:])]), rel=1e-4)
+
+
+def length_reward(completion_ids, **kwargs):
+    return [float(len(ids)) for ids in completion_ids]
+
+
+@pytest.mark.parametrize("level", ["sequence", "token"])
+@pytest.mark.parametrize("rows", [ROWS, CHAT], ids=["text", "messages"])
+def test_adapters_levels_and_messages(level, rows, start, tmp_path):
+    trainer = make_trainer(
+        start,
+        tmp_path,
+        rows,
+        trainer_kwargs={"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"])},
+        discriminator_level=level,
+        discriminator_lora_r=4,
+        gail_reward="gail",
+        max_steps=2,
+    )
+    before = {name: weight.clone() for name, weight in trainer.discriminator.parameters.items()}
+    policy = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    assert any("lora" in name for name in before)
+    after = trainer.discriminator.parameters
+    changed = [name for name in before if not torch.equal(after[name], before[name])]
+    assert any("lora" in name for name in changed) and any("score" in name for name in changed)
+    moved = [name for name, weight in trainer.model.named_parameters() if not torch.equal(weight, policy[name])]
+    assert moved and all("lora" in name for name in moved)
+    assert all(value >= 0 for value in logged(trainer, "reward"))
+
+
+def test_resume_goes_on_as_if_nothing_had_happened(start, tmp_path):
+    keys = {"save_strategy": "steps", "save_steps": 2, "discriminator_update_ratio": 1.5}
+    rows = ROWS * 4  # one epoch: TRL's sampler shuffles the next ones otherwise after a resume
+    whole = make_trainer(start, tmp_path / "whole", rows, **keys)
+    whole.train()
+    resumed = make_trainer(start, tmp_path / "resumed", rows, **keys)
+    seen = {}
+    resumed.add_callback(_Seen(lambda: seen.update(copy.deepcopy(resumed._adversary.state_dict()))))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-2"))
+    saved = torch.load(tmp_path / "whole/checkpoint-2/adversary.pt", weights_only=True)
+    assert seen["generations"] == saved["generations"] == 2
+    for name, weight in saved["weights"].items():
+        assert torch.equal(seen["weights"][name], weight)
+    for index, state in saved["optimizer"]["state"].items():
+        assert torch.equal(seen["optimizer"]["state"][index]["exp_avg_sq"], state["exp_avg_sq"])
+    assert logged(resumed, "discriminator_loss") == logged(whole, "discriminator_loss")
+    for mine, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    for mine, theirs in zip(
+        resumed.discriminator.model.parameters(), whole.discriminator.model.parameters(), strict=True
+    ):
+        assert torch.equal(mine, theirs)
+
+
+class _Seen(TrainerCallback):
+    def __init__(self, look):
+        self.look = look
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.look()
+
+
+def test_checkpoints_of_others(start, tmp_path):
+    keys = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+    make_trainer(start, tmp_path / "whole", **keys).train()
+    checkpoint = tmp_path / "whole/checkpoint-2"
+    other = make_trainer(start, tmp_path / "other", discriminator_lora_r=2, **keys)
+    with pytest.raises(ValueError, match="discriminator is another one"):
+        other.train(resume_from_checkpoint=str(checkpoint))
+    (checkpoint / "adversary.pt").unlink()
+    with pytest.raises(ValueError, match="has no adversary.pt"):
+        make_trainer(start, tmp_path / "again", **keys).train(resume_from_checkpoint=str(checkpoint))
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["never ends", "is always empty"])
+def test_generation_there_is_nothing_to_learn_from(ends, start, tmp_path, monkeypatch):
+    monkeypatch.setattr("trl_irl.trainer.policy_samples.MAX_WITHOUT_END", 2)
+    trainer = make_trainer(start, tmp_path, learning_rate=0.0, max_steps=5)
+    head = trainer.model.lm_head
+    forward = head.forward
+
+    def biased(hidden):
+        logits = forward(hidden)
+        return logits + 1e4 * (1 if ends else -1) * torch.nn.functional.one_hot(torch.tensor(1), logits.size(-1))
+
+    monkeypatch.setattr(head, "forward", biased)
+    told = "every completion was empty" if ends else "no completion ended within `max_completion_length=6`"
+    with pytest.raises(GenerationError, match=told):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    "keys, fragment",
+    [
+        ({"label_smoothing": 0.5}, "`label_smoothing=0.5` is out of range"),
+        ({"gail_reward": "wgan"}, "`gail_reward='wgan'` is unknown"),
+        ({"discriminator_level": "word"}, "`discriminator_level='word'` is unknown"),
+        ({"reward_clip": -1.0}, "`reward_clip=-1.0` is out of range"),
+        ({"discriminator_update_ratio": 0.0}, "`discriminator_update_ratio=0.0` is out of range"),
+        ({"discriminator_batch_size": 0}, "`discriminator_batch_size=0`"),
+    ],
+)
+def test_refused(keys, fragment, start, tmp_path):
+    with pytest.raises(ValueError, match=fragment):
+        make_trainer(start, tmp_path, **keys)
+
+
+def test_data_without_completions(start, tmp_path):
+    with pytest.raises(ValueError, match="train dataset has the columns answer, prompt, and no `completion`"):
+        make_trainer(start, tmp_path, [{"prompt": "One", "answer": "two"}])
+
+
+def test_a_discriminator_with_another_tokenizer(start, tokenizer, tmp_path):
+    other = copy.deepcopy(tokenizer)
+    other.add_tokens(["<other>"])
+    make_model("llama").save_pretrained(tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="`discriminator_model: .*other` has another tokenizer than the policy"):
+        make_trainer(start, tmp_path, discriminator_model=str(tmp_path / "other"))
+    make_model("llama", vocab_size=100).save_pretrained(tmp_path / "small")
+    small = Discriminator.load(str(tmp_path / "small"))
+    with pytest.raises(ValueError, match="The discriminator has 100 embeddings and the policy 300 tokens"):
+        make_trainer(start, tmp_path, trainer_kwargs={"discriminator": small})
+
+
+def test_no_gail_config(start, tmp_path):
+    with pytest.raises(TypeError, match="Build a `GAILConfig`"):
+        GAILTrainer(start, RLOOConfig(**settings(tmp_path)), Dataset.from_list(ROWS))
