@@ -1,11 +1,13 @@
 """OnlineIRLTrainer: its loss against a plain reference on full logits, its offline limit, samples, replay, resume."""
 
 import copy
+import inspect
 import json
 
 import pytest
 import torch
 from datasets import Dataset
+from trl.generation.vllm_generation import VLLMGeneration
 
 from tests.conftest import make_model
 from tests.distributed.launchers import QUIET
@@ -20,7 +22,7 @@ ROWS = [
 ]
 
 
-def make_trainer(tokenizer, folder, online=True, seed=0, **overrides):
+def make_trainer(tokenizer, folder, online=True, seed=0, ref_model=None, **overrides):
     keys = {
         "per_device_train_batch_size": 4,
         "max_steps": 3,
@@ -37,6 +39,7 @@ def make_trainer(tokenizer, folder, online=True, seed=0, **overrides):
         args=config(str(folder), **keys),
         train_dataset=Dataset.from_list(ROWS),
         processing_class=copy.deepcopy(tokenizer),
+        ref_model=ref_model,
     )
 
 
@@ -86,12 +89,24 @@ def reference(model, rows, gamma, lambda_td, weight, terminal_value, stop):
     return -mean(False, gain) + mixture[drop] + lambda_td * mixture[squared]
 
 
+def mixture_of_kl(model, other, rows, weight):
+    """KL(model || other) in float64, a mean over the states of the expert's rows and one over the policy's."""
+    found = {side: [] for side in (False, True)}
+    for ids, start, of_policy in rows:
+        p, q = (copy.deepcopy(m).double()(input_ids=torch.tensor([ids])).logits[0] for m in (model, other))
+        log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
+        found[of_policy] += [*(log_p.exp() * (log_p - log_q)).sum(-1)[start - 1 : len(ids) - 1]]
+    return sum(w * torch.stack(found[side]).mean() for side, w in ((False, 1 - weight), (True, weight)))
+
+
 @pytest.mark.parametrize("gamma, terminal_value, weight", [(1.0, "mask", 0.5), (0.9, "zero", 0.3)])
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_loss_and_gradients_against_full_logits(gamma, terminal_value, weight, accumulation, tokenizer, tmp_path):
+@pytest.mark.parametrize("accumulation, lambda_kl", [(1, 0.0), (2, 0.0), (2, 0.5)])
+def test_loss_against_full_logits(gamma, terminal_value, weight, accumulation, lambda_kl, tokenizer, tmp_path):
     trainer = make_trainer(
         tokenizer,
         tmp_path,
+        ref_model=make_model("llama", seed=1) if lambda_kl else None,
+        lambda_kl=lambda_kl,
         gamma=gamma,
         terminal_value=terminal_value,
         policy_weight=weight,
@@ -119,6 +134,9 @@ def test_loss_and_gradients_against_full_logits(gamma, terminal_value, weight, a
         ids = tokenizer(row["prompt"] + row["completion"])["input_ids"] + [tokenizer.eos_token_id]
         rows.append((ids, len(prompt), False))
     expected = reference(model, rows, gamma, 0.2, weight, terminal_value, {tokenizer.eos_token_id})
+    kl = mixture_of_kl(model, make_model("llama", seed=1), rows, weight)
+    assert kl > 0.1
+    expected = expected + lambda_kl * kl
     assert losses(trainer)[0] == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -165,6 +183,54 @@ def test_a_replay_buffer_of_another_run(tokenizer, tmp_path):
     other = make_trainer(tokenizer, tmp_path / "again", replay_size=4, **keys)
     with pytest.raises(ValueError, match="of another run: its size is 6, and this run's is 4"):
         other.train(resume_from_checkpoint=str(tmp_path / "six/checkpoint-2"))
+
+
+class StandInForVLLM(VLLMGeneration):
+    """TRL's class with the model itself in vLLM's place: its arguments are those that TRL has."""
+
+    made = []
+
+    def _init_vllm(self):
+        self.synced = 0
+        StandInForVLLM.made.append(self)
+
+    def sync_weights(self):
+        self.synced += 1
+        self.copy = copy.deepcopy(self.model)
+
+    def generate(self, prompts, images, num_generations, profiler=None):
+        inspect.signature(VLLMGeneration.generate).bind(self, prompts, images, num_generations)
+        (stop,) = self.generation_kwargs["stop_token_ids"]
+        rows = [
+            self.copy.generate(
+                torch.tensor([ids]), max_new_tokens=self.max_completion_length, temperature=self.temperature, top_k=0,
+                top_p=self.top_p, do_sample=True, eos_token_id=stop, pad_token_id=0,
+            )[0, len(ids) :].tolist()
+            for ids in prompts
+        ]  # fmt: skip
+        return prompts, rows, None, None
+
+
+def test_sampling_by_vllm(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("trl_irl.trainer.vllm_arguments.VLLMGeneration", StandInForVLLM)
+    monkeypatch.setattr("trl_irl.trainer.vllm_arguments.is_vllm_available", lambda: True)
+    # As good as greedy, so that both ways of sampling draw the same.
+    keys = {"temperature": 1e-4, "num_generations": 2, "gradient_accumulation_steps": 2}
+    keys |= {"per_device_train_batch_size": 2}
+    by_vllm = make_trainer(tokenizer, tmp_path / "vllm", use_vllm=True, vllm_mode="colocate", **keys)
+    plain = make_trainer(tokenizer, tmp_path / "plain", **keys)
+    by_vllm.train()
+    plain.train()
+    (made,) = StandInForVLLM.made
+    assert made.synced == 3 and made.max_num_seqs == 8
+    assert losses(by_vllm) == pytest.approx(losses(plain), rel=1e-5)
+    assert losses(by_vllm, "policy_length") == losses(plain, "policy_length")
+
+
+def test_vllm_that_is_not_installed(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("trl_irl.trainer.vllm_arguments.is_vllm_available", lambda: False)
+    with pytest.raises(ImportError, match="`use_vllm` is set and vLLM is not installed"):
+        make_trainer(tokenizer, tmp_path, use_vllm=True)
 
 
 def test_generation_that_never_ends(tokenizer, tmp_path, monkeypatch):

@@ -60,6 +60,8 @@ def online_loss(
     expert_tokens: torch.Tensor,
     policy_tokens: torch.Tensor,
     chi2_on: str = "mixture",
+    kl: torch.Tensor | None = None,
+    lambda_kl: float = 0.0,
 ) -> torch.Tensor:
     """
     The objective above, of some rows of a batch.
@@ -77,6 +79,10 @@ def online_loss(
         chi2_on (`str`, *optional*, defaults to `"mixture"`):
             `"expert"` takes the squared reward over expert tokens alone, with their whole weight: it leaves Q free
             where the policy goes, and diverges in practice.
+        kl (`torch.Tensor` of shape `(batch, positions)`, *optional*):
+            KL(pi || pi_ref) of each state, 0 where nothing is scored.
+        lambda_kl (`float`, *optional*, defaults to `0.0`):
+            Weight of its mean over the mixture.
 
     Returns:
         `torch.Tensor`: a scalar, in nats (and squared nats).
@@ -89,11 +95,15 @@ def online_loss(
         tokens = policy_tokens if of_policy else expert_tokens
         return values.masked_fill(is_policy != of_policy, 0).sum() / tokens.clamp(min=1)
 
+    def mixture(values: torch.Tensor, weight: float) -> torch.Tensor:
+        return (1 - weight) * mean(values, False) + weight * mean(values, True)
+
     loss = mean(terms.nll, False)
     if policy_weight > 0:
         loss = loss + policy_weight * (mean(drop, True) - mean(drop, False))
     if lambda_td > 0:
-        squared = terms.reward.square()
         on_policy = policy_weight if chi2_on == "mixture" else 0.0
-        loss = loss + lambda_td * ((1 - on_policy) * mean(squared, False) + on_policy * mean(squared, True))
+        loss = loss + lambda_td * mixture(terms.reward.square(), on_policy)
+    if kl is not None:
+        loss = loss + lambda_kl * mixture(kl, policy_weight)
     return loss

@@ -21,6 +21,7 @@ from .faults import Interruptible
 from .gail_config import GAILConfig
 from .policy_samples import GenerationWatch
 from .step_clock import StepClock
+from .vllm_arguments import check_vllm
 
 
 ADVERSARY_NAME = "adversary.pt"
@@ -107,6 +108,7 @@ class GAILTrainer(Interruptible, RLOOTrainer):
     ):
         if not isinstance(args, GAILConfig):
             raise TypeError(f"`args` is a `{type(args).__name__}`. Build a `GAILConfig`.")
+        check_vllm(args)
         name = model if isinstance(model, str) else get_config_model_id(model.config)
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(

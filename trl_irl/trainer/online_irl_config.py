@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 
 from ..soft_q.online_objective import CHI2_ON
 from .irl_config import IRLConfig
+from .vllm_arguments import VLLMArguments
 
 
 @dataclass
-class OnlineIRLConfig(IRLConfig):
+class OnlineIRLConfig(VLLMArguments, IRLConfig):
     r"""
     Configuration of [`OnlineIRLTrainer`]: [`IRLConfig`] with the keys below.
 
@@ -26,6 +27,8 @@ class OnlineIRLConfig(IRLConfig):
             How many earlier samples to keep and mix in, over all ranks, oldest out first; 0 takes fresh ones only.
         ds3_gather_for_generation (`bool`, *optional*, defaults to `True`):
             ZeRO-3: gather all weights on each GPU while sampling. `False` is slower and needs no room for them.
+        use_vllm, vllm_mode, vllm_server_base_url, vllm_gpu_memory_utilization and so on:
+            As in [`~trl.RLOOConfig`]: sampling by vLLM, in this process or on a server.
 
         > Parameters that control the objective
 

@@ -12,9 +12,18 @@ from trl.models.utils import unwrap_model_for_generation
 from ..soft_q.online_objective import online_loss, value_drop
 from .irl_trainer import IRLTrainer
 from .online_irl_config import OnlineIRLConfig
-from .policy_samples import GenerationWatch, PolicySample, ReplayBuffer, prompts_of, sample_policy, with_policy_rows
+from .policy_samples import (
+    GenerationWatch,
+    PolicySample,
+    ReplayBuffer,
+    prompts_of,
+    sample_policy,
+    sample_with_vllm,
+    with_policy_rows,
+)
 from .step_clock import StepClock
 from .token_metrics import TokenMetrics
+from .vllm_arguments import check_vllm, make_vllm
 
 
 class OnlineIRLTrainer(IRLTrainer):
@@ -58,6 +67,7 @@ class OnlineIRLTrainer(IRLTrainer):
     def __init__(self, model, args: OnlineIRLConfig | None = None, *positional, **kwargs):
         if not isinstance(args, OnlineIRLConfig):
             raise TypeError(f"`args` is a `{type(args).__name__}`. Build an `OnlineIRLConfig`.")
+        check_vllm(args)
         check_prompts(kwargs.get("train_dataset", positional[1] if len(positional) > 1 else None))
         super().__init__(model, args, *positional, **kwargs)
         world = self.accelerator.num_processes
@@ -73,6 +83,11 @@ class OnlineIRLTrainer(IRLTrainer):
         self._policy_tokens: torch.Tensor | None = None
         self._is_policy: torch.Tensor | None = None
         self._check_room()
+        self._vllm = None
+        if args.use_vllm:
+            count = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.num_generations
+            told = (self.model, self.accelerator, self._tokenizer, count, self.stop_token_ids)
+            self._vllm = make_vllm(args, *told)
 
     def _check_room(self) -> None:
         context = getattr(self._causal_lm.config.get_text_config(), "max_position_embeddings", None)
@@ -113,6 +128,10 @@ class OnlineIRLTrainer(IRLTrainer):
         if online:
             with self._clock.part("generation"):
                 fresh = self._sample(prompts)
+            ended = [sample.completion[-1] in self.stop_token_ids for sample in fresh]
+            found = [len(fresh), sum(len(sample.completion) for sample in fresh), sum(ended)]
+            self._fresh += torch.tensor(found, dtype=torch.float64)
+            self._watch.see([sample.completion for sample in fresh], ended)
             self._replay.add(fresh)
             rows = [*fresh, *rows]
         share = -(-len(rows) // len(self._prompts))
@@ -123,6 +142,8 @@ class OnlineIRLTrainer(IRLTrainer):
         return [rows[i * share : (i + 1) * share] for i in range(len(self._prompts))]
 
     def _sample(self, prompts: list[list[int]]) -> list[PolicySample]:
+        if self._vllm is not None:
+            return sample_with_vllm(self._vllm, prompts, self.stop_token_ids, self.accelerator)
         with unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
         ) as model:
@@ -140,10 +161,6 @@ class OnlineIRLTrainer(IRLTrainer):
             # TRL 1.12 turns it on again without its arguments, 1.16 with those it is given; this can go with 1.12.
             options = self.args.gradient_checkpointing_kwargs
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-        ended = [sample.completion[-1] in self.stop_token_ids for sample in samples]
-        found = [len(samples), sum(len(sample.completion) for sample in samples), sum(ended)]
-        self._fresh += torch.tensor(found, dtype=torch.float64)
-        self._watch.see([sample.completion for sample in samples], ended)
         return samples
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -156,7 +173,7 @@ class OnlineIRLTrainer(IRLTrainer):
         own = terms.scored & ~self._is_policy[:, None]
         expert_tokens = own.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         policy_weight = self.args.policy_weight if self._policy_tokens > 0 else 0.0
-        loss = online_loss(
+        return online_loss(
             terms,
             value_drop(output.v, terms, self.args.gamma),
             self._is_policy,
@@ -165,11 +182,9 @@ class OnlineIRLTrainer(IRLTrainer):
             expert_tokens.to(terms.nll.device),
             self._policy_tokens.to(terms.nll.device),
             self.args.chi2_on,
+            output.kl,
+            self.args.lambda_kl,
         )
-        if output.kl is not None:
-            kl = output.kl.masked_fill(self._is_policy[:, None], 0).sum() / expert_tokens.clamp(min=1)
-            loss = loss + self.args.lambda_kl * kl
-        return loss
 
     def _measure(self, mode, output, terms, lambda_td, seen):
         if self._is_policy is None:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from transformers import PreTrainedModel
+from trl.generation.vllm_generation import VLLMGeneration
 
 
 # Generations in a row without one completion that ends, or with empty ones alone, before the run is ended.
@@ -32,6 +34,12 @@ class PolicySample:
 
     prompt: list[int]
     completion: list[int]
+
+    @classmethod
+    def cut(cls, prompt: list[int], completion: list[int], stop_tokens: Collection[int]) -> PolicySample:
+        """With what was generated after a stop token left out."""
+        stop = next((i for i, token in enumerate(completion) if token in stop_tokens), len(completion) - 1)
+        return cls(prompt, completion[: stop + 1])
 
 
 def prompts_of(batch: dict[str, torch.Tensor]) -> list[list[int]]:
@@ -92,11 +100,30 @@ def sample_policy(
             pad_token_id=pad_token_id,
             synced_gpus=synced_gpus,
         )
-        for prompt, row in zip(chosen, generated[:, width:].tolist(), strict=True):
-            stop = next((i for i, token in enumerate(row) if token in stop_tokens), len(row) - 1)
-            found.append(PolicySample(prompt, row[: stop + 1]))
+        rows = generated[:, width:].tolist()
+        found += [PolicySample.cut(*pair, stop_tokens) for pair in zip(chosen, rows, strict=True)]
     model.train(was_training)
     return found
+
+
+def sample_with_vllm(
+    vllm: VLLMGeneration, prompts: Sequence[list[int]], stop_tokens: Collection[int], accelerator: Accelerator
+) -> list[PolicySample]:
+    """
+    One completion of each prompt, drawn by vLLM from the policy's weights of now; all ranks take part.
+
+    Args:
+        vllm ([`~trl.generation.vllm_generation.VLLMGeneration`])
+        prompts (`Sequence[list[int]]`):
+            Token ids; one or more, and as many as there happen to be on each rank.
+        stop_tokens (`Collection[int]`), accelerator ([`~accelerate.Accelerator`])
+    """
+    vllm.sync_weights()
+    # With a server, TRL cuts what comes back into equal parts for the ranks.
+    most = max(gather_object([len(prompts)]))
+    asked = [*prompts, *[prompts[0]] * (most - len(prompts))]
+    rows = vllm.generate(prompts=asked, images=None, num_generations=1)[1]
+    return [PolicySample.cut(prompt, list(row), stop_tokens) for prompt, row in zip(prompts, rows, strict=False)]
 
 
 def with_policy_rows(

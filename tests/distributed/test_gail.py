@@ -1,0 +1,91 @@
+"""`trl-irl gail` on two processes: one discriminator, and the expert's term as on one."""
+
+import importlib.util
+import json
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.distributed.launchers import LORA, QUIET, cpu_twin, finish, history, launch, make_inputs
+
+
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
+)
+ROWS = [
+    {"prompt": "What is the sky?", "completion": " It is blue."},
+    {"prompt": "Count:", "completion": " one two three 1 2 3"},
+    {"prompt": "The quick", "completion": " brown"},
+    {"prompt": "One", "completion": " two three"},
+]
+CASES = [("ddp", False), ("ddp", True), *(pytest.param("zero3", x, marks=needs_deepspeed) for x in (False, True))]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = make_inputs(tmp_path_factory.mktemp("inputs"))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return folder
+
+
+def run(inputs, folder, launcher, lora, processes=2, **keys):
+    folder.mkdir()
+    keys = {
+        "model_name_or_path": str(inputs / "model"),
+        "dataset_name": str(inputs / "rows.jsonl"),
+        "output_dir": str(folder),
+        "max_steps": 3,
+        "per_device_train_batch_size": 8 // processes,
+        "num_generations": 2,
+        "max_completion_length": 5,
+        "learning_rate": 1.0e-2,
+        "dtype": "float32",
+        **(LORA if lora else {}),
+        **QUIET,
+        **keys,
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(keys))
+    config = cpu_twin(launcher, processes, folder)
+    words = ["accelerate.commands.launch", "--config_file", config, "-m", "tests.distributed.observed_gail"]
+    status, _, stderr = finish(launch([*words, "--config", folder / "recipe.yaml"]))
+    assert status == 0, stderr[-4000:]
+    ranks = [
+        [json.loads(line) for line in (folder / f"rank-{rank}.jsonl").read_text().splitlines()]
+        for rank in range(processes)
+    ]
+    return history(folder), load_file(next(folder.glob("*.safetensors"))), ranks
+
+
+WARM_UP = {"discriminator_warmup_steps": 9, "beta": 0.0, "mle_coef": 1.0}
+
+
+@pytest.fixture(scope="module")
+def one_process(inputs, tmp_path_factory):
+    """Nothing but the expert's term moves the policy: with all weights, and with LoRA."""
+    folder = tmp_path_factory.mktemp("one")
+    return {lora: run(inputs, folder / str(lora), "ddp", lora, 1, **WARM_UP) for lora in (False, True)}
+
+
+@pytest.mark.parametrize("launcher, lora", CASES)
+def test_the_experts_term_as_on_one_process(launcher, lora, inputs, one_process, tmp_path):
+    logged, weights, ranks = run(inputs, tmp_path / "two", launcher, lora, **WARM_UP)
+    expected_log, expected, _ = one_process[lora]
+    assert [entry["nll"] for entry in logged] == pytest.approx([entry["nll"] for entry in expected_log], rel=1e-4)
+    assert len({round(entry["nll"], 4) for entry in logged}) == 3
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
+    assert ranks[0][-1]["weights"] == ranks[1][-1]["weights"]
+
+
+@pytest.mark.parametrize("launcher", ["ddp", pytest.param("zero3", marks=needs_deepspeed)])
+def test_one_discriminator_on_all_ranks(launcher, inputs, tmp_path):
+    keys = {"discriminator_learning_rate": 1.0e-2, "discriminator_update_ratio": 2.0}
+    logged, _, ranks = run(inputs, tmp_path / "two", launcher, launcher == "ddp", **keys)
+    assert ranks[0] == ranks[1] and len(ranks[0]) == 3  # what is measured is over all ranks, too
+    assert ranks[0][0]["rows"] == [2, 4]
+    weights = [tuple(step["weights"].values()) for step in ranks[0]]
+    assert len(set(weights)) == 3
+    assert all(torch.tensor([entry["loss"], entry["reward"]]).isfinite().all() for entry in logged)
+    assert (tmp_path / "two/discriminator/model.safetensors").is_file()
