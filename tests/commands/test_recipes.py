@@ -86,9 +86,19 @@ def test_what_a_recipe_says_of_several_gpus(recipe, words, monkeypatch):
         assert str(before) != str(after) and type(after)(yaml.safe_load(value)) == after
 
 
-@pytest.mark.parametrize("folder", ["arithmetic", "tldr", "hh"])
-def test_every_stage_has_a_recipe(folder):
-    stages = {"sft", "irl", "reward", "ppo_full", "ppo_lora", "rloo", "grpo"}
+RLHF = {"sft", "irl", "reward", "ppo_full", "ppo_lora", "rloo", "grpo"}
+
+
+@pytest.mark.parametrize(
+    "folder, stages",
+    [
+        ("arithmetic", RLHF | {"online_irl", "gail"}),
+        ("tldr", RLHF | {"online_irl", "gail"}),
+        ("hh", RLHF),
+        ("gsm8k", {"online_irl_lora", "gail_lora"}),
+    ],
+)
+def test_every_stage_has_a_recipe(folder, stages):
     assert stages <= {path.stem for path in RECIPES if path.parent.name == folder}
     told = (ROOT / "recipes" / folder / "README.md").read_text()
     assert all(f"recipes/{folder}/{stage}.yaml" in told for stage in stages)

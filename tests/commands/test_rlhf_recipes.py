@@ -10,7 +10,7 @@ from trl.scripts import grpo, reward, rloo, sft
 from tests.conftest import make_model, make_tokenizer
 from tests.distributed.launchers import QUIET
 from trl_irl import PreferenceReward
-from trl_irl.commands import evaluate, irl, ppo, prepare
+from trl_irl.commands import evaluate, gail, irl, online_irl, ppo, prepare
 
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -49,8 +49,9 @@ def run(tmp_path, monkeypatch):
             words += [
                 word for key, value in keys.items() if key not in without for word in (f"--{key}", str(value).lower())
             ]
-            if stage == "irl":
-                assert irl.run(words) == 0
+            own = {"irl": irl, "online_irl": online_irl, "gail": gail}
+            if stage in own:
+                assert own[stage].run(words) == 0
             elif stage.startswith("ppo"):
                 assert ppo.run(words) == 0
             else:
@@ -87,7 +88,13 @@ def test_stage_after_stage(folder, run, tmp_path):
     pad = {"pad_token": "<pad>"} if folder == "tldr" else {}
     supervised = {"model_name_or_path": base, "dataset_name": data, **pad}
     run("sft", **supervised)
-    run("irl", **(supervised | ({"task": "tldr"} if folder == "tldr" else {})))
+    task = {"task": "tldr"} if folder == "tldr" else {}
+    run("irl", **supervised, **task)
+    if folder == "tldr":
+        assert logged(run("online_irl", dataset_name=data, max_completion_length=8), "policy_length")
+        saved = run("gail", dataset_name=data, max_completion_length=8)
+        assert len(logged(saved, "discriminator_loss")) == 2
+        assert (saved / "discriminator/adapter_model.safetensors").is_file()
     saved = run("reward", dataset_name=pairs, **pad)
     chosen = [(row["prompt"], row["chosen"]) for row in rows(folder == "hh")]
     given = PreferenceReward(str(saved))([prompt for prompt, _ in chosen], [text for _, text in chosen])
