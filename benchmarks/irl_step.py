@@ -1,6 +1,7 @@
 """
-Time and memory of one optimiser step: IRLTrainer, TRL's SFTTrainer, and the inverse soft-Q loss on full logits, each
-in a process of its own, on the same batches.
+Time and memory of one optimiser step: IRLTrainer, TRL's SFTTrainer, the inverse soft-Q loss on full logits, and
+OnlineIRLTrainer, each in a process of its own, on the same batches; online, half of the rows are the policy's own
+completions, as long as the expert's they take the place of.
 
 ```bash
 python benchmarks/irl_step.py --device cpu --model-size 40m --vocab 151936
@@ -31,7 +32,7 @@ SIZES = {  # hidden, intermediate, layers, heads, key-value heads, tied embeddin
 }
 # glibc gives freed blocks back at once, so that the peak of the process is of memory in use.
 _ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "0"}
-VARIANTS = ("IRLTrainer", "SFTTrainer", "full-logits IRL")
+VARIANTS = ("IRLTrainer", "SFTTrainer", "full-logits IRL", "OnlineIRLTrainer")
 
 
 def make_rows(path: str | None, count: int, length: int) -> list[dict]:
@@ -91,7 +92,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
     from transformers.modeling_outputs import CausalLMOutput
     from trl import SFTConfig, SFTTrainer
 
-    from trl_irl import IRLConfig, IRLTrainer
+    from trl_irl import IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
     from trl_irl.soft_q import soft_q_terms
 
     class FullLogitsTrainer(IRLTrainer):
@@ -153,7 +154,12 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
         "IRLTrainer": (IRLTrainer, IRLConfig),
         "SFTTrainer": (SFTTrainer, SFTConfig),
         "full-logits IRL": (FullLogitsTrainer, IRLConfig),
+        "OnlineIRLTrainer": (OnlineIRLTrainer, OnlineIRLConfig),
     }[variant]
+    if variant == "OnlineIRLTrainer":
+        prompts = [next(i for i, label in enumerate(row["labels"]) if label != -100) for row in rows]
+        settings["per_device_train_batch_size"] = options.batch_size // 2
+        settings["max_completion_length"] = options.length - max(prompts)
     dataset = Dataset.from_list(rows)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     set_seed(0)

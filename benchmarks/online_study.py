@@ -1,0 +1,121 @@
+"""
+What the model's own samples add on `arithmetic`: MLE, offline IRL, online IRL and GAIL, in one report a seed. An hour and
+a half on one core; what is trained is kept.
+
+```bash
+.venv/bin/python -m benchmarks.online_study --output_dir outputs/online_study
+```
+
+A seed draws its own 300 demonstrations and its own 200 test problems. MLE and IRL start from the demo's base model, by its
+recipes; online IRL and GAIL go on for 200 steps from that MLE model on the same demonstrations, by theirs. `trl-irl
+evaluate --reward_analysis` then samples from all four (greedy, and 8 completions at temperature 1) and asks each model's
+reward (`soft_q`, its mean over tokens) to tell right from wrong completions of one prompt, MLE's and its own (AUROC). Means
+over seeds, with their standard deviation; "minus MLE" is taken seed by seed.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from statistics import fmean, stdev
+
+
+MODELS = {"MLE": "trl-irl irl", "IRL": "trl-irl irl", "online IRL": "trl-irl online_irl", "GAIL": "trl-irl gail"}
+RECIPES = {"MLE": "mle", "IRL": "irl", "online IRL": "online_irl", "GAIL": "gail"}
+TEMPERATURES = (0.0, 1.0)
+
+
+def train(output_dir: Path, seed: int) -> dict[str, Path]:
+    """Train what is not there yet, one after the other on one thread; folders by name."""
+    from trl_irl.commands.recipe_runs import run_recipe
+
+    folders = {name: output_dir / f"{recipe}-seed{seed}" for name, recipe in RECIPES.items()}
+    for name, folder in folders.items():
+        if (folder / "trainer_state.json").is_file():
+            continue
+        start = folders["MLE"] if name in ("online IRL", "GAIL") else output_dir / "base"
+        options = {"task_seed": 1000 + seed, "seed": seed, "eval_strategy": "no"}
+        run_recipe(MODELS[name], RECIPES[name], start, folder, 1, **options)
+    return folders
+
+
+def run_seed(output_dir: Path, seed: int) -> dict[str, float]:
+    """Train and evaluate; numbers by the model's name and what they are."""
+    from trl_irl.commands import evaluate
+    from trl_irl.commands.recipe_runs import log_history
+
+    folders = train(output_dir, seed)
+    arguments = evaluate.EvaluateArguments(
+        models=[f"{name}={folder}" for name, folder in folders.items()],
+        task="arithmetic",
+        task_seed=1000 + seed,
+        metrics=["accuracy"],
+        temperatures=list(TEMPERATURES),
+        num_samples=8,
+        seeds=[seed],
+        max_new_tokens=80,
+        batch_size=400,
+        reward_analysis=True,
+        output_dir=str(output_dir / f"evaluation-seed{seed}"),
+    )
+    evaluate.main(arguments)
+    found = {}
+    for result in json.loads((Path(arguments.output_dir) / "metrics.json").read_text()):
+        for metric in ("accuracy", "self_bleu", "nll"):
+            if metric in result["metrics"]:
+                mean = result["metrics"][metric]["mean"]
+                found[f"{result['model']} {metric} {result['temperature']:g}"] = mean
+    agreement = json.loads((Path(arguments.output_dir) / "rewards.json").read_text())["agreement"]
+    by_pair = {(row["model"], row["reward"]): row["AUROC in prompt"]["mean"] for row in agreement}
+    for name, folder in folders.items():
+        for judged in ("MLE", name):
+            found[f"{name} AUROC on {judged}"] = by_pair[judged, f"{name} soft_q mean"]
+        history = log_history(folder)
+        found[f"{name} seconds"] = next(entry["train_runtime"] for entry in history if "train_runtime" in entry)
+        # A run whose loss had not been finite would have ended, but for GAIL's policy.
+        losses = [entry["loss"] for entry in history if "loss" in entry]
+        found[f"{name} finite"] = float(all(math.isfinite(loss) for loss in losses))
+    return found
+
+
+def _shown(values: list[float], factor: float = 1, digits: int = 1) -> str:
+    spread = f" ± {factor * stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{factor * fmean(values):.{digits}f}{spread}"
+
+
+def report(seeds: list[dict[str, float]]) -> str:
+    """A Markdown table."""
+    columns = ["greedy (%)", "minus MLE", "T = 1 (%)", "minus MLE", "self-BLEU, T = 1", "held-out NLL (nats)"]
+    columns += ["AUROC, MLE's samples", "own samples", "minutes"]
+    lines = [f"| model | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    for name in RECIPES:
+        cells = []
+        for temperature in TEMPERATURES:
+            own, mle = ([seed[f"{who} accuracy {temperature:g}"] for seed in seeds] for who in (name, "MLE"))
+            gains = [a - b for a, b in zip(own, mle, strict=True)]
+            cells += [_shown(own, 100), "" if name == "MLE" else _shown(gains, 100)]
+        cells.append(_shown([seed[f"{name} self_bleu 1"] for seed in seeds]))
+        cells.append(_shown([seed[f"{name} nll 1"] for seed in seeds], digits=3))
+        cells += [_shown([seed[f"{name} AUROC on {judged}"] for seed in seeds], digits=2) for judged in ("MLE", name)]
+        cells.append(f"{fmean(seed[f'{name} seconds'] for seed in seeds) / 60:.1f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    finite = all(seed[f"{name} finite"] for seed in seeds for name in RECIPES)
+    lines += ["", f"Every logged loss of every run is {'' if finite else '**not** '}finite."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    from benchmarks.diversity_study import prepare_base
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/online_study"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options = parser.parse_args()
+    prepare_base(options.output_dir)
+    text = report([run_seed(options.output_dir, seed) for seed in options.seeds])
+    (options.output_dir / "report.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
