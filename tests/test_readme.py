@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 
 from tests.conftest import make_model
-from trl_irl import IRLConfig
+from trl_irl import GAILConfig, IRLConfig
 from trl_irl.commands.evaluate import EvaluateArguments
 from trl_irl.commands.irl import make_parser
 from trl_irl.commands.prepare import PrepareArguments
@@ -54,10 +54,13 @@ def test_quick_start_runs(tokenizer, tmp_path, monkeypatch):
 def test_table_of_keys_gives_the_defaults():
     fields = [*dataclasses.fields(IRLConfig), *dataclasses.fields(GenerationArguments)]
     defaults = {field.name: field.default for field in fields}
-    rows = re.findall(r"^\| `(\w+)` \| `?\"?([\w.]+)\"?`? \|", README.split("## Many processes")[0], re.M)
-    assert len(rows) == 17
-    for name, value in rows:
-        assert str(defaults[name]).lower() == value or float(value) == defaults[name]
+    gail = {field.name: field.default for field in dataclasses.fields(GAILConfig)}
+    before, online = README.split("## Many processes")[0].split("## Online IRL and GAIL")
+    for text, known, count in ((before, defaults, 17), (online, gail, 9)):
+        rows = re.findall(r"^\| `(\w+)` \| `?\"?([\w.-]+)\"?`? \|", text, re.M)
+        assert len(rows) == count
+        for name, value in rows:
+            assert str(known[name]).lower() == value or float(value) == known[name]
 
 
 def test_the_function_of_ones_own_scores():
