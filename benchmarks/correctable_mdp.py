@@ -13,12 +13,12 @@ of a world that does not slip, so that they never show what to do off the track.
 - **Correctable**: "back" does what it says.
 - **Append-only**: "back" leaves the distance as it is. What was said stays said, as in a text.
 
-Policies are the softmax of a table Q[state, action], trained by MLE, by the offline objective, and by the online one on
-samples of their own in the world that slips, with this package's own losses. The score is the share of steps that begin
-on the track, in that world. Off the track, demonstrations leave MLE and offline IRL with the Q they began with, and so
-uniform; the online objective sees that states from which the track is far have a low value, and goes back. Where there
-is no way back, there is nothing to learn from one's own data: what is left is not to leave the track, and that the
-demonstrations teach. (After the toy of arXiv 2409.01369, which asks the same with other states.)
+Policies are the softmax of a table Q[state, action], trained by MLE, by the offline objective, and by the online one
+on samples of their own in the world that slips, with this package's own losses. The score is the share of steps that
+begin on the track, in that world. Off the track, demonstrations leave MLE and offline IRL with the Q they began with,
+and so uniform; the online objective sees that states from which the track is far have a low value, and goes back.
+Where there is no way back, there is nothing to learn from one's own data: what is left is not to leave the track, and
+that the demonstrations teach. (After the toy of arXiv 2409.01369, which asks the same with other states.)
 """
 
 import argparse

@@ -1,16 +1,16 @@
 """
-What the model's own samples add on `arithmetic`: MLE, offline IRL, online IRL and GAIL, in one report a seed. An hour and
-a half on one core; what is trained is kept.
+What the model's own samples add on `arithmetic`: MLE, offline IRL, online IRL and GAIL, in one report a seed. An hour
+and a half on one core; what is trained is kept.
 
 ```bash
 .venv/bin/python -m benchmarks.online_study --output_dir outputs/online_study
 ```
 
-A seed draws its own 300 demonstrations and its own 200 test problems. MLE and IRL start from the demo's base model, by its
-recipes; online IRL and GAIL go on for 200 steps from that MLE model on the same demonstrations, by theirs. `trl-irl
-evaluate --reward_analysis` then samples from all four (greedy, and 8 completions at temperature 1) and asks each model's
-reward (`soft_q`, its mean over tokens) to tell right from wrong completions of one prompt, MLE's and its own (AUROC). Means
-over seeds, with their standard deviation; "minus MLE" is taken seed by seed.
+A seed draws its own 300 demonstrations and its own 200 test problems. MLE and IRL start from the demo's base model, by
+its recipes; online IRL and GAIL go on for 200 steps from that MLE model on the same demonstrations, by theirs.
+`trl-irl evaluate --reward_analysis` then samples from all four (greedy, and 8 completions at temperature 1) and asks
+each model's reward (`soft_q`, its mean over tokens) to tell right from wrong completions of one prompt, MLE's and its
+own (AUROC). Means over seeds, with their standard deviation; "minus MLE" is taken seed by seed.
 """
 
 import argparse

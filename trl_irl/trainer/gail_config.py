@@ -48,8 +48,8 @@ class GAILConfig(RLOOConfig):
         reward_clip (`float`, *optional*, defaults to `5.0`):
             Largest reward, and negative, in nats; 0 does not clip. RLOO's own `reward_clip_range` acts after weights.
         mle_coef (`float`, *optional*, defaults to `0.1`):
-            Weight of the expert's negative log-likelihood (nats a token, of the policy at `temperature`) in the policy's
-            loss.
+            Weight of the expert's negative log-likelihood (nats a token; of the policy at `temperature`) in the
+            policy's loss.
 
         > Parameters that control what happens when something goes wrong
 
@@ -113,8 +113,8 @@ class GAILConfig(RLOOConfig):
             raise ValueError(f"`discriminator_batch_size={self.discriminator_batch_size}`: set it to 1 or more.")
         if self.remove_unused_columns:
             raise ValueError(
-                "`remove_unused_columns=True` would drop the expert's completions before they reach the discriminator. "
-                "Set it to False."
+                "`remove_unused_columns=True` would drop the expert's completions before they reach the "
+                "discriminator. Set it to False."
             )
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(
