@@ -145,6 +145,9 @@ def test_what_is_logged(tokenizer, tmp_path):
     trainer.train()
     logged = trainer.state.log_history[0]
     assert logged["reward_gap"] == pytest.approx(logged["reward_mean"] - logged["policy_reward_mean"], abs=1e-6)
+    lengths = [len(tokenizer(row["prompt"] + row["completion"])["input_ids"]) + 1 for row in ROWS]
+    prompts = [len(tokenizer(row["prompt"])["input_ids"]) for row in ROWS]
+    assert logged["expert_length"] == pytest.approx((sum(lengths) - sum(prompts)) / 4) and logged["expert_ended"] == 1
     assert 1 <= logged["policy_length"] <= 6 and 0 <= logged["policy_ended"] <= 1
     assert logged["time_generation"] > 0 and logged["time_update"] > 0
 

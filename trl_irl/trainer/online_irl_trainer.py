@@ -48,8 +48,9 @@ class OnlineIRLTrainer(IRLTrainer):
 
     Beside the metrics of [`IRLTrainer`], which are of the expert's tokens, it logs those of the policy's as
     `policy_reward_mean`, `policy_v_mean`, `policy_td_loss`, `policy_nll`; `reward_gap`, the expert's mean reward minus
-    the policy's; `policy_length` (tokens) and `policy_ended` of the fresh completions; and the seconds a step spends
-    in `time_generation` and beside it in `time_update`.
+    the policy's; `expert_length`, `policy_length` (tokens), `expert_ended` and `policy_ended` (shares) of the batches'
+    rows and of the fresh completions; and the seconds a step spends in `time_generation` and beside it in
+    `time_update`.
 
     Args:
         model, args and so on: as for [`IRLTrainer`], `args` being an [`OnlineIRLConfig`], `train_dataset` one of
@@ -74,7 +75,8 @@ class OnlineIRLTrainer(IRLTrainer):
         told = {"vocabulary": len(self._tokenizer), "processes": world}
         self._replay = ReplayBuffer(-(-args.replay_size // world), told)
         self._policy_metrics = TokenMetrics()
-        self._fresh = torch.zeros(3, dtype=torch.float64)  # completions, their tokens, those that ended
+        # Of the expert and of the policy's fresh samples: completions, their tokens, those that ended.
+        self._seen = torch.zeros(2, 3, dtype=torch.float64)
         self._clock = StepClock()
         self.add_callback(self._clock)
         self._watch = GenerationWatch(self.accelerator, args.max_completion_length, "`lambda_td`")
@@ -108,6 +110,8 @@ class OnlineIRLTrainer(IRLTrainer):
         # A resumed run gets its random states back between here and the first micro-batch: nothing is drawn yet.
         self._prompts = [prompts_of(batch) for batch in batches]
         self._groups = []
+        for labels in (row[row != -100].tolist() for batch in batches for row in batch["labels"]):
+            self._seen[0] += torch.tensor([bool(labels), len(labels), not self.stop_token_ids.isdisjoint(labels)])
         return batches, num_items_in_batch
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -130,7 +134,7 @@ class OnlineIRLTrainer(IRLTrainer):
                 fresh = self._sample(prompts)
             ended = [sample.completion[-1] in self.stop_token_ids for sample in fresh]
             found = [len(fresh), sum(len(sample.completion) for sample in fresh), sum(ended)]
-            self._fresh += torch.tensor(found, dtype=torch.float64)
+            self._seen[1] += torch.tensor(found)
             self._watch.see([sample.completion for sample in fresh], ended)
             self._replay.add(fresh)
             rows = [*fresh, *rows]
@@ -211,17 +215,18 @@ class OnlineIRLTrainer(IRLTrainer):
 
     def _pop_policy_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
         device = self.accelerator.device
-        count, tokens, ended = self.accelerator.reduce(self._fresh.float().to(device), reduction="sum").tolist()
-        self._fresh.zero_()
+        seen = self.accelerator.reduce(self._seen.float().to(device), reduction="sum").tolist()
+        self._seen.zero_()
         found = {}
+        for side, (count, tokens, ended) in zip(("expert", "policy"), seen, strict=True):
+            if count:
+                found |= {f"{side}_length": tokens / count, f"{side}_ended": ended / count}
         # Every rank pops, whether it has anything: sums are reduced over ranks.
         policy = self._policy_metrics.pop(self.accelerator)
         if policy:
             names = ("reward_mean", "v_mean", "td_loss", "nll")
             found |= {f"policy_{name}": policy[name] for name in names}
             found["reward_gap"] = metrics["reward_mean"] - policy["reward_mean"]
-        if count:
-            found |= {"policy_length": tokens / count, "policy_ended": ended / count}
         return found | self._clock.pop()
 
     def _replay_file(self, folder: str | Path) -> Path:
