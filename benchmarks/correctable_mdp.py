@@ -19,6 +19,9 @@ begin on the track, in that world. Off the track, demonstrations leave MLE and o
 and so uniform; the online objective sees that states from which the track is far have a low value, and goes back.
 Where there is no way back, there is nothing to learn from one's own data: what is left is not to leave the track, and
 that the demonstrations teach. (After the toy of arXiv 2409.01369, which asks the same with other states.)
+
+It also prints the value of the farthest state with the squared reward over the mixture and over the expert's tokens
+alone (`chi2_on`): alone, nothing holds the value of states that only the agent visits, and it falls without an end.
 """
 
 import argparse
@@ -29,7 +32,7 @@ from statistics import fmean, stdev
 import torch
 
 from trl_irl.soft_q import soft_q_terms
-from trl_irl.soft_q.online_objective import online_loss, value_drop
+from trl_irl.soft_q.online_objective import CHI2_ON, online_loss, value_drop
 
 
 STAY, BACK, AWAY, STOP = range(4)
@@ -73,7 +76,7 @@ def demonstrations(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return roll_out(q, count, True, 0.0, torch.Generator().manual_seed(0))
 
 
-def loss_of(q: torch.Tensor, expert, own, method: str) -> torch.Tensor:
+def loss_of(q: torch.Tensor, expert, own, method: str, chi2_on: str) -> torch.Tensor:
     """The package's objective on trajectories, states taking the place of what was said before."""
     rows = [expert] if own is None else [expert, own]
     states, actions = (torch.cat([row[i] for row in rows]) for i in (0, 1))
@@ -89,10 +92,11 @@ def loss_of(q: torch.Tensor, expert, own, method: str) -> torch.Tensor:
         lambda_td=0.0 if method == "MLE" else LAMBDA_TD,
         expert_tokens=tokens[0],
         policy_tokens=tokens[-1],
+        chi2_on=chi2_on,
     )
 
 
-def train(method: str, correctable: bool, seed: int, updates: int = 1000) -> torch.Tensor:
+def train(method: str, correctable: bool, seed: int, updates: int = 1000, chi2_on: str = "mixture") -> torch.Tensor:
     """Q, of shape `(states, actions)`, after so many updates on 20 demonstrations."""
     generator = torch.Generator().manual_seed(seed)
     q = torch.zeros(LEFT + 1, 4, dtype=torch.float64, requires_grad=True)
@@ -103,7 +107,7 @@ def train(method: str, correctable: bool, seed: int, updates: int = 1000) -> tor
     for _ in range(updates):
         own = roll_out(q.detach(), 20, correctable, SLIP, generator) if method == "online IRL" else None
         optimizer.zero_grad()
-        loss_of(q, expert, own, method).backward()
+        loss_of(q, expert, own, method, chi2_on).backward()
         optimizer.step()
     return q.detach()
 
@@ -167,6 +171,11 @@ def main() -> None:
     for world, scores in found.items():
         shown = [f"{name} {fmean(x):.3f}" + (f" ± {stdev(x):.3f}" if len(x) > 1 else "") for name, x in scores.items()]
         print(f"{world}: {', '.join(shown)}")
+    for chi2_on in CHI2_ON:
+        learned = [train("online IRL", True, 0, updates, chi2_on) for updates in (500, 1000, 2000)]
+        values = [f"{q[FARTHEST].logsumexp(-1):.1f}" for q in learned]
+        print(f"chi2_on {chi2_on}: V of the farthest state after 500, 1000, 2000 updates {', '.join(values)}; "
+              f"on the track {score(learned[1], True):.3f} of the time after 1000")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -28,6 +28,17 @@ def test_the_world_is_what_it_says(correctable):
 
 
 @pytest.mark.any_trl
+def test_over_the_expert_alone_the_squared_reward_lets_values_fall_without_an_end():
+    values = {
+        (chi2_on, updates): train("online IRL", True, 0, updates, chi2_on)[FARTHEST].logsumexp(-1).item()
+        for chi2_on in ("mixture", "expert")
+        for updates in (250, 500, 1000)
+    }
+    assert all(values["mixture", updates] > -10 for updates in (250, 500, 1000))
+    assert values["expert", 1000] < 1.7 * values["expert", 500] < 1.7**2 * values["expert", 250] < -10
+
+
+@pytest.mark.any_trl
 def test_own_data_help_where_there_is_a_way_back_and_only_there():
     scores = {
         (method, correctable): score(train(method, correctable, seed=0), correctable)
