@@ -269,6 +269,7 @@ def test_generation_there_is_nothing_to_learn_from(ends, start, tmp_path, monkey
         ({"reward_clip": -1.0}, "`reward_clip=-1.0` is out of range"),
         ({"discriminator_update_ratio": 0.0}, "`discriminator_update_ratio=0.0` is out of range"),
         ({"discriminator_batch_size": 0}, "`discriminator_batch_size=0`"),
+        ({"max_completion_length": 300}, "no room for `max_completion_length=300` in the model's context of 256"),
         ({"remove_unused_columns": True}, "`remove_unused_columns=True` would drop the expert's completions"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast, set_seed
+from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedModel
 from trl import RLOOTrainer
@@ -19,7 +20,7 @@ from .adversary import Adversary
 from .expert_rows import COMPLETION, PROMPT, check_completions, with_expert_ids
 from .faults import Interruptible
 from .gail_config import GAILConfig
-from .policy_samples import GenerationWatch
+from .policy_samples import GenerationWatch, check_room
 from .step_clock import StepClock
 from .vllm_arguments import check_vllm
 
@@ -75,7 +76,8 @@ class GAILTrainer(Interruptible, RLOOTrainer):
 
     Raises:
         `TypeError`: `args` is not a [`GAILConfig`].
-        `ValueError`: the data has no completions, or the discriminator another tokenizer.
+        `ValueError`: the data has no completions, a prompt leaves no room for `max_completion_length`, or the
+            discriminator has another tokenizer.
         `GenerationError`: for 20 generations no completion ended, or all were empty.
         `FloatingPointError`: the discriminator's gradients are not finite.
     """
@@ -136,6 +138,9 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         told = (processing_class, self._stop_tokens, args.max_completion_length, args.chat_template_kwargs or {})
         self.train_dataset = with_expert_ids(train_dataset, "train", *told)
         self.eval_dataset = with_expert_ids(eval_dataset, "eval", *told)
+        if isinstance(train_dataset, Dataset):
+            longest = max(map(len, self.train_dataset[PROMPT]))
+            check_room(self.model.config, longest, args.max_completion_length)
         self._adversary = Adversary(discriminator, args, self.accelerator)
         for weight in discriminator.model.state_dict().values():
             broadcast(weight)

@@ -16,6 +16,7 @@ from .policy_samples import (
     GenerationWatch,
     PolicySample,
     ReplayBuffer,
+    check_room,
     prompts_of,
     sample_policy,
     sample_with_vllm,
@@ -92,18 +93,10 @@ class OnlineIRLTrainer(IRLTrainer):
             self._vllm = make_vllm(args, *told)
 
     def _check_room(self) -> None:
-        context = getattr(self._causal_lm.config.get_text_config(), "max_position_embeddings", None)
-        if context is None or not isinstance(self.train_dataset, Dataset):
-            return
-        longest = max(
-            next((i for i, label in enumerate(row) if label != -100), len(row)) for row in self.train_dataset["labels"]
-        )
-        if longest + self.args.max_completion_length > context:
-            raise ValueError(
-                f"The longest prompt has {longest} tokens, which leaves no room for `max_completion_length="
-                f"{self.args.max_completion_length}` in the model's context of {context}. Lower it, or leave such "
-                "rows out."
-            )
+        if isinstance(self.train_dataset, Dataset):
+            labels = self.train_dataset["labels"]
+            prompts = (next((i for i, label in enumerate(row) if label != -100), len(row)) for row in labels)
+            check_room(self._causal_lm.config, max(prompts), self.args.max_completion_length)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from trl.generation.vllm_generation import VLLMGeneration
 
 
@@ -50,6 +50,19 @@ def prompts_of(batch: dict[str, torch.Tensor]) -> list[list[int]]:
         if len(scored):
             found.append(ids[mask][: scored[0]].tolist())
     return found
+
+
+def check_room(config: PretrainedConfig, longest_prompt: int, max_completion_length: int) -> None:
+    """
+    Raises:
+        `ValueError`: prompt and completion, in tokens, are longer than the model's context.
+    """
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and longest_prompt + max_completion_length > context:
+        raise ValueError(
+            f"The longest prompt has {longest_prompt} tokens, which leaves no room for `max_completion_length="
+            f"{max_completion_length}` in the model's context of {context}. Lower it, or leave such rows out."
+        )
 
 
 @torch.no_grad()
