@@ -199,12 +199,17 @@ def test_adapters_levels_and_messages(level, rows, start, tmp_path):
     assert all(value >= 0 for value in logged(trainer, "reward"))
 
 
-def test_resume_goes_on_as_if_nothing_had_happened(start, tmp_path):
+@pytest.mark.parametrize("lora", [False, True])
+def test_resume_goes_on_as_if_nothing_had_happened(lora, start, tmp_path):
     keys = {"save_strategy": "steps", "save_steps": 2, "discriminator_update_ratio": 1.5}
+    keys |= {"discriminator_lora_r": 4} if lora else {}
+    adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
     rows = ROWS * 4  # one epoch: TRL's sampler shuffles the next ones otherwise after a resume
-    whole = make_trainer(start, tmp_path / "whole", rows, **keys)
+    whole, resumed = (
+        make_trainer(start, tmp_path / name, rows, {"peft_config": copy.deepcopy(adapter)} if lora else None, **keys)
+        for name in ("whole", "resumed")
+    )
     whole.train()
-    resumed = make_trainer(start, tmp_path / "resumed", rows, **keys)
     seen = {}
     resumed.add_callback(_Seen(lambda: seen.update(copy.deepcopy(resumed._adversary.state_dict()))))
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-2"))

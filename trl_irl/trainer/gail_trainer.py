@@ -242,9 +242,10 @@ class GAILTrainer(Interruptible, RLOOTrainer):
             self._metrics["train"].update({name: [seconds] for name, seconds in self._clock.pop().items()})
         super().log(logs, start_time)
 
-    def _save(self, output_dir=None, state_dict=None):
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
+        super().save_model(output_dir, _internal_call)
+        # Not in checkpoints: Trainer would take the folder of an adapter there for one of the policy's.
+        if self.args.should_save and not _internal_call:
             folder = Path(output_dir or self.args.output_dir, "discriminator")
             self.discriminator.save(folder, self.processing_class)
 
