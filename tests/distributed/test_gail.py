@@ -82,10 +82,13 @@ def test_the_experts_term_as_on_one_process(launcher, lora, inputs, one_process,
 @pytest.mark.parametrize("launcher", ["ddp", pytest.param("zero3", marks=needs_deepspeed)])
 def test_one_discriminator_on_all_ranks(launcher, inputs, tmp_path):
     keys = {"discriminator_learning_rate": 1.0e-2, "discriminator_update_ratio": 2.0}
+    if launcher == "ddp":  # an adapter beside the policy's
+        keys |= {"discriminator_lora_r": 4, "discriminator_shares_base": True}
     logged, _, ranks = run(inputs, tmp_path / "two", launcher, launcher == "ddp", **keys)
     assert ranks[0] == ranks[1] and len(ranks[0]) == 3  # what is measured is over all ranks, too
     assert ranks[0][0]["rows"] == [2, 4]
     weights = [tuple(step["weights"].values()) for step in ranks[0]]
     assert len(set(weights)) == 3
     assert all(torch.tensor([entry["loss"], entry["reward"]]).isfinite().all() for entry in logged)
-    assert (tmp_path / "two/discriminator/model.safetensors").is_file()
+    kind = "adapter_model" if launcher == "ddp" else "model"
+    assert (tmp_path / f"two/discriminator/{kind}.safetensors").is_file()

@@ -70,8 +70,12 @@ def test_both_sides_weigh_the_same_whatever_their_numbers(folder):
     for copies in (1, 3):
         torch.manual_seed(0)
         adversary = make_adversary(folder, discriminator_max_grad_norm=0.0, discriminator_batch_size=3)
+        adversary.optimizer.register_step_pre_hook(
+            lambda *_, weights=adversary.weights: gradients.append(
+                [weight.grad.clone() for weight in weights.values()]
+            )
+        )
         adversary.update(ROWS[:1], ROWS[1:] * copies)
-        gradients.append([weight.grad.clone() for weight in adversary.weights.values()])
     for one, three in zip(*gradients, strict=True):
         torch.testing.assert_close(one, three, rtol=1e-4, atol=1e-7)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import TrainerCallback
+from transformers import BitsAndBytesConfig, TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
 
 from tests.conftest import make_model
@@ -58,6 +58,10 @@ def settings(folder, **overrides):
 def make_trainer(start, folder, rows=ROWS, trainer_kwargs=None, **overrides):
     args = GAILConfig(**{"discriminator_learning_rate": 1e-2, **settings(folder, **overrides)})
     return GAILTrainer(start, args, Dataset.from_list(rows), **(trainer_kwargs or {}))
+
+
+def adapter():
+    return LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
 
 
 def logged(trainer, key):
@@ -181,7 +185,7 @@ def test_adapters_levels_and_messages(level, rows, start, tmp_path):
         start,
         tmp_path,
         rows,
-        trainer_kwargs={"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"])},
+        trainer_kwargs={"peft_config": adapter()},
         discriminator_level=level,
         discriminator_lora_r=4,
         gail_reward="gail",
@@ -199,14 +203,13 @@ def test_adapters_levels_and_messages(level, rows, start, tmp_path):
     assert all(value >= 0 for value in logged(trainer, "reward"))
 
 
-@pytest.mark.parametrize("lora", [False, True])
-def test_resume_goes_on_as_if_nothing_had_happened(lora, start, tmp_path):
+@pytest.mark.parametrize("lora, shared", [(False, False), (True, False), (True, True)])
+def test_resume_goes_on_as_if_nothing_had_happened(lora, shared, start, tmp_path):
     keys = {"save_strategy": "steps", "save_steps": 2, "discriminator_update_ratio": 1.5}
-    keys |= {"discriminator_lora_r": 4} if lora else {}
-    adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    keys |= {"discriminator_lora_r": 4, "discriminator_shares_base": shared} if lora else {}
     rows = ROWS * 4  # one epoch: TRL's sampler shuffles the next ones otherwise after a resume
     whole, resumed = (
-        make_trainer(start, tmp_path / name, rows, {"peft_config": copy.deepcopy(adapter)} if lora else None, **keys)
+        make_trainer(start, tmp_path / name, rows, {"peft_config": adapter()} if lora else None, **keys)
         for name in ("whole", "resumed")
     )
     whole.train()
@@ -226,6 +229,71 @@ def test_resume_goes_on_as_if_nothing_had_happened(lora, start, tmp_path):
         resumed.discriminator.model.parameters(), whole.discriminator.model.parameters(), strict=True
     ):
         assert torch.equal(mine, theirs)
+
+
+SHARED = {"discriminator_lora_r": 4, "discriminator_shares_base": True}
+
+
+def test_a_shared_base_is_seen_as_the_saved_reward_model_is(start, tokenizer, tmp_path):
+    """An adapter of its own on the policy's base: read back by itself, as a reward model, it says the same."""
+    trainer = make_trainer(start, tmp_path, ROWS, {"peft_config": adapter()}, **SHARED)
+    trainer.train()
+    rows = [([5, 6], [7, 8, 1]), ([9], [10, 11])]
+    own = trainer.discriminator.rewards(rows)
+    trainer.save_model()
+    saved = PreferenceReward(str(tmp_path / "discriminator"), tokenizer=tokenizer)
+    assert saved.of_ids([prompt + completion for prompt, completion in rows]) == pytest.approx(own, rel=1e-4)
+    bases = {weight.data_ptr() for weight in trainer.discriminator._backbone.parameters()}
+    assert bases <= {weight.data_ptr() for weight in trainer.model.parameters()}
+
+
+def test_a_shared_base_leaves_the_policy_alone(start, tmp_path):
+    """Without a reward the policy trains as beside a discriminator of its own; updates do not touch what it says."""
+    keys = {"discriminator_warmup_steps": 9, "beta": 0.0, "mle_coef": 1.0}
+    shared = make_trainer(start, tmp_path / "shared", ROWS, {"peft_config": adapter()}, **SHARED, **keys)
+    apart = make_trainer(start, tmp_path / "apart", ROWS, {"peft_config": adapter()}, **keys)
+    with torch.no_grad():  # an adapter begins at random
+        for name, weight in apart.model.named_parameters():
+            weight.copy_(shared.model.get_parameter(name))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    before = shared.model(input_ids=ids).logits
+    measured = shared._adversary.update([([5, 6], [7, 8])], [([5, 6], [9, 9])])
+    assert measured["discriminator_grad_norm"] > 0
+    assert torch.equal(shared.model(input_ids=ids).logits, before)
+    shared.train()
+    apart.train()
+    assert logged(shared, "nll") == pytest.approx(logged(apart, "nll"), rel=1e-5)
+    assert len(set(logged(shared, "nll"))) == 4
+    for name, weight in apart.model.named_parameters():
+        torch.testing.assert_close(weight, shared.model.get_parameter(name), rtol=1e-4, atol=1e-6)
+    trained = shared.discriminator.parameters
+    assert any("lora_B" in name and weight.abs().sum() > 0 for name, weight in trained.items())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_shared_base_in_4_bits(checkpointing, start, tmp_path):
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    kwargs = {"peft_config": adapter(), "quantization_config": nf4}
+    trainer = make_trainer(start, tmp_path, ROWS, kwargs, gradient_checkpointing=checkpointing, max_steps=2, **SHARED)
+    before = {name: weight.clone() for name, weight in trainer.discriminator.parameters.items()}
+    policy = {name: weight.clone() for name, weight in trainer.model.named_parameters() if ".default." in name}
+    trainer.train()
+    after = trainer.discriminator.parameters
+    assert all(not torch.equal(weight, before[name]) for name, weight in after.items() if "lora_B" in name)
+    assert any(not torch.equal(trainer.model.get_parameter(name), weight) for name, weight in policy.items())
+
+
+def test_what_cannot_be_shared(start, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="set `discriminator_lora_r` to its rank"):
+        make_trainer(start, tmp_path, discriminator_shares_base=True)
+    with pytest.raises(ValueError, match="needs a policy that trains an adapter"):
+        make_trainer(start, tmp_path, **SHARED)
+    kwargs = {"peft_config": adapter(), "discriminator": Discriminator.load(start)}
+    with pytest.raises(ValueError, match="would make another"):
+        make_trainer(start, tmp_path, ROWS, kwargs, **SHARED)
+    monkeypatch.setattr("trl_irl.trainer.checks.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="the launcher is DeepSpeed ZeRO-3, which shards the base"):
+        make_trainer(start, tmp_path, ROWS, {"peft_config": adapter()}, **SHARED)
 
 
 class _Seen(TrainerCallback):

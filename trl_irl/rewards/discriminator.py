@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -46,6 +47,10 @@ class Discriminator:
             raise ValueError(f"The discriminator's level is {level!r}; there are {', '.join(LEVELS)}.")
         self.model, self.level = model, level
         self._classifier = model.get_base_model() if isinstance(model, PeftModel) else model
+        self._backbone = getattr(self._classifier, self._classifier.base_model_prefix)
+        self._score = self._head()
+
+    def _head(self) -> torch.nn.Module:
         score = getattr(self._classifier, "score", None)
         labels = getattr(score, "out_features", None)
         if labels is None and score is not None:  # trained whole beside an adapter
@@ -55,6 +60,7 @@ class Discriminator:
                 f"The discriminator is a {type(self._classifier).__name__}, without a head `score` of one label. Take "
                 "a decoder (Llama, Qwen, GPT-2 and so on) as AutoModelForSequenceClassification with num_labels=1."
             )
+        return score
 
     @classmethod
     def load(cls, path: str, level: str = "sequence", lora_r: int = 0, dtype: str = "float32") -> Discriminator:
@@ -91,6 +97,13 @@ class Discriminator:
         """What is trained, by name."""
         return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
 
+    def active(self) -> AbstractContextManager:
+        """Around everything that runs the model, backward included."""
+        return nullcontext()
+
+    def to(self, device: torch.device) -> None:
+        self.model.to(device)
+
     def save(self, folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """
         Write it to a folder as a reward model (an adapter, with `lora_r`). `forward` reads it at the last token that
@@ -119,8 +132,7 @@ class Discriminator:
         ids = [[*prompt, *completion] for prompt, completion in rows]
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=device)
         ids = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=device)
-        backbone = getattr(self._classifier, self._classifier.base_model_prefix)
-        hidden = backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        hidden = self._backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
 
         starts = torch.tensor([len(prompt) for prompt, _ in rows], device=device)
         lengths = torch.tensor([len(completion) for _, completion in rows], device=device)
@@ -129,7 +141,7 @@ class Discriminator:
         hidden = hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.size(-1)))
         last = lengths[:, None] - 1
         counts = offsets == last if self.level == "sequence" else offsets <= last
-        return self._classifier.score(hidden)[..., 0].float(), counts
+        return self._score(hidden)[..., 0].float(), counts
 
     def losses(self, rows: Sequence[Row], is_expert: Sequence[bool], label_smoothing: float = 0.0):
         """
@@ -177,7 +189,8 @@ class Discriminator:
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))  # little padding
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            logits, counts = self.logits([rows[i] for i in chosen])
+            with self.active():
+                logits, counts = self.logits([rows[i] for i in chosen])
             reward = logits if form == "airl" else F.softplus(logits)
             if clip is not None:
                 reward = reward.clamp(-clip, clip)

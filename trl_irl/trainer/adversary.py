@@ -28,7 +28,7 @@ class Adversary:
 
     def __init__(self, discriminator: Discriminator, args: GAILConfig, accelerator: Accelerator):
         self.discriminator, self.args, self.accelerator = discriminator, args, accelerator
-        discriminator.model.to(accelerator.device)
+        discriminator.to(accelerator.device)
         self.weights = discriminator.parameters
         self.optimizer = torch.optim.AdamW(
             self.weights.values(), lr=args.discriminator_learning_rate, weight_decay=args.discriminator_weight_decay
@@ -75,15 +75,17 @@ class Adversary:
         for start in range(0, len(rows), size):
             chosen, is_expert = zip(*rows[start : start + size], strict=True)
             side = torch.tensor(is_expert, device=device).long()
-            with self.accelerator.autocast():
-                losses, right = self.discriminator.losses(chosen, is_expert, self.args.label_smoothing)
-            loss = (losses / numbers[side]).sum() / 2
-            loss.backward()
+            with self.discriminator.active():
+                with self.accelerator.autocast():
+                    losses, right = self.discriminator.losses(chosen, is_expert, self.args.label_smoothing)
+                loss = (losses / numbers[side]).sum() / 2
+                loss.backward()
             sums[0] += loss.detach()
             sums[1:] += torch.zeros(2, device=device).index_add(0, side, right / numbers[side])
         sums = self.accelerator.reduce(sums, reduction="sum").tolist()
         grad_norm = self._sum_and_clip_gradients()
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         names = ("loss", "accuracy_policy", "accuracy_expert", "grad_norm")
         return {f"discriminator_{name}": value for name, value in zip(names, [*sums, grad_norm], strict=True)}
 

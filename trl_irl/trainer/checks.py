@@ -107,6 +107,12 @@ def _first_null(dataset: Dataset, column: str) -> int | None:
     return None
 
 
+def sharding_of(args: TrainingArguments) -> str | None:
+    """What shards the weights in this run, if anything does."""
+    fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
+    return "DeepSpeed ZeRO-3" if is_deepspeed_zero3_enabled() else "FSDP" if fsdp else None
+
+
 def check_quantization(
     args: IRLConfig, model: str | PreTrainedModel | PeftModel, quantization_config, peft_config: PeftConfig | None
 ) -> None:
@@ -121,8 +127,7 @@ def check_quantization(
             "The model is quantised (`load_in_4bit` or `load_in_8bit`), and quantised weights cannot be trained. "
             "Train an adapter: set `use_peft: true` (in Python, `peft_config`), or do not quantise."
         )
-    fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
-    sharding = "DeepSpeed ZeRO-3" if is_deepspeed_zero3_enabled() else "FSDP" if fsdp else None
+    sharding = sharding_of(args)
     if quantised and sharding:
         raise ValueError(
             f"The model is quantised (`load_in_4bit` or `load_in_8bit`) and the launcher is {sharding}, which shards "

@@ -24,6 +24,9 @@ class GAILConfig(RLOOConfig):
             `"sequence"` judges whole completions, `"token"` each token after what stands before it.
         discriminator_lora_r (`int`, *optional*, defaults to `0`):
             Rank of an adapter on the discriminator; 0 trains all its weights.
+        discriminator_shares_base (`bool`, *optional*, defaults to `False`):
+            Where the policy trains an adapter: the discriminator's adapter (`discriminator_lora_r`) sits on the same
+            base, quantised or not, which lies in memory once. Not under ZeRO-3 and FSDP, which shard the base.
         discriminator_dtype (`str`, *optional*, defaults to `"float32"`):
             Of its weights. Adapters are float32 in any case.
         discriminator_learning_rate (`float`, *optional*, defaults to `1e-5`):
@@ -64,6 +67,9 @@ class GAILConfig(RLOOConfig):
         default="sequence", metadata={"help": "What is judged: a completion or each token.", "choices": list(LEVELS)}
     )
     discriminator_lora_r: int = field(default=0, metadata={"help": "Rank of an adapter; 0 trains all weights."})
+    discriminator_shares_base: bool = field(
+        default=False, metadata={"help": "The discriminator is a second adapter on the base of the policy's."}
+    )
     discriminator_dtype: str = field(default="float32", metadata={"help": "Of its weights."})
     discriminator_learning_rate: float = field(default=1e-5, metadata={"help": "Constant."})
     discriminator_weight_decay: float = field(default=0.0, metadata={"help": "Of its AdamW."})
@@ -115,6 +121,11 @@ class GAILConfig(RLOOConfig):
             raise ValueError(
                 "`remove_unused_columns=True` would drop the expert's completions before they reach the "
                 "discriminator. Set it to False."
+            )
+        if self.discriminator_shares_base and not (self.discriminator_lora_r and self.discriminator_model is None):
+            raise ValueError(
+                "`discriminator_shares_base=True` makes the discriminator an adapter on the policy's base: set "
+                "`discriminator_lora_r` to its rank, 16 for instance, and leave `discriminator_model` unset."
             )
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from accelerate.utils import broadcast, set_seed
 from datasets import Dataset
+from peft import PeftModel
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedModel
 from trl import RLOOTrainer
@@ -16,10 +17,13 @@ from trl.trainer.utils import get_config_model_id
 
 from ..rewards.discriminator import Discriminator
 from ..rewards.loading import check_same_tokens
+from ..rewards.shared_discriminator import SharedDiscriminator
 from .adversary import Adversary
+from .checks import sharding_of
 from .expert_rows import COMPLETION, PROMPT, check_completions, with_expert_ids
 from .faults import Interruptible
 from .gail_config import GAILConfig
+from .irl_trainer import keep_4bit_weights_trainable
 from .policy_samples import GenerationWatch, check_room
 from .step_clock import StepClock
 from .vllm_arguments import check_vllm
@@ -120,8 +124,11 @@ class GAILTrainer(Interruptible, RLOOTrainer):
             processing_class.pad_token = processing_class.eos_token
         for dataset, of in ((train_dataset, "train"), (eval_dataset, "eval")):
             check_completions(dataset, of)
-        set_seed(args.seed)  # the discriminator's head starts from random weights
-        discriminator = discriminator or _load_discriminator(args, name, processing_class)
+        if args.discriminator_shares_base:
+            _check_sharing(args, model, discriminator, kwargs.get("peft_config"))
+        else:
+            set_seed(args.seed)  # its head starts from random weights
+            discriminator = discriminator or _load_discriminator(args, name, processing_class)
         more = [] if reward_funcs is None else reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         super().__init__(
             model=model,
@@ -132,6 +139,9 @@ class GAILTrainer(Interruptible, RLOOTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        keep_4bit_weights_trainable(self.model)
+        if args.discriminator_shares_base:
+            discriminator = SharedDiscriminator(self.model, args.discriminator_level, args.discriminator_lora_r)
         self._check_vocabulary(discriminator)
         # TRL 1.12 ends a completion at the tokenizer's EOS alone; the default can go with it.
         self._stop_tokens = set(getattr(self, "eos_token_ids", [processing_class.eos_token_id]))
@@ -142,8 +152,8 @@ class GAILTrainer(Interruptible, RLOOTrainer):
             longest = max(map(len, self.train_dataset[PROMPT]))
             check_room(self.model.config, longest, args.max_completion_length)
         self._adversary = Adversary(discriminator, args, self.accelerator)
-        for weight in discriminator.model.state_dict().values():
-            broadcast(weight)
+        for weight in discriminator.parameters.values():
+            broadcast(weight.data)
         self._watch = GenerationWatch(self.accelerator, args.max_completion_length, "`discriminator_learning_rate`")
         self._clock = StepClock()
         self.add_callback(self._clock)
@@ -267,6 +277,23 @@ class GAILTrainer(Interruptible, RLOOTrainer):
             )
         state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
         self._adversary.load_state_dict(state)
+
+
+def _check_sharing(args: GAILConfig, model, discriminator: Discriminator | None, peft_config) -> None:
+    if discriminator is not None:
+        raise ValueError("`discriminator` is passed, and `discriminator_shares_base` would make another. Set one.")
+    if peft_config is None and not isinstance(model, PeftModel):
+        raise ValueError(
+            "`discriminator_shares_base=True` needs a policy that trains an adapter: of all weights, the base changes "
+            "under the discriminator. Set `use_peft: true` (in Python, `peft_config`), or do not share."
+        )
+    sharding = sharding_of(args)
+    if sharding:
+        raise ValueError(
+            f"`discriminator_shares_base=True` and the launcher is {sharding}, which shards the base: the "
+            "discriminator would have to gather it by itself. Launch with single_gpu, ddp or zero2, or do not share; "
+            "every rank then holds a whole discriminator of its own."
+        )
 
 
 def _load_discriminator(args: GAILConfig, policy: str, tokenizer) -> Discriminator:

@@ -166,7 +166,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
         # own loss can do.
         self.model_accepts_loss_kwargs = True
         self._causal_lm = _causal_lm(self.model)
-        _keep_4bit_weights_trainable(self.model)
+        keep_4bit_weights_trainable(self.model)
         attach_soft_q_head(self._causal_lm, args.logit_buffer_mb)
         self.stop_token_ids = stop_token_ids(self._causal_lm, self._tokenizer)
         self._warn_if_nothing_ends()
@@ -380,7 +380,7 @@ def _causal_lm(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     return model.get_base_model() if is_peft_model(model) else model
 
 
-def _keep_4bit_weights_trainable(model: torch.nn.Module) -> None:
+def keep_4bit_weights_trainable(model: torch.nn.Module) -> None:
     # On a CPU with AVX512-BF16, bitsandbytes repacks a 4-bit layer for inference on its first forward in evaluation
     # mode, for good: training after an evaluation would go on with gradients of zero, and no warning.
     for module in model.modules():
