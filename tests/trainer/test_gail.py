@@ -316,6 +316,17 @@ def test_checkpoints_of_others(start, tmp_path):
         make_trainer(start, tmp_path / "again", **keys).train(resume_from_checkpoint=str(checkpoint))
 
 
+def test_gradients_that_are_not_finite(start, tmp_path):
+    trainer = make_trainer(start, tmp_path / "policy")
+    trainer.model.lm_head.weight.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(FloatingPointError, match="Step 1: the policy's gradients are NaN"):
+        trainer.train()
+    trainer = make_trainer(start, tmp_path / "discriminator")
+    trainer.discriminator.parameters["score.weight"].register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(FloatingPointError, match="The discriminator's gradients are not finite at generation 1"):
+        trainer.train()
+
+
 @pytest.mark.parametrize("ends", [False, True], ids=["never ends", "is always empty"])
 def test_generation_there_is_nothing_to_learn_from(ends, start, tmp_path, monkeypatch):
     monkeypatch.setattr("trl_irl.trainer.policy_samples.MAX_WITHOUT_END", 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..rewards.discriminator import Discriminator
 from ..rewards.loading import check_same_tokens
 from ..rewards.shared_discriminator import SharedDiscriminator
 from .adversary import Adversary
+from .checkpoints import how_to_go_on
 from .checks import sharding_of
 from .expert_rows import COMPLETION, PROMPT, check_completions, with_expert_ids
 from .faults import Interruptible
@@ -83,7 +85,7 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         `ValueError`: the data has no completions, a prompt leaves no room for `max_completion_length`, or the
             discriminator has another tokenizer.
         `GenerationError`: for 20 generations no completion ended, or all were empty.
-        `FloatingPointError`: the discriminator's gradients are not finite.
+        `FloatingPointError`: gradients of the policy or of the discriminator are not finite.
     """
 
     _tag_names = ["trl", "gail"]
@@ -246,6 +248,17 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         mode = "train" if self.model.training else "eval"
         self._metrics[mode]["nll"].append(self.accelerator.reduce(nll.detach(), reduction="mean").item())
         return nll
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        # Where the Trainer knows a step's gradients and has not used them yet (DeepSpeed has, or has left them out).
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        overflow = self.accelerator.mixed_precision == "fp16"  # the loss scaler's business
+        if grad_norm is not None and not overflow and not math.isfinite(grad_norm):
+            raise FloatingPointError(
+                f"Step {self.state.global_step + 1}: the policy's gradients are NaN or infinite. Lower "
+                f"`learning_rate: {self.args.learning_rate}`. {how_to_go_on(self.args.output_dir)}"
+            )
+        return grad_norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.model.training:
