@@ -13,11 +13,12 @@ each model's reward (`soft_q`, its mean over tokens) to tell right from wrong co
 own (AUROC). Means over seeds, with their standard deviation; "minus MLE" is taken seed by seed.
 """
 
-import argparse
 import json
 import math
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
+
+from benchmarks.seeds import run_study, shown
 
 
 MODELS = {"MLE": "trl-irl irl", "IRL": "trl-irl irl", "online IRL": "trl-irl online_irl", "GAIL": "trl-irl gail"}
@@ -78,11 +79,6 @@ def run_seed(output_dir: Path, seed: int) -> dict[str, float]:
     return found
 
 
-def _shown(values: list[float], factor: float = 1, digits: int = 1) -> str:
-    spread = f" ± {factor * stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{factor * fmean(values):.{digits}f}{spread}"
-
-
 def report(seeds: list[dict[str, float]]) -> str:
     """A Markdown table."""
     columns = ["greedy (%)", "minus MLE", "T = 1 (%)", "minus MLE", "self-BLEU, T = 1", "held-out NLL (nats)"]
@@ -93,10 +89,10 @@ def report(seeds: list[dict[str, float]]) -> str:
         for temperature in TEMPERATURES:
             own, mle = ([seed[f"{who} accuracy {temperature:g}"] for seed in seeds] for who in (name, "MLE"))
             gains = [a - b for a, b in zip(own, mle, strict=True)]
-            cells += [_shown(own, 100), "" if name == "MLE" else _shown(gains, 100)]
-        cells.append(_shown([seed[f"{name} self_bleu 1"] for seed in seeds]))
-        cells.append(_shown([seed[f"{name} nll 1"] for seed in seeds], digits=3))
-        cells += [_shown([seed[f"{name} AUROC on {judged}"] for seed in seeds], digits=2) for judged in ("MLE", name)]
+            cells += [shown(own, 100), "" if name == "MLE" else shown(gains, 100)]
+        cells.append(shown([seed[f"{name} self_bleu 1"] for seed in seeds]))
+        cells.append(shown([seed[f"{name} nll 1"] for seed in seeds], digits=3))
+        cells += [shown([seed[f"{name} AUROC on {judged}"] for seed in seeds], digits=2) for judged in ("MLE", name)]
         cells.append(f"{fmean(seed[f'{name} seconds'] for seed in seeds) / 60:.1f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     finite = all(seed[f"{name} finite"] for seed in seeds for name in RECIPES)
@@ -104,18 +100,5 @@ def report(seeds: list[dict[str, float]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    from benchmarks.diversity_study import prepare_base
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/online_study"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options = parser.parse_args()
-    prepare_base(options.output_dir)
-    text = report([run_seed(options.output_dir, seed) for seed in options.seeds])
-    (options.output_dir / "report.md").write_text(text)
-    print(text)
-
-
 if __name__ == "__main__":
-    main()
+    run_study(__doc__, "outputs/online_study", run_seed, report)

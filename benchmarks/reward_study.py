@@ -14,7 +14,8 @@ the base model as the log-ratio's reference). Means over seeds, with their stand
 import argparse
 import json
 from pathlib import Path
-from statistics import fmean, stdev
+
+from benchmarks.seeds import shown
 
 
 MODELS = ("mle", "irl")
@@ -50,26 +51,21 @@ def run_seed(output_dir: Path, seed: int, num_samples: int) -> dict:
     return json.loads((Path(arguments.output_dir) / "rewards.json").read_text())
 
 
-def _shown(values: list[float], factor: float, digits: int) -> str:
-    spread = f" ± {factor * stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{factor * fmean(values):.{digits}f}{spread}"
-
-
 def report(seeds: list[dict]) -> str:
     """Three Markdown tables."""
     lines = [f"| completions of | reward | {' | '.join(_COLUMNS)} |", "|---|---|" + "---:|" * len(_COLUMNS)]
     for i, one in enumerate(seeds[0]["agreement"]):
-        cells = [_shown([told["agreement"][i][name]["mean"] for told in seeds], 1, 3) for name in _COLUMNS]
+        cells = [shown([told["agreement"][i][name]["mean"] for told in seeds], 1, 3) for name in _COLUMNS]
         lines.append(f"| {one['model']} | {one['reward']} | {' | '.join(cells)} |")
     lines += ["", "| reward | lowest token (%) | chance (%) | place | return falls (%) |", "|---|---:|---:|---:|---:|"]
     for i, one in enumerate(seeds[0]["corruption"]):
         shown = (("lowest", 100, 1), ("chance", 100, 1), ("place", 1, 3), ("falls", 100, 1))
-        cells = [_shown([told["corruption"][i][key]["mean"] for told in seeds], *how) for key, *how in shown]
+        cells = [shown([told["corruption"][i][key]["mean"] for told in seeds], *how) for key, *how in shown]
         lines.append(f"| {one['reward']} | {' | '.join(cells)} |")
     n = max(map(int, seeds[0]["best_of_n"][0]["scores"]))
     lines += ["", f"| completions of | decoding | best of {n} by | accuracy (%) |", "|---|---|---|---:|"]
     for i, one in enumerate(seeds[0]["best_of_n"]):
-        cell = _shown([told["best_of_n"][i]["scores"][str(n)]["mean"] for told in seeds], 100, 1)
+        cell = shown([told["best_of_n"][i]["scores"][str(n)]["mean"] for told in seeds], 100, 1)
         lines.append(f"| {one['model']} | T = {one['temperature']:g} | {one['way']} | {cell} |")
     return "\n".join(lines) + "\n"
 

@@ -11,10 +11,11 @@ does), `reward` on references against corrupted ones, `ppo_checker`, and `rloo` 
 over seeds, with their standard deviation; differences from the supervised model are taken seed by seed.
 """
 
-import argparse
 import json
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
+
+from benchmarks.seeds import run_study, shown
 
 
 POLICIES = ("SFT", "PPO", "RLOO")
@@ -91,14 +92,9 @@ def run_seed(output_dir: Path, seed: int) -> dict[str, float]:
     return found | {f"{name} KL": kl_of(folders[name]) for name in POLICIES[1:]}
 
 
-def _shown(values: list[float], factor: float = 1, digits: int = 1) -> str:
-    spread = f" ± {factor * stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{factor * fmean(values):.{digits}f}{spread}"
-
-
 def report(seeds: list[dict[str, float]]) -> str:
     """A Markdown table, and the reward model's accuracy."""
-    accuracy = _shown([seed["pair accuracy"] for seed in seeds], 100)
+    accuracy = shown([seed["pair accuracy"] for seed in seeds], 100)
     lines = [f"Reward model, held-out pairs: {accuracy} %.", ""]
     lines += ["| model | greedy (%) | minus SFT | T = 1 (%) | minus SFT | self-BLEU, T = 1 | KL (nats) |"]
     lines += ["|---|---:|---:|---:|---:|---:|---:|"]
@@ -108,25 +104,12 @@ def report(seeds: list[dict[str, float]]) -> str:
             own = [seed[f"{name} accuracy {temperature:g}"] for seed in seeds]
             of_sft = [seed[f"SFT accuracy {temperature:g}"] for seed in seeds]
             gains = [a - b for a, b in zip(own, of_sft, strict=True)]
-            cells += [_shown(own, 100), "" if name == "SFT" else _shown(gains, 100)]
-        cells.append(_shown([seed[f"{name} self_bleu 1"] for seed in seeds]))
-        cells.append("" if name == "SFT" else _shown([seed[f"{name} KL"] for seed in seeds], digits=2))
+            cells += [shown(own, 100), "" if name == "SFT" else shown(gains, 100)]
+        cells.append(shown([seed[f"{name} self_bleu 1"] for seed in seeds]))
+        cells.append("" if name == "SFT" else shown([seed[f"{name} KL"] for seed in seeds], digits=2))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    from benchmarks.diversity_study import prepare_base
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/rlhf_study"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options = parser.parse_args()
-    prepare_base(options.output_dir)
-    text = report([run_seed(options.output_dir, seed) for seed in options.seeds])
-    (options.output_dir / "report.md").write_text(text)
-    print(text)
-
-
 if __name__ == "__main__":
-    main()
+    run_study(__doc__, "outputs/rlhf_study", run_seed, report)

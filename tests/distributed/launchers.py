@@ -3,6 +3,7 @@ The `irl` command as a user starts it, on CPU twins of the shipped accelerate co
 device, precision and process count changed.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 import yaml
 from safetensors.torch import load_file
 
@@ -19,6 +21,10 @@ from tests.trainer.conftest import ROWS
 
 ROOT = Path(__file__).parents[2]
 STEPS = 20
+
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
+)
 
 LORA = {"use_peft": True, "lora_r": 4, "lora_dropout": 0.0, "lora_target_modules": ["q_proj", "v_proj"]}
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True, "dtype": "float32"}
@@ -50,6 +56,21 @@ def make_inputs(folder, edit_model=lambda model: None):
     model.save_pretrained(folder / "model")
     make_tokenizer().save_pretrained(folder / "model")
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return folder
+
+
+PAIRS = [
+    {"prompt": "What is the sky?", "completion": " It is blue."},
+    {"prompt": "Count:", "completion": " one two three 1 2 3"},
+    {"prompt": "The quick", "completion": " brown"},
+    {"prompt": "One", "completion": " two three"},
+]
+
+
+def make_pairs(folder):
+    """As [`make_inputs`], with prompts and completions alone."""
+    make_inputs(folder)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
     return folder
 
 

@@ -1,6 +1,5 @@
 """`trl-irl gail` on two processes: one discriminator, and the expert's term as on one."""
 
-import importlib.util
 import json
 
 import pytest
@@ -8,26 +7,15 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.distributed.launchers import LORA, QUIET, cpu_twin, finish, history, launch, make_inputs
+from tests.distributed.launchers import LORA, QUIET, cpu_twin, finish, history, launch, make_pairs, needs_deepspeed
 
 
-needs_deepspeed = pytest.mark.skipif(
-    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
-)
-ROWS = [
-    {"prompt": "What is the sky?", "completion": " It is blue."},
-    {"prompt": "Count:", "completion": " one two three 1 2 3"},
-    {"prompt": "The quick", "completion": " brown"},
-    {"prompt": "One", "completion": " two three"},
-]
 CASES = [("ddp", False), ("ddp", True), *(pytest.param("zero3", x, marks=needs_deepspeed) for x in (False, True))]
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = make_inputs(tmp_path_factory.mktemp("inputs"))
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return folder
+    return make_pairs(tmp_path_factory.mktemp("inputs"))
 
 
 def run(inputs, folder, launcher, lora, processes=2, **keys):

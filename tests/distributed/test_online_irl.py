@@ -1,32 +1,26 @@
 """`trl-irl online-irl` on two processes: without weight on the policy as offline, with weight it learns from it."""
 
-import importlib.util
-import json
-
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.distributed.launchers import LORA, QUIET, cpu_twin, finish, history, launch, make_inputs
-
-
-needs_deepspeed = pytest.mark.skipif(
-    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
+from tests.distributed.launchers import (
+    LORA,
+    PAIRS,
+    QUIET,
+    cpu_twin,
+    finish,
+    history,
+    launch,
+    make_pairs,
+    needs_deepspeed,
 )
-ROWS = [
-    {"prompt": "What is the sky?", "completion": " It is blue."},
-    {"prompt": "Count:", "completion": " one two three 1 2 3"},
-    {"prompt": "The quick", "completion": " brown"},
-    {"prompt": "One", "completion": " two three"},
-]
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    folder = make_inputs(tmp_path_factory.mktemp("inputs"))
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return folder
+    return make_pairs(tmp_path_factory.mktemp("inputs"))
 
 
 def run(command, inputs, folder, launcher, processes=2, **keys):
@@ -37,7 +31,7 @@ def run(command, inputs, folder, launcher, processes=2, **keys):
         "output_dir": str(folder),
         "lambda_td": 0.3,
         "max_steps": 3,
-        "per_device_train_batch_size": len(ROWS) // processes,
+        "per_device_train_batch_size": len(PAIRS) // processes,
         "learning_rate": 1.0e-2,
         **QUIET,
         **keys,

@@ -1,6 +1,5 @@
 """`trl-irl ppo` on two processes: every launcher with the kinds of reward and policy that it meets there."""
 
-import importlib.util
 import json
 import math
 from importlib.metadata import version
@@ -12,13 +11,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from tests.conftest import make_model, make_tokenizer
-from tests.distributed.launchers import LORA, QUIET, cpu_twin, finish, launch
+from tests.distributed.launchers import LORA, QUIET, cpu_twin, finish, launch, needs_deepspeed
 
 
 pytestmark = pytest.mark.skipif(version("trl") >= "1.13", reason="PPOTrainer is in TRL 1.12 only")
-needs_deepspeed = pytest.mark.skipif(
-    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
-)
 
 
 @pytest.fixture(scope="module")

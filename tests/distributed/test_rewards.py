@@ -1,6 +1,5 @@
 """Rewards by name in `trl rloo` on two processes: whole on every rank, also where ZeRO-3 shards the policy."""
 
-import importlib.util
 import json
 
 import pytest
@@ -9,13 +8,8 @@ import yaml
 from transformers import AutoModelForSequenceClassification
 
 from tests.conftest import make_model, make_tokenizer
-from tests.distributed.launchers import QUIET, cpu_twin, finish, launch
+from tests.distributed.launchers import QUIET, cpu_twin, finish, launch, needs_deepspeed
 from trl_irl import PreferenceReward, SoftQReward
-
-
-needs_deepspeed = pytest.mark.skipif(
-    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
-)
 
 
 @pytest.mark.parametrize("launcher", [pytest.param("zero3", marks=needs_deepspeed)])
