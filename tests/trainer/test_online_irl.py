@@ -156,6 +156,7 @@ def test_online_fraction(tokenizer, tmp_path):
     trainer = make_trainer(tokenizer, tmp_path, online_fraction=0.0)
     trainer.train()
     assert not losses(trainer, "policy_length") and len(losses(trainer)) == 3
+    assert not losses(trainer, "policy_reward_mean") and not losses(trainer, "reward_gap")
     trainer = make_trainer(tokenizer, tmp_path, online_fraction=0.5, max_steps=12)
     trainer.train()
     assert 2 <= len(losses(trainer, "policy_length")) <= 10

@@ -187,8 +187,8 @@ class OnlineIRLTrainer(IRLTrainer):
         if self._is_policy is None:
             return super()._measure(mode, output, terms, lambda_td, seen)
         self._token_metrics[mode].add(output, terms, lambda_td, seen, rows=~self._is_policy)
-        if self._is_policy.any():
-            self._policy_metrics.add(output, terms, lambda_td, 0, rows=self._is_policy)
+        # Even of none, since ranks that had none reduce their sums with those that had some; counted as `input_tokens`.
+        self._policy_metrics.add(output, terms, lambda_td, self._is_policy.sum(), rows=self._is_policy)
         return None
 
     def _get_grad_norm(self, model, grad_norm=None):
@@ -216,7 +216,7 @@ class OnlineIRLTrainer(IRLTrainer):
                 found |= {f"{side}_length": tokens / count, f"{side}_ended": ended / count}
         # Every rank pops, whether it has anything: sums are reduced over ranks.
         policy = self._policy_metrics.pop(self.accelerator)
-        if policy:
+        if policy and policy["input_tokens"]:
             names = ("reward_mean", "v_mean", "td_loss", "nll")
             found |= {f"policy_{name}": policy[name] for name in names}
             found["reward_gap"] = metrics["reward_mean"] - policy["reward_mean"]
