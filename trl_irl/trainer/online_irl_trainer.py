@@ -187,7 +187,7 @@ class OnlineIRLTrainer(IRLTrainer):
         if self._is_policy is None:
             return super()._measure(mode, output, terms, lambda_td, seen)
         self._token_metrics[mode].add(output, terms, lambda_td, seen, rows=~self._is_policy)
-        # Even of none, since ranks that had none reduce their sums with those that had some; counted as `input_tokens`.
+        # Even of none: a rank that had none reduces its sums with those that had some. Rows count as `input_tokens`.
         self._policy_metrics.add(output, terms, lambda_td, self._is_policy.sum(), rows=self._is_policy)
         return None
 
