@@ -10,7 +10,8 @@ A seed draws its own 300 demonstrations and its own 200 test problems. MLE and I
 its recipes; online IRL and GAIL go on for 200 steps from that MLE model on the same demonstrations, by theirs.
 `trl-irl evaluate --reward_analysis` then samples from all four (greedy, and 8 completions at temperature 1) and asks
 each model's reward (`soft_q`, its mean over tokens) to tell right from wrong completions of one prompt, MLE's and its
-own (AUROC). Means over seeds, with their standard deviation; "minus MLE" is taken seed by seed.
+own (AUROC); GAIL's discriminator is asked the same. Means over seeds, with their standard deviation; "minus MLE" is
+taken seed by seed.
 """
 
 import json
@@ -40,6 +41,26 @@ def train(output_dir: Path, seed: int) -> dict[str, Path]:
     return folders
 
 
+def discriminator_auroc(folder: Path, samples: Path, of: str) -> float:
+    """How often what GAIL's discriminator says tells a right from a wrong completion of one prompt."""
+    import numpy as np
+
+    from trl_irl import PreferenceReward
+    from trl_irl.commands.task_arguments import completion_score
+    from trl_irl.evaluation.reward_analysis import auroc_within_prompts
+
+    reward = PreferenceReward(str(folder / "discriminator"), batch_size=400)
+    score = completion_score("arithmetic")
+    rewards, scores = [], []
+    for row in map(json.loads, samples.read_text().splitlines()):
+        if row["model"] == of and row["temperature"] == 1:
+            texts = [completion["text"] for completion in row["completions"]]
+            told = {"prompt": row["prompt"], "completion": row["reference"]}
+            rewards.append(reward([row["prompt"]] * len(texts), texts))
+            scores.append([score(text, told)["accuracy"] for text in texts])
+    return auroc_within_prompts(np.array(rewards), np.array(scores)).value
+
+
 def run_seed(output_dir: Path, seed: int) -> dict[str, float]:
     """Train and evaluate; numbers by the model's name and what they are."""
     from trl_irl.commands import evaluate
@@ -66,6 +87,9 @@ def run_seed(output_dir: Path, seed: int) -> dict[str, float]:
             if metric in result["metrics"]:
                 mean = result["metrics"][metric]["mean"]
                 found[f"{result['model']} {metric} {result['temperature']:g}"] = mean
+    for judged in ("MLE", "GAIL"):
+        samples = Path(arguments.output_dir) / "samples.jsonl"
+        found[f"discriminator AUROC on {judged}"] = discriminator_auroc(folders["GAIL"], samples, judged)
     agreement = json.loads((Path(arguments.output_dir) / "rewards.json").read_text())["agreement"]
     by_pair = {(row["model"], row["reward"]): row["AUROC in prompt"]["mean"] for row in agreement}
     for name, folder in folders.items():
@@ -95,6 +119,8 @@ def report(seeds: list[dict[str, float]]) -> str:
         cells += [shown([seed[f"{name} AUROC on {judged}"] for seed in seeds], digits=2) for judged in ("MLE", name)]
         cells.append(f"{fmean(seed[f'{name} seconds'] for seed in seeds) / 60:.1f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    judged = [shown([seed[f"discriminator AUROC on {name}"] for seed in seeds], digits=2) for name in ("MLE", "GAIL")]
+    lines += ["", f"GAIL's discriminator: AUROC {judged[0]} on MLE's samples, {judged[1]} on GAIL's own."]
     finite = all(seed[f"{name} finite"] for seed in seeds for name in RECIPES)
     lines += ["", f"Every logged loss of every run is {'' if finite else '**not** '}finite."]
     return "\n".join(lines) + "\n"
