@@ -70,6 +70,7 @@ def test_the_experts_term_as_on_one_process(launcher, lora, inputs, one_process,
 @pytest.mark.parametrize("launcher", ["ddp", pytest.param("zero3", marks=needs_deepspeed)])
 def test_one_discriminator_on_all_ranks(launcher, inputs, tmp_path):
     keys = {"discriminator_learning_rate": 1.0e-2, "discriminator_update_ratio": 2.0}
+    keys |= {"discriminator_warmup_steps": 1}
     if launcher == "ddp":  # an adapter beside the policy's
         keys |= {"discriminator_lora_r": 4, "discriminator_shares_base": True}
     logged, _, ranks = run(inputs, tmp_path / "two", launcher, launcher == "ddp", **keys)

@@ -56,7 +56,8 @@ def settings(folder, **overrides):
 
 
 def make_trainer(start, folder, rows=ROWS, trainer_kwargs=None, **overrides):
-    args = GAILConfig(**{"discriminator_learning_rate": 1e-2, **settings(folder, **overrides)})
+    defaults = {"discriminator_learning_rate": 1e-2, "discriminator_warmup_steps": 0}
+    args = GAILConfig(**{**defaults, **settings(folder, **overrides)})
     return GAILTrainer(start, args, Dataset.from_list(rows), **(trainer_kwargs or {}))
 
 

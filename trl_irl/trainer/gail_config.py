@@ -38,7 +38,7 @@ class GAILConfig(RLOOConfig):
             Rows a forward; `per_device_train_batch_size` if unset. It does not change the updates.
         discriminator_update_ratio (`float`, *optional*, defaults to `1.0`):
             Updates a generation, each on its share of the completions; below 1, not every generation brings one.
-        discriminator_warmup_steps (`int`, *optional*, defaults to `0`):
+        discriminator_warmup_steps (`int`, *optional*, defaults to `20`):
             Generations at the start of which the discriminator learns while the policy gets no reward (`mle_coef` and
             the KL go on moving it). They count as training steps.
         label_smoothing (`float`, *optional*, defaults to `0.1`):
@@ -50,7 +50,7 @@ class GAILConfig(RLOOConfig):
             `"airl"`: log D - log(1 - D). `"gail"`: -log(1 - D). See [`~rewards.discriminator.Discriminator.rewards`].
         reward_clip (`float`, *optional*, defaults to `5.0`):
             Largest reward, and negative, in nats; 0 does not clip. RLOO's own `reward_clip_range` acts after weights.
-        mle_coef (`float`, *optional*, defaults to `0.1`):
+        mle_coef (`float`, *optional*, defaults to `1.0`):
             Weight of the expert's negative log-likelihood (nats a token; of the policy at `temperature`) in the
             policy's loss.
 
@@ -79,7 +79,7 @@ class GAILConfig(RLOOConfig):
     )
     discriminator_update_ratio: float = field(default=1.0, metadata={"help": "Updates a generation."})
     discriminator_warmup_steps: int = field(
-        default=0, metadata={"help": "Generations at the start in which the policy gets no reward."}
+        default=20, metadata={"help": "Generations at the start in which the policy gets no reward."}
     )
     label_smoothing: float = field(
         default=0.1, metadata={"help": "Targets are 1 minus this for the expert and this for the policy."}
@@ -90,7 +90,7 @@ class GAILConfig(RLOOConfig):
     )
     reward_clip: float = field(default=5.0, metadata={"help": "Largest reward, and negative, in nats; 0: no limit."})
     mle_coef: float = field(
-        default=0.1, metadata={"help": "Weight of the expert's negative log-likelihood in the policy's loss."}
+        default=1.0, metadata={"help": "Weight of the expert's negative log-likelihood in the policy's loss."}
     )
     save_on_signal: bool = field(
         default=False,
