@@ -71,7 +71,7 @@ def run_seed(output_dir: Path, seed: int) -> dict[str, float]:
         models=[f"{name}={folder}" for name, folder in folders.items()],
         task="arithmetic",
         task_seed=1000 + seed,
-        metrics=["accuracy"],
+        metrics=["accuracy", "nll"],
         temperatures=list(TEMPERATURES),
         num_samples=8,
         seeds=[seed],
