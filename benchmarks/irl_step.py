@@ -1,7 +1,7 @@
 """
 Time and memory of one optimiser step: IRLTrainer, TRL's SFTTrainer, the inverse soft-Q loss on full logits, and
 OnlineIRLTrainer, each in a process of its own, on the same batches; online, half of the rows are the policy's own
-completions, as long as the expert's they take the place of.
+completions, as long as the expert's are on average.
 
 ```bash
 python benchmarks/irl_step.py --device cpu --model-size 40m --vocab 151936
@@ -159,7 +159,8 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
     if variant == "OnlineIRLTrainer":
         prompts = [next(i for i, label in enumerate(row["labels"]) if label != -100) for row in rows]
         settings["per_device_train_batch_size"] = options.batch_size // 2
-        settings["max_completion_length"] = options.length - max(prompts)
+        scored = statistics.fmean(sum(label != -100 for label in row["labels"]) for row in rows)
+        settings["max_completion_length"] = min(round(scored), options.length - max(prompts))
     dataset = Dataset.from_list(rows)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     set_seed(0)

@@ -9,6 +9,7 @@ from tests.distributed.launchers import make_inputs, run
 from tests.slow.kill_and_resume import OPTIONS, kill_and_resume
 
 
+@pytest.mark.any_trl
 @pytest.mark.parametrize("launcher, processes", [("cpu", 1), ("ddp", 2), ("zero3", 2)])
 def test_kill_and_resume(launcher, processes, tmp_path):
     if launcher.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
