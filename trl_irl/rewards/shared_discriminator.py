@@ -34,10 +34,8 @@ class SharedDiscriminator(Discriminator):
 
     def __init__(self, policy: PeftModel, level: str, lora_r: int):
         self._policys = policy.active_adapter
-        self._config = LoraConfig(
-            task_type=TaskType.CAUSAL_LM, r=lora_r, lora_alpha=2 * lora_r, target_modules="all-linear"
-        )
-        policy.add_adapter(NAME, self._config)
+        config = LoraConfig(task_type=TaskType.CAUSAL_LM, r=lora_r, lora_alpha=2 * lora_r, target_modules="all-linear")
+        policy.add_adapter(NAME, config)
         policy.set_adapter(self._policys)
         super().__init__(policy, level)
 
@@ -73,6 +71,6 @@ class SharedDiscriminator(Discriminator):
         config.save_pretrained(folder)
         state = get_peft_model_state_dict(self.model, adapter_name=NAME)
         state["base_model.model.score.weight"] = self._score.weight
-        save_file({name: weight.detach().cpu().contiguous() for name, weight in state.items()},
-                  folder / "adapter_model.safetensors")  # fmt: skip
+        state = {name: weight.detach().cpu().contiguous() for name, weight in state.items()}
+        save_file(state, folder / "adapter_model.safetensors")
         tokenizer.save_pretrained(folder)

@@ -33,6 +33,7 @@ class Adversary:
         self.optimizer = torch.optim.AdamW(
             self.weights.values(), lr=args.discriminator_learning_rate, weight_decay=args.discriminator_weight_decay
         )
+        self.batch_size = args.discriminator_batch_size or args.per_device_train_batch_size
         self.generations = 0  # seen so far
 
     @property
@@ -71,9 +72,8 @@ class Adversary:
         sums = torch.zeros(3, device=device)  # loss, share right of the policy's rows, and of the expert's
         self.discriminator.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        size = self.args.discriminator_batch_size or self.args.per_device_train_batch_size
-        for start in range(0, len(rows), size):
-            chosen, is_expert = zip(*rows[start : start + size], strict=True)
+        for start in range(0, len(rows), self.batch_size):
+            chosen, is_expert = zip(*rows[start : start + self.batch_size], strict=True)
             side = torch.tensor(is_expert, device=device).long()
             with self.discriminator.active():
                 with self.accelerator.autocast():

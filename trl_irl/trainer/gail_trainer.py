@@ -198,10 +198,7 @@ class GAILTrainer(Interruptible, RLOOTrainer):
                 return [0.0] * len(policy)
         with self.accelerator.autocast():
             return self.discriminator.rewards(
-                policy,
-                self.args.gail_reward,
-                self.args.reward_clip or None,
-                self.args.discriminator_batch_size or self.args.per_device_train_batch_size,
+                policy, self.args.gail_reward, self.args.reward_clip or None, self._adversary.batch_size
             )
 
     def _generate(self, prompts: list):
