@@ -1,6 +1,6 @@
 """
-What the model's own samples add on `arithmetic`: MLE, offline IRL, online IRL and GAIL, in one report a seed. An hour
-and a half on one core; what is trained is kept.
+What the model's own samples add on `arithmetic`: MLE, offline IRL, online IRL and GAIL, in one report a seed. More
+than an hour on one core; what is trained is kept.
 
 ```bash
 .venv/bin/python -m benchmarks.online_study --output_dir outputs/online_study
