@@ -2,7 +2,7 @@
 When does the agent's own data help, and when can it not? A small MDP that speaks token by token, in two versions.
 
 ```bash
-.venv/bin/python -m benchmarks.correctable_mdp --output_dir outputs/correctable_mdp    # a minute
+.venv/bin/python -m benchmarks.correctable_mdp --output_dir outputs/correctable_mdp    # two minutes
 ```
 
 A state is how far the agent has left the track (0 is on it, 6 the farthest). An action, like a token, is one of "stay"

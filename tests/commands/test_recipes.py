@@ -42,7 +42,8 @@ def parse(recipe, words=()):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_recipe(recipe, monkeypatch):
+def test_recipe(recipe, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # where no demo has left the models that recipes name
     monkeypatch.setattr(os, "environ", dict(os.environ))  # `env` in a recipe is for its own process
     from_environment._reward.cache_clear()
     keys = yaml.safe_load(recipe.read_text())
