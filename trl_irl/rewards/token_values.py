@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..soft_q import attach_soft_q_head, soft_q_terms
+from ..soft_q import soft_q_head, soft_q_terms
 
 
 @dataclass(frozen=True)
@@ -79,24 +79,25 @@ def token_values(
         `ValueError`: a row does not fit into the model's context, or has a token that the model does not know.
     """
     _check(model, encoded)
-    was_training, forward = model.training, model.forward
-    attach_soft_q_head(model)
-    model.eval()
+    was_training = model.training
     found: list[TokenValues | None] = [None] * len(encoded)
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))  # little padding
     try:
-        for start in tqdm(range(0, len(order), batch_size), desc=description, leave=False, disable=not description):
-            chosen = order[start : start + batch_size]
-            batch = _padded([encoded[i] for i in chosen], model.device)
-            output = model(**batch, soft_q="values")
-            terms = soft_q_terms(output.q, output.v, output.labels, stop_tokens, gamma, terminal_value)
-            grid = (output.labels, output.q, output.v, terms.reward, terms.has_reward)
-            for row, i in enumerate(chosen):
-                scored = terms.scored[row]
-                found[i] = TokenValues(*(tensor[row][scored].cpu().numpy() for tensor in grid))
+        with soft_q_head(model):
+            model.eval()
+            for start in tqdm(
+                range(0, len(order), batch_size), desc=description, leave=False, disable=not description
+            ):
+                chosen = order[start : start + batch_size]
+                batch = _padded([encoded[i] for i in chosen], model.device)
+                output = model(**batch, soft_q="values")
+                terms = soft_q_terms(output.q, output.v, output.labels, stop_tokens, gamma, terminal_value)
+                grid = (output.labels, output.q, output.v, terms.reward, terms.has_reward)
+                for row, i in enumerate(chosen):
+                    scored = terms.scored[row]
+                    found[i] = TokenValues(*(tensor[row][scored].cpu().numpy() for tensor in grid))
     finally:
         model.train(was_training)
-        model.forward = forward
     return found
 
 

@@ -14,13 +14,24 @@ from __future__ import annotations
 
 import functools
 import types
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
+from .own_forward import (
+    PROBE_LOGITS,
+    Postprocessing,
+    UnknownHeadError,
+    fit_postprocessing,
+    forward_before,
+    probe_logits,
+    run_without_projection,
+)
 from .projection import Projection, check_head, product_dtype, project, projection_gradients, sum_dtype, tile_memory
 from .reference_kl import reference_kl
 from .tiles import RunningStatistics, fold, gradient
@@ -36,7 +47,7 @@ class SoftQOutput(ModelOutput):
     """
     What a model with a soft-Q head returns when called with `soft_q="values"`.
 
-    Every field but the last two has the shape `(batch, seq_len - 1)` (or that of `shift_labels`): position t is the
+    Every field but the last three has the shape `(batch, seq_len - 1)` (or that of `shift_labels`): position t is the
     state after input token t and the action that is token t + 1. It is 0 where the label is -100.
 
     Attributes:
@@ -47,6 +58,8 @@ class SoftQOutput(ModelOutput):
         labels (`torch.Tensor`, int64): a_t, or -100 where the position is not scored.
         kl (`torch.Tensor`, float32, *optional*): KL(policy || reference) at s_t, in nats, if a reference was passed.
         aux_loss (`torch.Tensor`, *optional*): load-balancing loss of a Mixture-of-Experts model, unweighted.
+        logits (`torch.Tensor`, *optional*): with `return_logits=True` the model's own, of the same forward:
+            `(batch, seq_len, vocabulary)`, with gradient.
         hidden_states (`torch.Tensor`, *optional*): with `soft_q="hidden_states"` the only field: `(scored tokens,
             hidden)`, in the order of the grid.
     """
@@ -58,6 +71,7 @@ class SoftQOutput(ModelOutput):
     labels: torch.Tensor | None = None
     kl: torch.Tensor | None = None
     aux_loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
     hidden_states: torch.Tensor | None = None
 
 
@@ -72,8 +86,8 @@ class _SoftQValues(torch.autograd.Function):
     """q and v with gradients; entropy and is_top1 without. See [`soft_q_values`]."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, labels, scale, softcap, buffer_bytes):
-        projection = Projection(weight, bias, scale, softcap)
+    def forward(ctx, hidden, weight, bias, labels, scale, softcap, vocabulary, buffer_bytes):
+        projection = Projection(weight, bias, scale, softcap, vocabulary)
         dtype = product_dtype(hidden, weight)
         stats = RunningStatistics(labels, sum_dtype(dtype))
         with tile_memory(hidden.device, buffer_bytes, sum_dtype(dtype)) as (buffer, work):
@@ -83,14 +97,14 @@ class _SoftQValues(torch.autograd.Function):
                 fold(tile, columns.start, stats.rows(rows), scale, softcap, work)
         q, v, entropy, is_top1 = stats.result()
         ctx.save_for_backward(hidden, weight, bias, labels, v)
-        ctx.settings = (scale, softcap, buffer_bytes, dtype)
+        ctx.settings = (scale, softcap, vocabulary, buffer_bytes, dtype)
         ctx.mark_non_differentiable(entropy, is_top1)
         return q, v, entropy, is_top1
 
     @staticmethod
     def backward(ctx, grad_q, grad_v, *_):
         hidden, weight, bias, labels, v = ctx.saved_tensors
-        scale, softcap, buffer_bytes, dtype = ctx.settings
+        scale, softcap, vocabulary, buffer_bytes, dtype = ctx.settings
 
         def logit_gradient(rows, columns, tile, work):
             return gradient(
@@ -99,13 +113,13 @@ class _SoftQValues(torch.autograd.Function):
 
         grads = projection_gradients(
             hidden,
-            Projection(weight, bias, scale, softcap),
+            Projection(weight, bias, scale, softcap, vocabulary),
             ctx.needs_input_grad[:3],
             dtype,
             buffer_bytes,
             logit_gradient,
         )
-        return *grads, None, None, None, None
+        return *grads, None, None, None, None, None
 
 
 def soft_q_values(
@@ -139,19 +153,39 @@ def soft_q_values(
             labels,
             projection.scale,
             projection.softcap,
+            projection.vocabulary,
             int(logit_buffer_mb * 2**20),
         )
+
+
+@dataclass(frozen=True)
+class _Attached:
+    """
+    What a model with a soft-Q head remembers. Plain values, so that copies and pickles of the model have their own.
+
+    Attributes:
+        logit_buffer_mb (`float`)
+        postprocessing ([`~soft_q.own_forward.Postprocessing`], *optional*):
+            `None` until the first forward where it could not be measured before (ZeRO-3, the meta device).
+        projection_size (`int`, *optional*):
+            Rows of the projection when it was measured.
+    """
+
+    logit_buffer_mb: float
+    postprocessing: Postprocessing | None
+    projection_size: int | None
 
 
 def attach_soft_q_head(model: PreTrainedModel, logit_buffer_mb: float = DEFAULT_LOGIT_BUFFER_MB) -> None:
     """
     Give a causal language model a second way to be called: `model(..., labels=labels, soft_q="values")` returns a
-    [`SoftQOutput`] instead of logits. Without `soft_q`, its forward is the original one.
+    [`SoftQOutput`] instead of logits. Without `soft_q`, its forward is the original one. A copy of the model computes
+    with the copy's weights, and to attach a second time changes the buffer alone.
 
     Attach after PEFT has wrapped the model (pass the inner causal language model) and before the model is prepared
     for distributed training, so that every wrapper's hooks still run around the call. `soft_q="hidden_states"` returns
     only the hidden states at the scored positions, for a reference policy; `reference=Reference(...)` adds the exact
-    KL to it.
+    KL to it; `return_logits=True` adds the full logits.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -160,30 +194,80 @@ def attach_soft_q_head(model: PreTrainedModel, logit_buffer_mb: float = DEFAULT_
             See [`soft_q_values`].
 
     Raises:
-        `ValueError`: the model has no head, a quantised one, or one with an adapter.
-        `RuntimeError`: the model's own logits are not what its head and config say, so Q would be wrong.
+        `ValueError`: the model has no head, a quantised one or one with an adapter; it cannot be run on tokens alone,
+            or its logits are then not finite.
+        [`~soft_q.own_forward.UnknownHeadError`]: a `ValueError`: its forward does not call its output projection once,
+            it does something to its logits that is no scale, soft cap or shorter vocabulary, or its own Q and V on a
+            probe are not what the head computes.
     """
     check_head(model)
-    _check_against_own_logits(model)
-    original_forward = model.forward
+    known = vars(model).get("_soft_q")
+    size = _projection_size(model)
+    if known is None or known.postprocessing is None or known.projection_size != size:
+        postprocessing = _measured(model) if _can_run(model) else None
+        known = _Attached(logit_buffer_mb, postprocessing, size)
+    model._soft_q = replace(known, logit_buffer_mb=logit_buffer_mb)
+    if not _is_attached(model):
+        model._forward_before_soft_q = vars(model).get("forward")
+        model.forward = types.MethodType(_forward_with_soft_q(type(model)), model)
 
-    # `generate` validates its arguments against the signature, so keep the model's own.
-    @functools.wraps(type(model).forward)
+
+@contextmanager
+def soft_q_head(model: PreTrainedModel) -> Iterator[None]:
+    """A soft-Q head on a model for a while: what had none before has none after. See [`attach_soft_q_head`]."""
+    if _is_attached(model):
+        yield
+        return
+    before = vars(model).get("forward")
+    attach_soft_q_head(model)
+    try:
+        yield
+    finally:
+        del model.forward, model._forward_before_soft_q
+        if before is not None:
+            model.forward = before
+
+
+def projection_of(model: PreTrainedModel, with_adapters: bool = True) -> Projection:
+    """The output projection of a model with a soft-Q head; see [`~soft_q.projection.Projection.of`]."""
+    return Projection.of(model, model._soft_q.postprocessing, with_adapters)
+
+
+def _forward_with_soft_q(model_class: type[PreTrainedModel]):
+    # `generate` and Trainer look at a forward's signature, so keep the model's own. No model is in the closure: a
+    # bound method of a copy is bound to the copy.
+    @functools.wraps(model_class.forward)
     def forward(
         self,
         *args,
         soft_q: str | None = None,
         reference: Reference | None = None,
+        return_logits: bool = False,
         labels=None,
         shift_labels=None,
         **kw,
     ):
         if soft_q is None:
             given = {"labels": labels, "shift_labels": shift_labels}
-            return original_forward(*args, **{k: x for k, x in given.items() if x is not None}, **kw)
-        return _soft_q_forward(self, args, kw, labels, shift_labels, soft_q, reference, logit_buffer_mb)
+            return forward_before(self)(*args, **{k: x for k, x in given.items() if x is not None}, **kw)
+        return _soft_q_forward(self, args, kw, labels, shift_labels, soft_q, reference, return_logits)
 
-    model.forward = types.MethodType(forward, model)
+    forward.is_soft_q = True
+    return forward
+
+
+def _is_attached(model: PreTrainedModel) -> bool:
+    # accelerate may have wrapped the forward since, for autocast.
+    forward = vars(model).get("forward")
+    while forward is not None and not getattr(forward, "is_soft_q", False):
+        forward = getattr(forward, "__wrapped__", None) or getattr(forward, "__func__", None)
+    return forward is not None
+
+
+def _projection_size(model: PreTrainedModel) -> int:
+    head = model.get_output_embeddings()
+    weight = getattr(head, "original_module", head).weight
+    return getattr(weight, "ds_shape", weight.shape)[0]
 
 
 def _soft_q_forward(
@@ -194,15 +278,14 @@ def _soft_q_forward(
     shift_labels: torch.Tensor | None,
     what: str,
     reference: Reference | None,
-    logit_buffer_mb: float,
+    return_logits: bool,
 ) -> SoftQOutput:
     kwargs.pop("num_items_in_batch", None)  # a loss argument, and there is no loss here
-    backbone = model.base_model(*args, **{**kwargs, "use_cache": False})
-    hidden = backbone.last_hidden_state
+    hidden, output = _run(model, args, kwargs, return_logits)
     if shift_labels is None:
         hidden, shift_labels = hidden[:, :-1], labels[:, 1:]
     # With a `device_map`, the backbone can end on another device than the head.
-    projection = Projection.of(model)
+    projection = projection_of(model)
     device = projection.weight.device
     hidden, shift_labels = hidden.to(device), shift_labels.to(device)
     scored = shift_labels != -100
@@ -216,10 +299,11 @@ def _soft_q_forward(
         # on every rank instead of none on one.
         return values.new_zeros(scored.shape).masked_scatter(scored, values)
 
-    q, v, entropy, is_top1 = soft_q_values(hidden, projection, shift_labels[positions], logit_buffer_mb)
+    buffer = model._soft_q.logit_buffer_mb
+    q, v, entropy, is_top1 = soft_q_values(hidden, projection, shift_labels[positions], buffer)
     kl = None
     if reference is not None:
-        kl = grid(reference_kl(hidden, projection, *reference, logit_buffer_mb))
+        kl = grid(reference_kl(hidden, projection, *reference, buffer))
     return SoftQOutput(
         q=grid(q),
         v=grid(v),
@@ -227,59 +311,101 @@ def _soft_q_forward(
         is_top1=grid(is_top1),
         labels=shift_labels,
         kl=kl,
-        aux_loss=_load_balancing_loss(model, backbone, kwargs),
+        aux_loss=getattr(output, "aux_loss", None),
+        logits=output.logits if return_logits else None,
     )
 
 
-def _load_balancing_loss(model: PreTrainedModel, backbone: ModelOutput, kwargs: dict) -> torch.Tensor | None:
-    if not kwargs.get("output_router_logits"):
-        return None
-    # Every MoE family of transformers takes this function from Mixtral.
-    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
-
-    config = model.config.get_text_config()
-    return load_balancing_loss_func(
-        backbone.router_logits, config.num_experts, config.num_experts_per_tok, kwargs.get("attention_mask")
+def _run(model: PreTrainedModel, args: tuple, kwargs: dict[str, Any], with_logits: bool):
+    """Hidden states that the projection gets, and the forward's output, with logits that mean something if asked."""
+    head = model.get_output_embeddings()
+    if model._soft_q.postprocessing is not None:
+        nothing = (lambda hidden: hidden.new_zeros(*hidden.shape[:-1], 1)) if not with_logits else head
+        return run_without_projection(model, args, kwargs, nothing)
+    # The first forward of a model that could not be probed before: its postprocessing shows on the way.
+    vocabulary, given = _projection_size(model), []
+    hidden, output = run_without_projection(
+        model, args, kwargs, lambda hidden: given.append(probe_logits(hidden, vocabulary)) or given[0]
     )
+    model._soft_q = replace(model._soft_q, postprocessing=fit_postprocessing(model, given[0], output.logits))
+    return (hidden, output) if not with_logits else _run(model, args, kwargs, True)
+
+
+def _can_run(model: PreTrainedModel) -> bool:
+    """Whether the weights are all here: not on the meta device, not partitioned by ZeRO-3."""
+    return not any(p.device.type == "meta" or hasattr(p, "ds_id") for p in model.parameters())
 
 
 @torch.no_grad()
-def _check_against_own_logits(model: PreTrainedModel) -> None:
+def _measured(model: PreTrainedModel) -> Postprocessing:
     """
-    Compare eight positions with the model's own logits, so that an architecture whose forward does something to its
-    logits that [`logit_postprocessing`] does not know is refused instead of trained wrong.
-
-    Left out where a forward is not possible now: parameters on the meta device or partitioned by ZeRO-3, and
-    multimodal models, whose inputs are more than token ids.
+    The model's postprocessing, from a forward of a few tokens with known numbers in the projection's place; then a
+    forward as training calls it, whose Q and V must be those of the model's own logits.
     """
-    if model.config.get_text_config() is not model.config or any(
-        p.device.type == "meta" or hasattr(p, "ds_id") for p in model.parameters()
-    ):
-        return
-    embeddings = model.get_input_embeddings().weight
-    input_ids = torch.arange(1, 9, device=embeddings.device).unsqueeze(0) % embeddings.size(0)
-    captured = []
-    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: captured.append(args[0]))
-    was_training = model.training
+    input_ids = _probe_ids(model)
+    head, given = model.get_output_embeddings(), []
+    vocabulary = _projection_size(model)
+    name, was_training = type(model).__name__, model.training
     # In training mode, because bitsandbytes repacks 4-bit weights for inference when a CPU model is evaluated, and no
     # gradient passes through them any more. Dropout does no harm: hidden states and logits are of one forward.
     model.train()
     try:
-        with torch.random.fork_rng(devices=[embeddings.device] if embeddings.is_cuda else []):
-            logits = model(input_ids=input_ids, use_cache=False).logits[0].float()
+        with torch.random.fork_rng(devices=[input_ids.device] if input_ids.is_cuda else []):
+            asked = {"input_ids": input_ids}
+            _, output = run_without_projection(
+                model, (), asked, lambda hidden: given.append(probe_logits(hidden, vocabulary)) or given[0]
+            )
+            postprocessing = fit_postprocessing(model, given[0], output.logits)
+            hidden, output = run_without_projection(model, (), asked, head)
+    except UnknownHeadError:
+        raise
+    except Exception as error:  # of the model's own code, which may ask for an image, a language or a length
+        raise ValueError(
+            f"{name} cannot be run on {input_ids.size(1)} tokens alone, so the soft-Q head cannot make sure that it "
+            f"computes what the model does: {type(error).__name__}: {error}"
+        ) from error
     finally:
-        hook.remove()
         model.train(was_training)
-    projection = Projection.of(model)
+    if hidden.shape[:2] != input_ids.shape:
+        raise UnknownHeadError(
+            f"{name} gives its output projection {hidden.size(1)} positions of {input_ids.size(1)} tokens, and the "
+            "soft-Q head needs one a token. This architecture is not supported; please report it."
+        )
+    logits = output.logits[0].to(torch.promote_types(output.logits.dtype, torch.float32))
     labels = input_ids[0].to(logits.device)
-    q, v, *_ = soft_q_values(captured[0][0], projection, labels.to(projection.weight.device))
+    projection = Projection.of(model, postprocessing)
+    q, v, *_ = soft_q_values(hidden[0].to(projection.weight.device), projection, labels.to(projection.weight.device))
     own = torch.stack([logits.gather(1, labels.unsqueeze(1)).squeeze(1), logits.logsumexp(1)])
     ours = torch.stack([q, v]).to(own)
-    # bfloat16 logits carry 8 bits; a wrong scale or a missing softcap is off by far more.
-    tolerance = 0.03 * own.abs().max().clamp(min=0.1)
-    if own.isfinite().all() and (own - ours).abs().max() > tolerance:
-        raise RuntimeError(
-            f"{type(model).__name__} does something to its logits that the soft-Q head does not know: on a probe, its "
-            f"own Q and V are {own[:, 0].tolist()} and the head gives {ours[:, 0].tolist()}. Training would optimise "
-            "the wrong function. Please report the architecture."
+    if not own.isfinite().all():
+        raise ValueError(
+            f"The logits of {name} are NaN or infinite on a probe of {input_ids.size(1)} tokens, before any training. "
+            "Load the model in bfloat16 or float32 if it is in float16, and check its weights."
         )
+    # 16-bit logits are rounded, and so are the products they are sums of.
+    sixteen_bits = min(torch.finfo(x.dtype).bits for x in (output.logits, hidden, projection.weight)) == 16
+    tolerance = (0.02 if sixteen_bits else 1e-3) * own.abs().max().clamp(min=1)
+    if (own - ours).abs().max() > tolerance:
+        raise UnknownHeadError(
+            f"{name} does something to its logits that the soft-Q head does not know: on a probe, its own Q and V are "
+            f"{own[:, 0].tolist()} and the head gives {ours[:, 0].tolist()}. Training would optimise the wrong "
+            "function. Please report the architecture."
+        )
+    return postprocessing
+
+
+def _probe_ids(model: PreTrainedModel) -> torch.Tensor:
+    """One row of as many ordinary tokens as there are probe logits."""
+    embeddings = model.get_input_embeddings()
+    config = model.config
+    # Multimodal models put something else in the place of these.
+    special = {
+        value
+        for part in (config, config.get_text_config())
+        for key, value in part.to_dict().items()
+        if key.endswith(("token_id", "token_index")) and isinstance(value, int)
+    }
+    size = getattr(embeddings, "num_embeddings", None) or config.get_text_config().vocab_size
+    found = [i for i in range(min(size, 4096)) if i not in special] or [0]
+    ids = [found[i % len(found)] for i in range(1, len(PROBE_LOGITS) + 1)]
+    return torch.tensor([ids], device=model.device)

@@ -16,8 +16,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from trl.trainer.utils import maybe_gather_lm_head_ctx
+
+from .own_forward import Postprocessing
 
 
 # With all the tokens of a micro-batch in one tile, the weight gradient of a vocabulary tile is one product, written
@@ -38,15 +40,23 @@ class Projection:
             Multiplier of the logits (Cohere, Granite, Falcon-H1, ...).
         softcap (`float`, *optional*):
             Final logit softcapping (Gemma).
+        vocabulary (`int`, *optional*):
+            How many of the weight's rows are tokens, the first ones; all of them if unset.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
+    vocabulary: int | None = None
+
+    @property
+    def columns(self) -> int:
+        """Tokens of the vocabulary: columns of the logits."""
+        return self.weight.size(0) if self.vocabulary is None else self.vocabulary
 
     @classmethod
-    def of(cls, model: PreTrainedModel, with_adapters: bool = True) -> Projection:
+    def of(cls, model: PreTrainedModel, postprocessing: Postprocessing, with_adapters: bool = True) -> Projection:
         """
         The projection of a causal language model as it is now (FSDP and PEFT may replace the head's parameters).
 
@@ -56,6 +66,8 @@ class Projection:
         Args:
             model ([`~transformers.PreTrainedModel`]):
                 The causal language model itself, not its PEFT wrapper.
+            postprocessing ([`~soft_q.own_forward.Postprocessing`]):
+                What it does to its logits.
             with_adapters (`bool`, *optional*, defaults to `True`):
                 If `False` and PEFT trains a copy of the head (`modules_to_save`), the original head.
         """
@@ -65,12 +77,11 @@ class Projection:
                 head = head.modules_to_save[head.active_adapters[0]]
             else:
                 head = head.original_module
-        scale, softcap = logit_postprocessing(model.config)
         weight, bias = head.weight, getattr(head, "bias", None)
         if isinstance(weight, DTensor):
             weight = weight.full_tensor()
             bias = bias.full_tensor() if bias is not None else None
-        return cls(weight, bias, scale, softcap)
+        return cls(weight, bias, postprocessing.scale, postprocessing.softcap, postprocessing.vocabulary)
 
     def gathered(self) -> AbstractContextManager:
         """Context in which parameters that ZeRO-3 has partitioned are whole; nothing to do elsewhere."""
@@ -88,7 +99,7 @@ class Projection:
             buffer_bytes (`int`):
                 Memory for one tile of float32 logits and the working copy that its statistics or its gradient need.
         """
-        vocabulary = self.weight.size(0)
+        vocabulary = self.columns
         elements = buffer_elements(buffer_bytes)
         rows = max(1, min(tokens, TOKENS_PER_TILE, elements // COLUMN_MULTIPLE))
         columns = max(1, elements // rows // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
@@ -98,28 +109,6 @@ class Projection:
                     slice(row, min(row + rows, tokens)),
                     slice(column, min(column + columns, vocabulary)),
                 )
-
-
-def logit_postprocessing(config: PretrainedConfig) -> tuple[float, float | None]:
-    """
-    `(scale, softcap)` that a model's own forward applies to its logits, read from its config.
-
-    The names differ by architecture: `logit_scale` (Cohere), `output_multiplier` (Muse Glimmer), `lm_head_multiplier`
-    (Falcon-H1), `logits_scaling` (a divisor in Granite and MiniCPM3, a multiplier in HyperCLOVA X),
-    `final_logit_softcapping` (Gemma).
-    """
-    config = config.get_text_config()
-    scale = next(
-        (
-            value
-            for name in ("logit_scale", "output_multiplier", "lm_head_multiplier")
-            if (value := getattr(config, name, None)) is not None
-        ),
-        None,
-    )
-    if scale is None and (scaling := getattr(config, "logits_scaling", None)) is not None:
-        scale = scaling if config.model_type == "hyperclovax" else 1 / scaling
-    return 1.0 if scale is None else float(scale), getattr(config, "final_logit_softcapping", None)
 
 
 def check_head(model: PreTrainedModel) -> None:

@@ -18,8 +18,8 @@ from .tiles import apply_postprocessing_
 
 class _ReferenceKL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, scale, softcap, ref_hidden, reference, buffer_bytes):
-        policy = Projection(weight, bias, scale, softcap)
+    def forward(ctx, hidden, weight, bias, scale, softcap, vocabulary, ref_hidden, reference, buffer_bytes):
+        policy = Projection(weight, bias, scale, softcap, vocabulary)
         dtype, ref_dtype = product_dtype(hidden, weight), product_dtype(ref_hidden, reference.weight)
         accumulate = sum_dtype(dtype)
         statistics = _Statistics(len(hidden), accumulate, hidden.device)
@@ -31,13 +31,13 @@ class _ReferenceKL(torch.autograd.Function):
                 statistics.fold(rows, q, q_ref, work)
         kl, v, v_ref = statistics.result()
         ctx.save_for_backward(hidden, weight, bias, ref_hidden, kl, v, v_ref)
-        ctx.settings = (scale, softcap, reference, buffer_bytes, dtype, ref_dtype)
+        ctx.settings = (scale, softcap, vocabulary, reference, buffer_bytes, dtype, ref_dtype)
         return kl
 
     @staticmethod
     def backward(ctx, grad_kl):
         hidden, weight, bias, ref_hidden, kl, v, v_ref = ctx.saved_tensors
-        scale, softcap, reference, buffer_bytes, dtype, ref_dtype = ctx.settings
+        scale, softcap, vocabulary, reference, buffer_bytes, dtype, ref_dtype = ctx.settings
         with reference.gathered():
 
             def logit_gradient(rows, columns, q, work):
@@ -51,13 +51,13 @@ class _ReferenceKL(torch.autograd.Function):
 
             grads = projection_gradients(
                 hidden,
-                Projection(weight, bias, scale, softcap),
+                Projection(weight, bias, scale, softcap, vocabulary),
                 ctx.needs_input_grad[:3],
                 dtype,
                 buffer_bytes,
                 logit_gradient,
             )
-        return *grads, None, None, None, None, None
+        return *grads, None, None, None, None, None, None
 
 
 def _reference_logits(
@@ -130,10 +130,10 @@ def reference_kl(
         `ValueError`: the vocabularies differ in size.
     """
     with policy.gathered(), reference.gathered():
-        if policy.weight.size(0) != reference.weight.size(0):
+        if policy.columns != reference.columns:
             raise ValueError(
-                f"The policy's vocabulary has {policy.weight.size(0)} tokens and the reference's "
-                f"{reference.weight.size(0)}. KL compares the two token by token: use a reference of the same model "
+                f"The policy's vocabulary has {policy.columns} tokens and the reference's "
+                f"{reference.columns}. KL compares the two token by token: use a reference of the same model "
                 "family, resized alike."
             )
         return _ReferenceKL.apply(
@@ -142,6 +142,7 @@ def reference_kl(
             policy.bias,
             policy.scale,
             policy.softcap,
+            policy.vocabulary,
             ref_hidden.detach(),
             reference,
             int(logit_buffer_mb * 2**20),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from datasets import Dataset, IterableDataset, List
 from peft import PeftConfig, PeftModel
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from .irl_config import IRLConfig
@@ -50,6 +50,14 @@ def check_arguments(
             "already loaded cannot be copied: each rank holds only a part of it. Pass the model's name or path as "
             "`model`, pass `ref_model`, or train an adapter with `peft_config`."
         )
+
+
+def has_no_experts(config: PretrainedConfig) -> bool:
+    """Whether a model of a Mixture-of-Experts family is a dense one, such as Granite 4 H Micro: it routes nothing."""
+    config = config.get_text_config()
+    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    numbers = [getattr(config, name) for name in names if getattr(config, name, None) is not None]
+    return bool(numbers) and not any(numbers)
 
 
 def named(datasets: dict, eval_dataset) -> dict[str, Dataset | IterableDataset]:

@@ -1,13 +1,11 @@
 import copy
 import textwrap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
-from bitsandbytes.nn import Linear4bit
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from peft import PeftConfig, PeftModel
 from transformers import (
@@ -28,11 +26,11 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id
 from ..rewards.settings import save_settings
 from ..rewards.token_values import stop_token_ids
 from ..soft_q import SoftQTerms, attach_soft_q_head, soft_q_terms
-from ..soft_q.head import Reference
-from ..soft_q.projection import Projection
-from .checks import check_arguments, check_not_empty, check_quantization, check_rows, named
+from ..soft_q.head import Reference, projection_of
+from .checks import check_arguments, check_not_empty, check_quantization, check_rows, has_no_experts, named
 from .faults import Interruptible, StepGuard
 from .irl_config import IRLConfig
+from .models import causal_lm, keep_4bit_weights_trainable, no_dropout, without_trl_head
 from .token_metrics import TokenMetrics
 
 
@@ -165,8 +163,12 @@ class IRLTrainer(Interruptible, SFTTrainer):
         # The loss below is normalised by the token count of the whole accumulated batch, whatever the architecture's
         # own loss can do.
         self.model_accepts_loss_kwargs = True
-        self._causal_lm = _causal_lm(self.model)
+        self._loss_shifts_labels = True  # Trainer goes by the class's name, which for GPT-2 and others says otherwise
+        self._causal_lm = causal_lm(self.model)
+        if self.aux_loss_enabled and has_no_experts(self._causal_lm.config):
+            self.aux_loss_enabled = self._causal_lm.config.get_text_config().output_router_logits = False
         keep_4bit_weights_trainable(self.model)
+        without_trl_head(self._causal_lm)
         attach_soft_q_head(self._causal_lm, args.logit_buffer_mb)
         self.stop_token_ids = stop_token_ids(self._causal_lm, self._tokenizer)
         self._warn_if_nothing_ends()
@@ -217,7 +219,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
         return kwargs
 
     def _prepare_reference(self, ref_model: PreTrainedModel) -> PreTrainedModel:
-        self._ref_causal_lm = _causal_lm(ref_model)
+        self._ref_causal_lm = causal_lm(ref_model)
         vocabularies = [m.get_input_embeddings().num_embeddings for m in (self._causal_lm, self._ref_causal_lm)]
         if vocabularies[0] != vocabularies[1]:
             raise ValueError(
@@ -266,7 +268,9 @@ class IRLTrainer(Interruptible, SFTTrainer):
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
 
-        output = model(**inputs, soft_q="values", reference=self._reference(model, inputs))
+        with_logits = return_outputs and not prediction_loss_only
+        reference = self._reference(model, inputs)
+        output = model(**inputs, soft_q="values", reference=reference, return_logits=with_logits)
         terms = soft_q_terms(
             output.q,
             output.v,
@@ -295,11 +299,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
 
         if not return_outputs:
             return loss
-        if prediction_loss_only:
-            return loss, output
-        with torch.no_grad():
-            logits = model(**{k: x for k, x in inputs.items() if k != "labels"}, use_cache=False).logits
-        return loss, CausalLMOutput(logits=logits)
+        return loss, CausalLMOutput(logits=output.logits) if with_logits else output
 
     def _objective(self, output, terms: SoftQTerms, lambda_td: float, num_items_in_batch) -> torch.Tensor:
         """Sums over the tokens of a micro-batch over the number of tokens of the whole batch."""
@@ -322,10 +322,10 @@ class IRLTrainer(Interruptible, SFTTrainer):
         inputs = {key: value for key, value in inputs.items() if key != "output_router_logits"}
         if self.ref_model is not None:
             hidden = self.ref_model(**inputs, soft_q="hidden_states").hidden_states
-            return Reference(hidden, Projection.of(self._ref_causal_lm))
-        with _no_dropout(model), self.accelerator.unwrap_model(model).disable_adapter():
+            return Reference(hidden, projection_of(self._ref_causal_lm))
+        with no_dropout(model), self.accelerator.unwrap_model(model).disable_adapter():
             hidden = model(**inputs, soft_q="hidden_states").hidden_states
-        return Reference(hidden, Projection.of(self._causal_lm, with_adapters=False))
+        return Reference(hidden, projection_of(self._causal_lm, with_adapters=False))
 
     def _get_grad_norm(self, model, grad_norm=None):
         # Where the Trainer knows a step's gradients and has not used them yet (DeepSpeed has, or has left them out).
@@ -374,26 +374,3 @@ class IRLTrainer(Interruptible, SFTTrainer):
         if mode == "train" and self.args.nan_policy == "skip":
             metrics["skipped_steps"] = self._step_guard.skipped
         return metrics
-
-
-def _causal_lm(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    return model.get_base_model() if is_peft_model(model) else model
-
-
-def keep_4bit_weights_trainable(model: torch.nn.Module) -> None:
-    # On a CPU with AVX512-BF16, bitsandbytes repacks a 4-bit layer for inference on its first forward in evaluation
-    # mode, for good: training after an evaluation would go on with gradients of zero, and no warning.
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
-
-
-@contextmanager
-def _no_dropout(model: torch.nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
