@@ -204,7 +204,7 @@ def attach_soft_q_head(model: PreTrainedModel, logit_buffer_mb: float = DEFAULT_
     known = vars(model).get("_soft_q")
     size = _projection_size(model)
     if known is None or known.postprocessing is None or known.projection_size != size:
-        postprocessing = _measured(model) if _can_run(model) else None
+        postprocessing = _measured(model) if can_run(model) else None
         known = _Attached(logit_buffer_mb, postprocessing, size)
     model._soft_q = replace(known, logit_buffer_mb=logit_buffer_mb)
     if not _is_attached(model):
@@ -331,7 +331,7 @@ def _run(model: PreTrainedModel, args: tuple, kwargs: dict[str, Any], with_logit
     return (hidden, output) if not with_logits else _run(model, args, kwargs, True)
 
 
-def _can_run(model: PreTrainedModel) -> bool:
+def can_run(model: PreTrainedModel) -> bool:
     """Whether the weights are all here: not on the meta device, not partitioned by ZeRO-3."""
     return not any(p.device.type == "meta" or hasattr(p, "ds_id") for p in model.parameters())
 

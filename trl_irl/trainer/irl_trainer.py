@@ -26,11 +26,12 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id
 from ..rewards.settings import save_settings
 from ..rewards.token_values import stop_token_ids
 from ..soft_q import SoftQTerms, attach_soft_q_head, soft_q_terms
-from ..soft_q.head import Reference, projection_of
+from ..soft_q.head import Reference, can_run, projection_of
 from .checks import check_arguments, check_not_empty, check_quantization, check_rows, has_no_experts, named
 from .faults import Interruptible, StepGuard
 from .irl_config import IRLConfig
 from .models import causal_lm, keep_4bit_weights_trainable, no_dropout, without_trl_head
+from .packing import check_documents_apart
 from .token_metrics import TokenMetrics
 
 
@@ -170,6 +171,9 @@ class IRLTrainer(Interruptible, SFTTrainer):
         keep_4bit_weights_trainable(self.model)
         without_trl_head(self._causal_lm)
         attach_soft_q_head(self._causal_lm, args.logit_buffer_mb)
+        self._unchecked_packing = self.padding_free
+        if can_run(self._causal_lm):
+            self._check_packing(self._causal_lm)
         self.stop_token_ids = stop_token_ids(self._causal_lm, self._tokenizer)
         self._warn_if_nothing_ends()
         self._token_metrics = {"train": TokenMetrics(), "eval": TokenMetrics()}
@@ -196,6 +200,13 @@ class IRLTrainer(Interruptible, SFTTrainer):
                 "original model in every replica. Launch with `accelerate launch` or `torchrun`, or make one GPU "
                 "visible with CUDA_VISIBLE_DEVICES."
             )
+
+    def _check_packing(self, model: torch.nn.Module) -> None:
+        if self._unchecked_packing:
+            self._unchecked_packing = False
+            with self.accelerator.autocast():
+                sixteen_bits = self.accelerator.mixed_precision in ("bf16", "fp16")
+                check_documents_apart(model, self._causal_lm, self.data_collator, sixteen_bits)
 
     def _warn_if_nothing_ends(self, rows: int = 100) -> None:
         if not isinstance(self.train_dataset, Dataset) or "labels" not in self.train_dataset.column_names:
@@ -263,6 +274,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # TRL 1.12 says here whether the caller wants logits; from 1.13 on, `return_outputs` does. Can go with 1.12.
         prediction_loss_only = inputs.pop("_prediction_loss_only", None)
+        self._check_packing(model)  # if it is sharded, and could not be run before
         training = self.model.training
         mode = "train" if training else "eval"
         if self.aux_loss_enabled:
