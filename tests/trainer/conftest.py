@@ -47,7 +47,7 @@ def make_trainer(tokenizer, tmp_path):
         trainer_kwargs.setdefault("processing_class", tokenizer)
         return IRLTrainer(
             model=make_model("qwen2") if model is None else model,
-            args=IRLConfig(**{"terminal_value": "zero", **settings(tmp_path / "run", **kwargs)}),
+            args=IRLConfig(**{"terminal_value": "zero", "td_scale": 1.0, **settings(tmp_path / "run", **kwargs)}),
             train_dataset=Dataset.from_list(ROWS) if train_dataset is None else train_dataset,
             **trainer_kwargs,
         )

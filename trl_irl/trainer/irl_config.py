@@ -41,6 +41,11 @@ class IRLConfig(SFTConfig):
         lambda_td (`float`, *optional*, defaults to `0.1`):
             Weight of the squared implied reward (temporal-difference term); `1 / (4 * alpha)` in IQ-Learn. `0.0` is
             maximum likelihood, the loss of [`~trl.SFTTrainer`].
+        td_scale (`float`, *optional*):
+            What the squared implied reward is divided by, in nats squared. If `None`, its mean over the first step's
+            tokens, but no less than 1: the term then starts at `lambda_td` or less, whatever the scale of the values.
+            A pretrained model's can move by many nats from token to token, since likelihood does not hold them, and
+            the term would drown the likelihood. `1.0` is the objective of the papers.
         gamma (`float`, *optional*, defaults to `1.0`):
             Discount factor, between 0 and 1.
         lambda_kl (`float`, *optional*, defaults to `0.0`):
@@ -97,6 +102,13 @@ class IRLConfig(SFTConfig):
         metadata={
             "help": "Weight of the squared implied reward (temporal-difference term); 1 / (4 * alpha) in IQ-Learn. "
             "0.0 is maximum likelihood, the loss of SFTTrainer."
+        },
+    )
+    td_scale: float | None = field(
+        default=None,
+        metadata={
+            "help": "What the squared implied reward is divided by. If unset, its mean over the first step's tokens, "
+            "but no less than 1, so that the term starts at lambda_td or less. 1.0 is the objective of the papers."
         },
     )
     gamma: float = field(default=1.0, metadata={"help": "Discount factor, between 0 and 1."})
@@ -194,6 +206,11 @@ class IRLConfig(SFTConfig):
             raise ValueError(
                 f"`lambda_td={self.lambda_td}` and `lambda_kl={self.lambda_kl}` must be finite: they are weights in "
                 "the loss. 0.1 is a good start."
+            )
+        if self.td_scale is not None and not 0 < self.td_scale < math.inf:
+            raise ValueError(
+                f"`td_scale={self.td_scale}` must be above 0 and finite: the squared reward is divided by it. "
+                "Leave it unset to have it measured, or set 1.0 for the objective of the papers."
             )
         if not 0 <= self.gamma <= 1:
             raise ValueError(

@@ -23,15 +23,16 @@ from trl import SFTTrainer
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import create_model_from_path, get_config_model_id
 
-from ..rewards.settings import save_settings
+from ..rewards.settings import save_settings, saved_settings
 from ..rewards.token_values import stop_token_ids
-from ..soft_q import SoftQTerms, attach_soft_q_head, soft_q_terms
+from ..soft_q import SoftQOutput, SoftQTerms, attach_soft_q_head, soft_q_terms
 from ..soft_q.head import Reference, can_run, projection_of
 from .checks import check_arguments, check_not_empty, check_quantization, check_rows, has_no_experts, named
 from .faults import Interruptible, StepGuard
 from .irl_config import IRLConfig
 from .models import causal_lm, keep_4bit_weights_trainable, no_dropout, without_trl_head
 from .packing import check_documents_apart
+from .td_scale import drowning, measured_td_scale
 from .token_metrics import TokenMetrics
 
 
@@ -45,7 +46,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
 
     The model's logits are Q-values, their logsumexp is the value V, and the loss is, in the mean over scored tokens,
 
-        -log pi(a|s) + lambda_td * (Q(s, a) - gamma * V(s'))^2 + lambda_kl * KL(pi || reference)
+        -log pi(a|s) + lambda_td / td_scale * (Q(s, a) - gamma * V(s'))^2 + lambda_kl * KL(pi || reference)
 
     Data preparation, PEFT, quantisation, packing, distributed training, logging and checkpoints are
     [`~trl.SFTTrainer`]'s. Overridden are `compute_loss`; `log` and `predict`, to add metrics that are means over
@@ -179,6 +180,8 @@ class IRLTrainer(Interruptible, SFTTrainer):
         self._token_metrics = {"train": TokenMetrics(), "eval": TokenMetrics()}
         self._step_guard = StepGuard(args, self.accelerator)
         self._watch_signals()
+        self._td_scale: float | None = args.td_scale
+        self._warned_of_td = False
 
         self.ref_model = None
         if args.lambda_kl > 0 and not (ref_model is None and is_peft_model(self.model)):
@@ -271,6 +274,29 @@ class IRLTrainer(Interruptible, SFTTrainer):
                 )
         return prepared
 
+    @property
+    def td_scale(self) -> float:
+        """What the squared reward is divided by ([`IRLConfig.td_scale`]); 1 until the first step has measured it."""
+        return 1.0 if self._td_scale is None else self._td_scale
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self._td_scale is None and self.args.lambda_td > 0:
+            self._td_scale = measured_td_scale(self, batches)
+        return batches, num_items_in_batch
+
+    def soft_q_terms(self, output: SoftQOutput) -> SoftQTerms:
+        """The terms of the objective, of a forward with `soft_q="values"`."""
+        return soft_q_terms(
+            output.q,
+            output.v,
+            output.labels,
+            self.stop_token_ids,
+            gamma=self.args.gamma,
+            terminal_value=self.args.terminal_value,
+            td_target_grad=self.args.td_target_grad,
+        )
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # TRL 1.12 says here whether the caller wants logits; from 1.13 on, `return_outputs` does. Can go with 1.12.
         prediction_loss_only = inputs.pop("_prediction_loss_only", None)
@@ -283,17 +309,9 @@ class IRLTrainer(Interruptible, SFTTrainer):
         with_logits = return_outputs and not prediction_loss_only
         reference = self._reference(model, inputs)
         output = model(**inputs, soft_q="values", reference=reference, return_logits=with_logits)
-        terms = soft_q_terms(
-            output.q,
-            output.v,
-            output.labels,
-            self.stop_token_ids,
-            gamma=self.args.gamma,
-            terminal_value=self.args.terminal_value,
-            td_target_grad=self.args.td_target_grad,
-        )
+        terms = self.soft_q_terms(output)
         lambda_td = self.args.lambda_td_at(self.state.global_step) if training else self.args.lambda_td
-        loss = self._objective(output, terms, lambda_td, num_items_in_batch)
+        loss = self._objective(output, terms, lambda_td / self.td_scale, num_items_in_batch)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             # `num_items_in_batch` counts the tokens of all ranks, and DDP averages the ranks' gradients.
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
@@ -358,11 +376,25 @@ class IRLTrainer(Interruptible, SFTTrainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             settings = {name: getattr(self.args, name) for name in ("gamma", "terminal_value", "lambda_td")}
-            save_settings(output_dir or self.args.output_dir, settings)
+            save_settings(output_dir or self.args.output_dir, {**settings, "td_scale": self._td_scale})
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.args.td_scale is None:
+            self._td_scale = saved_settings(checkpoint).get("td_scale")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
-        self._metrics[mode].update({name: [value] for name, value in self._pop_token_metrics(mode).items()})
+        metrics = self._pop_token_metrics(mode)
+        if (
+            mode == "train"
+            and "nll" in metrics
+            and not self._warned_of_td
+            and (said := drowning(metrics, self.td_scale))
+        ):
+            self._warned_of_td = True
+            logger.warning(said)
+        self._metrics[mode].update({name: [value] for name, value in metrics.items()})
         super().log(logs, start_time)
 
     def predict(
@@ -382,7 +414,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
         if metrics:
             seen = int(metrics.pop("input_tokens")) // self.get_tp_size()
             self._total_train_tokens += seen if mode == "train" else 0
-            metrics["num_tokens"] = self._total_train_tokens
+            metrics |= {"num_tokens": self._total_train_tokens, "td_scale": self.td_scale}
         if mode == "train" and self.args.nan_policy == "skip":
             metrics["skipped_steps"] = self._step_guard.skipped
         return metrics

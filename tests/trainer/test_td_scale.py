@@ -1,0 +1,114 @@
+"""The temporal-difference term at the defaults: no larger than the likelihood at the start, whatever V's scale."""
+
+import logging
+
+import pytest
+import torch
+from datasets import Dataset
+
+from tests.conftest import make_model
+from tests.trainer.conftest import ROWS, one_step
+
+
+def wild(seed: int = 0):
+    """A model whose V moves by many nats from token to token, as those of pretrained ones do."""
+    model = make_model("llama", seed=seed)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(12)
+    return model
+
+
+def plain_td_and_nll(model, rows, stop: int = 1):
+    """Mean squared reward (terminal masked) and nll, from full logits in float64."""
+    rewards, nll = [], []
+    for row in rows:
+        ids, labels = row["input_ids"], row["labels"]
+        logits = model(input_ids=torch.tensor([ids])).logits[0].detach().double()
+        v = logits.logsumexp(-1)
+        for t, action in enumerate(labels[1:]):
+            if action != -100:
+                nll.append((v[t] - logits[t, action]).item())
+                if action != stop:
+                    rewards.append((logits[t, action] - v[t + 1]).item())
+    return sum(r * r for r in rewards) / len(rewards), sum(nll) / len(nll), len(rewards) / len(nll)
+
+
+@pytest.mark.parametrize("size, steps", [(8, 1), (2, 4)])
+def test_the_scale_is_the_first_steps_mean_squared_reward(make_trainer, size, steps):
+    trainer = make_trainer(
+        wild(),
+        td_scale=None,
+        terminal_value="mask",
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=steps,
+    )
+    td, nll, share = plain_td_and_nll(wild(), trainer.train_dataset)
+    assert td > 50
+    loss, _ = one_step(trainer)
+    assert trainer.td_scale == pytest.approx(td, rel=1e-4)
+    assert loss.item() == pytest.approx(nll + 0.1 * share, rel=1e-4)
+
+
+def test_a_reward_of_a_nat_or_less_is_left_as_it_is(make_trainer):
+    def small():
+        model = make_model("llama")
+        with torch.no_grad():
+            model.lm_head.weight.mul_(0.02)
+        return model
+
+    (loss, gradients), (expected, others) = (
+        one_step(make_trainer(small(), td_scale=scale, terminal_value="mask", gamma=0.1)) for scale in (None, 1.0)
+    )
+    assert torch.equal(loss, expected)
+    assert all(torch.equal(gradients[name], others[name]) for name in gradients)
+
+
+def test_measuring_draws_nothing_random_and_changes_nothing(make_trainer):
+    """With dropout, a run that measures is the run that is told what was measured; evaluation uses the same scale."""
+    results = []
+    scale = None
+    for _ in range(2):
+        model = make_model("gpt2", attn_pdrop=0.1, resid_pdrop=0.1)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.1
+        with torch.no_grad():
+            model.transformer.ln_f.weight.fill_(20.0)
+        trainer = make_trainer(
+            model, td_scale=scale, eval_dataset=Dataset.from_list(ROWS), per_device_eval_batch_size=8
+        )
+        trainer.train()
+        scale = trainer.td_scale
+        metrics = trainer.evaluate()
+        results.append(({n: p.detach().clone() for n, p in model.named_parameters()}, metrics["eval_loss"]))
+        assert metrics["eval_td_scale"] == scale > 1
+        expected = metrics["eval_nll"] + 0.1 / scale * metrics["eval_td_loss"]  # terminal_value is zero: all tokens
+        assert metrics["eval_loss"] == pytest.approx(expected, rel=1e-4)
+    assert all(torch.equal(results[0][0][name], results[1][0][name]) for name in results[0][0])
+    assert results[0][1] == results[1][1]
+
+
+def test_a_resumed_run_keeps_its_scale(make_trainer, tmp_path):
+    straight = make_trainer(wild(), td_scale=None, max_steps=4, save_strategy="steps", save_steps=2)
+    straight.train()
+    resumed = make_trainer(wild(seed=1), td_scale=None, max_steps=4)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert resumed.td_scale == straight.td_scale
+    for (name, a), b in zip(straight.model.named_parameters(), resumed.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+@pytest.mark.parametrize("scale, warned", [(1.0, True), (None, False)])
+def test_the_first_log_says_when_the_term_drowns_the_likelihood(make_trainer, caplog, scale, warned):
+    with caplog.at_level(logging.WARNING, logger="trl_irl"):
+        make_trainer(wild(), td_scale=scale, terminal_value="mask", learning_rate=0.0).train()
+    said = [record.getMessage() for record in caplog.records if "training is about the term first" in record.message]
+    assert len(said) == warned
+    if warned:
+        assert "lambda_td 0.1 / td_scale 1" in said[0] and "set `td_scale:" in said[0]
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
+def test_scales_that_mean_nothing_are_refused(make_trainer, scale):
+    with pytest.raises(ValueError, match="must be above 0 and finite"):
+        make_trainer(td_scale=scale)

@@ -1,0 +1,45 @@
+"""The scale of the temporal-difference term: measured before the first step, watched after it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .models import no_dropout
+
+
+if TYPE_CHECKING:
+    from .irl_trainer import IRLTrainer
+
+
+@torch.no_grad()
+def measured_td_scale(trainer: IRLTrainer, batches: list[dict[str, Any]]) -> float:
+    """
+    The mean squared reward of a step's tokens, in nats squared, over all its micro-batches and ranks, but no less than
+    1. Every rank must call. Nothing random is drawn, and training goes on as if this had not been.
+    """
+    sums = torch.zeros(2, device=trainer.args.device)
+    with no_dropout(trainer.model), trainer.compute_loss_context_manager():
+        for batch in batches:
+            output = trainer.model_wrapped(**trainer._prepare_inputs(dict(batch)), soft_q="values")
+            terms = trainer.soft_q_terms(output)
+            sums += torch.stack([terms.reward.square().sum(), terms.has_reward.sum()]).to(sums)
+    squared, tokens = trainer.accelerator.reduce(sums, reduction="sum").tolist()
+    mean = squared / max(tokens, 1)
+    return max(mean, 1.0) if math.isfinite(mean) else 1.0  # if it is not, the first step says so
+
+
+def drowning(metrics: dict[str, float], td_scale: float) -> str | None:
+    """What to say if the temporal-difference term of logged metrics is far above the likelihood."""
+    nll, td_loss, lambda_td = metrics["nll"], metrics["td_loss"], metrics["lambda_td"]
+    term = lambda_td / td_scale * td_loss
+    if not term > 2 * nll:
+        return None
+    return (
+        f"The temporal-difference term is {term:.3g} (lambda_td {lambda_td:.3g} / td_scale {td_scale:.3g} x td_loss "
+        f"{td_loss:.3g}) and the nll is {nll:.3g}: training is about the term first, and the likelihood may get worse "
+        f"than SFT's. Leave `td_scale` unset to have it measured, or set `td_scale: {max(td_loss, 1.0):.3g}`, or "
+        f"`lambda_td: {0.1 * nll * td_scale / td_loss:.1g}`."
+    )
