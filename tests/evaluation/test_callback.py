@@ -85,10 +85,11 @@ def test_metrics_are_those_of_the_model_as_it_then_is(tokenizer, tmp_path):
     trainer = make("irl", tokenizer, tmp_path, generate=greedy, learning_rate=1e-2)
     trainer.train()
     returned = trainer.evaluate()
-    # Evaluated in the same step before, it does not generate twice; that step's metrics are in the log.
-    assert "eval_size" not in returned
+    # Evaluated in the same step before, it does not generate twice; the metrics are there all the same.
     logged = [entry for entry in trainer.state.log_history if "eval_size" in entry]
     assert [entry["step"] for entry in logged] == [5, 10, 15, 20]
+    for name in ("eval_accuracy", "eval_size", "eval_chrf", "eval_self_bleu"):
+        assert returned.get(name) == logged[-1].get(name), name
     model = make_model("qwen2")
     model.load_state_dict(trainer.model.state_dict())
     texts = sample_completions(model, tokenizer, [row["prompt"] for row in ROWS[:3]], 6)
@@ -124,10 +125,49 @@ def test_it_chooses_the_best_checkpoint(tokenizer, tmp_path):
         save_steps=5,
         load_best_model_at_end=True,
         metric_for_best_model="turn",
+        greater_is_better=True,
     )
     trainer.add_callback(Turn())
     trainer.train()
     assert trainer.state.best_metric == 5 and trainer.state.best_model_checkpoint.endswith("checkpoint-10")
+
+
+def test_the_evaluation_after_the_best_weights_came_back_is_of_them(tokenizer, tmp_path):
+    """And so is one after weights changed by hand, at the same step; one of unchanged weights generates no more."""
+    trainer = make(
+        "irl",
+        tokenizer,
+        tmp_path,
+        generate=GenerationArguments(eval_generations=3, eval_temperature=0, eval_max_new_tokens=6),
+        score=lambda text, row: {"size": len(text), "bytes": sum(text.encode())},
+        learning_rate=3e-2,
+        save_strategy="steps",
+        save_steps=5,
+        load_best_model_at_end=True,
+        metric_for_best_model="bytes",
+        greater_is_better=False,
+    )
+    trainer.train()
+    best = int(trainer.state.best_model_checkpoint.rsplit("-", 1)[1])
+    evaluated = {e["step"]: e["eval_bytes"] for e in trainer.state.log_history if "eval_bytes" in e}
+    assert best < 20 and evaluated[best] != evaluated[20]
+    calls = []
+    generate = GenerationCallback._generate
+    callback = next(c for c in trainer.callback_handler.callbacks if isinstance(c, GenerationCallback))
+    callback._generate = lambda args: calls.append(1) or generate(callback, args)
+    assert trainer.evaluate()["eval_bytes"] == evaluated[best]
+    assert trainer.evaluate()["eval_bytes"] == evaluated[best] and len(calls) == 1
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.neg_()
+    trainer.evaluate()
+    assert len(calls) == 2
+
+
+def test_each_of_several_evaluation_sets_has_the_generations_metrics(tokenizer, tmp_path):
+    trainer = make("irl", tokenizer, tmp_path, max_steps=1, eval_strategy="no")
+    metrics = trainer.evaluate({"a": trainer.eval_dataset, "b": trainer.eval_dataset.select([0])})
+    assert metrics["eval_a_nll"] != metrics["eval_b_nll"] and "eval_accuracy" in metrics
 
 
 def test_generations_that_cannot_be_scored_do_not_end_training(tokenizer, tmp_path):

@@ -98,6 +98,21 @@ def test_a_folder_that_another_rank_makes_while_it_is_removed(tmp_path, monkeypa
     assert looked == [False] and not folder.exists()
 
 
+@pytest.mark.parametrize("state, stays", [('{"global_step": 3}', True), ('{"global_st', False), (None, False)])
+def test_a_whole_checkpoint_stays_when_what_follows_it_fails(tmp_path, state, stays):
+    """Such as a push to the Hub, for which the disk has no room."""
+    folder = tmp_path / "checkpoint-3"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    if state is not None:
+        (folder / "trainer_state.json").write_text(state)
+    match = "What follows .*checkpoint-3 failed.*is whole and stays" if stays else "half-written has been removed"
+    with pytest.raises(CheckpointError, match=match), one_error_if_disk_fails(folder, "."):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert folder.exists() == stays
+    assert (newest_checkpoint(tmp_path) == str(folder)) == stays
+
+
 def test_other_errors_pass(tmp_path):
     with pytest.raises(RuntimeError, match="of something else"), one_error_if_disk_fails(tmp_path, "."):
         raise RuntimeError("of something else")

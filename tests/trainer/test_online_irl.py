@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import random
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ def make_trainer(tokenizer, folder, online=True, seed=0, ref_model=None, **overr
         "max_steps": 3,
         "learning_rate": 1e-2,
         "lambda_td": 0.2,
+        "td_scale": 1.0,
         **QUIET,
         **overrides,
     }
@@ -175,6 +177,25 @@ def test_resume_goes_on_as_if_nothing_had_happened(replay_size, tokenizer, tmp_p
     if replay_size:
         saved = json.loads((tmp_path / "whole/checkpoint-2/replay-0.json").read_text())
         assert len(saved["samples"]) == 6
+
+
+def test_an_offline_step_has_no_rows_of_the_policy_not_even_earlier_ones(tokenizer, tmp_path):
+    trainer = make_trainer(tokenizer, tmp_path, replay_size=6, online_fraction=0.5, max_steps=8)
+    counts = []
+    policy_rows = trainer._policy_rows
+
+    def watched():
+        rows = policy_rows()
+        counts.append(sum(map(len, rows)))
+        return rows
+
+    trainer._policy_rows = watched
+    trainer.train()
+    # Which steps sample is drawn from the step alone: 4 prompts fresh and, from the second such step on, 4 earlier.
+    online = [random.Random(f"{trainer.args.seed} {step}").random() < 0.5 for step in range(8)]
+    assert 0 < sum(online) < 8
+    assert [count > 0 for count in counts] == online
+    assert [count for count in counts if count] == [4] + [8] * (sum(online) - 1)
 
 
 def test_a_replay_buffer_of_another_run(tokenizer, tmp_path):

@@ -1,6 +1,7 @@
 """The temporal-difference term at the defaults: no larger than the likelihood at the start, whatever V's scale."""
 
 import logging
+import re
 
 import pytest
 import torch
@@ -112,3 +113,19 @@ def test_the_first_log_says_when_the_term_drowns_the_likelihood(make_trainer, ca
 def test_scales_that_mean_nothing_are_refused(make_trainer, scale):
     with pytest.raises(ValueError, match="must be above 0 and finite"):
         make_trainer(td_scale=scale)
+
+
+@pytest.mark.parametrize(
+    "mle, ramp, said",
+    [
+        (100, 0, "The run has 3 optimiser steps.*100.*maximum likelihood to its end"),
+        (1, 4, "The run has 3 optimiser steps.*`lambda_td` gets to 0.05 of 0.1"),
+        (1, 2, None),
+    ],
+)
+def test_a_schedule_longer_than_the_run_is_said(make_trainer, caplog, mle, ramp, said):
+    with caplog.at_level(logging.WARNING, logger="trl_irl"):
+        make_trainer(mle_warmup_steps=mle, lambda_td_warmup_steps=ramp).train()
+    found = [record.getMessage() for record in caplog.records if "optimiser steps" in record.getMessage()]
+    assert len(found) == (said is not None)
+    assert said is None or re.search(said, found[0])

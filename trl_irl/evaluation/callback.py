@@ -120,22 +120,27 @@ class GenerationCallback(TrainerCallback):
         self.tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
         prompts = encode_prompts(self.tokenizer, [row["prompt"] for row in self.rows])
         check_context(trainer.model, prompts, self.arguments.eval_max_new_tokens, "eval_max_new_tokens")
-        self._last_step = None
+        self._last: tuple[tuple[int, int], dict[str, float]] | None = None  # of which weights, and what was found
 
     def on_evaluate(self, args, state, control, metrics: dict[str, float] | None = None, **kwargs):
-        if state.global_step == self._last_step:
-            return  # another of several evaluation datasets
-        self._last_step = state.global_step
-        with _random_states_kept():
-            groups = self._generate(args)
-        found = [None]
-        if self.trainer.accelerator.is_main_process:
-            found = [self._measure(args, state, groups)]
-        # The same numbers on every rank: they may decide which checkpoint is the best.
-        (found,) = broadcast_object_list(found)
+        # Asked again about the same weights: another of several evaluation datasets, or the evaluation at the end.
+        weights = (state.global_step, sum(weight._version for weight in self.trainer.model.parameters()))
+        if self._last is None or self._last[0] != weights:
+            with _random_states_kept():
+                groups = self._generate(args)
+            found = [None]
+            if self.trainer.accelerator.is_main_process:
+                found = [self._measure(args, state, groups)]
+            # The same numbers on every rank: they may decide which checkpoint is the best.
+            (found,) = broadcast_object_list(found)
+            self._last = weights, found
+            self.trainer.log(dict(found))
         if metrics is not None:
-            metrics.update(found)
-        self.trainer.log(dict(found))
+            metrics.update(self._last[1])
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if args.load_best_model_at_end:  # other weights than those of the last evaluation, at the same step
+            self._last = None
 
     def _generate(self, args) -> list[list[dict]]:
         """The completions of every prompt, on every rank."""

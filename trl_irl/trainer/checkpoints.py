@@ -35,12 +35,18 @@ def newest_checkpoint(output_dir: str | os.PathLike) -> str | None:
     if not Path(output_dir).is_dir():
         return None
     for checkpoint in reversed(sort_checkpoints(str(output_dir))):
-        try:
-            json.loads(Path(checkpoint, "trainer_state.json").read_text())
+        if _is_whole(checkpoint):
             return checkpoint
-        except (OSError, json.JSONDecodeError):
-            warnings.warn(f"{checkpoint} was not written to its end, so it is skipped. Delete it when you like.")
+        warnings.warn(f"{checkpoint} was not written to its end, so it is skipped. Delete it when you like.")
     return None
+
+
+def _is_whole(checkpoint: str | os.PathLike) -> bool:
+    try:
+        json.loads(Path(checkpoint, "trainer_state.json").read_text(encoding="utf-8"))
+        return True
+    except (OSError, ValueError):
+        return False
 
 
 def load_weights_only() -> None:
@@ -89,7 +95,8 @@ def _remove(folder: Path, half_written: str) -> None:
 def one_error_if_disk_fails(folder: str | os.PathLike, half_written: str) -> Iterator[None]:
     """
     Around what writes to `folder`: if the disk is full or refuses, what matches the glob `half_written` in it (`"."`:
-    the folder itself) is removed, and the error says so. Other errors pass.
+    the folder itself) is removed, and the error says so. A checkpoint that is whole stays: what failed then came after
+    it, such as a push to the Hub. Other errors pass.
 
     Raises:
         `CheckpointError`
@@ -106,10 +113,13 @@ def one_error_if_disk_fails(folder: str | os.PathLike, half_written: str) -> Ite
             raise
         folder = Path(folder)
         free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
-        _remove(folder, half_written)
+        whole = half_written == "." and _is_whole(folder)
+        if not whole:
+            _remove(folder, half_written)
+        removed = f"{folder} is whole and stays" if whole else "What was half-written has been removed"
         run = folder.parent if half_written == "." else folder
         raise CheckpointError(
-            f"Writing {folder} failed: {str(error).splitlines()[0]}. {free / 2**20:.0f} MiB are free on that disk. "
-            f"What was half-written has been removed. {how_to_go_on(run)} Free some space, lower "
+            f"{'What follows' if whole else 'Writing'} {folder} failed: {str(error).splitlines()[0]}. "
+            f"{free / 2**20:.0f} MiB are free on that disk. {removed}. {how_to_go_on(run)} Free some space, lower "
             "`save_total_limit`, or set another `output_dir`."
         ) from error

@@ -9,6 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from .irl_config import IRLConfig
+from .token_metrics import TOKEN_METRICS
 
 
 def check_arguments(
@@ -68,6 +69,20 @@ def named(datasets: dict, eval_dataset) -> dict[str, Dataset | IterableDataset]:
 def check_not_empty(dataset: Dataset | IterableDataset, name: str) -> None:
     if isinstance(dataset, Dataset) and len(dataset) == 0:
         raise ValueError(f"The {name} dataset has no rows. Check the split and any filter applied before.")
+
+
+def check_best_metric(args: TrainingArguments, eval_dataset) -> None:
+    """
+    Raises:
+        `ValueError`: there are several evaluation datasets, and `metric_for_best_model` does not say whose it is.
+    """
+    metric = (args.metric_for_best_model or "").removeprefix("eval_")
+    if isinstance(eval_dataset, dict) and args.load_best_model_at_end and metric in TOKEN_METRICS:
+        names = ", ".join(f"{name}_{metric}" for name in eval_dataset)
+        raise ValueError(
+            f"`metric_for_best_model: {args.metric_for_best_model}` is not one number: there are {len(eval_dataset)} "
+            f"evaluation datasets. Name one of {names}."
+        )
 
 
 def check_rows(dataset: Dataset | IterableDataset, text_field: str, name: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from trl import RLOOConfig
 
 from ..rewards.discriminator import LEVELS, REWARD_FORMS
+from .best_metric import set_direction
 
 
 @dataclass
@@ -98,6 +99,7 @@ class GAILConfig(RLOOConfig):
     )
 
     def __post_init__(self):
+        set_direction(self)
         super().__post_init__()
         for name, choices in (("discriminator_level", LEVELS), ("gail_reward", REWARD_FORMS)):
             if getattr(self, name) not in choices:

@@ -9,6 +9,7 @@ from trl import SFTConfig
 
 from ..soft_q.head import DEFAULT_LOGIT_BUFFER_MB
 from ..soft_q.objective import TERMINAL_VALUES
+from .best_metric import set_direction
 
 
 NAN_POLICIES = ("stop", "skip")
@@ -171,6 +172,7 @@ class IRLConfig(SFTConfig):
         if self.use_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
             # transformers 5.23 passes `ddp_timeout` on for accelerators only; it then takes the group made here.
             PartialState(cpu=True, timeout=timedelta(seconds=self.ddp_timeout))
+        set_direction(self)
         super().__post_init__()
         if self.loss_type != "nll":
             raise ValueError(

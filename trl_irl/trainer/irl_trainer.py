@@ -1,4 +1,3 @@
-import copy
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -20,19 +19,27 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.trainer_utils import EvalPrediction, PredictionOutput
 from trl import SFTTrainer
-from trl.models.utils import prepare_deepspeed, prepare_fsdp
-from trl.trainer.utils import create_model_from_path, get_config_model_id
+from trl.trainer.utils import get_config_model_id
 
 from ..rewards.settings import save_settings, saved_settings
 from ..rewards.token_values import stop_token_ids
 from ..soft_q import SoftQOutput, SoftQTerms, attach_soft_q_head, soft_q_terms
 from ..soft_q.head import Reference, can_run, projection_of
-from .checks import check_arguments, check_not_empty, check_quantization, check_rows, has_no_experts, named
+from .checks import (
+    check_arguments,
+    check_best_metric,
+    check_not_empty,
+    check_quantization,
+    check_rows,
+    has_no_experts,
+    named,
+)
 from .faults import Interruptible, StepGuard
 from .irl_config import IRLConfig
 from .models import causal_lm, keep_4bit_weights_trainable, no_dropout, without_trl_head
 from .packing import check_documents_apart
-from .td_scale import drowning, measured_td_scale
+from .reference import own_reference, prepared_reference
+from .td_scale import ScheduleCheck, drowning, measured_td_scale
 from .token_metrics import TokenMetrics
 
 
@@ -131,18 +138,9 @@ class IRLTrainer(Interruptible, SFTTrainer):
         check_quantization(args, model, quantization_config, peft_config)
         for name, dataset in named({"train": train_dataset}, eval_dataset).items():
             check_not_empty(dataset, name)
+        check_best_metric(args, eval_dataset)
         # Adapters start from random weights. TRL 1.16 sets the seed before it makes them; this can go with TRL 1.12.
         set_seed(args.seed)
-        copies_model = (
-            args.lambda_kl > 0
-            and ref_model is None
-            and peft_config is None
-            and not isinstance(model, str)
-            and not is_peft_model(model)
-        )
-        if copies_model:
-            # Before anything patches the model's forward: the patches are bound to the original.
-            ref_model = copy.deepcopy(model)
 
         super().__init__(
             model=model,
@@ -180,14 +178,17 @@ class IRLTrainer(Interruptible, SFTTrainer):
         self._token_metrics = {"train": TokenMetrics(), "eval": TokenMetrics()}
         self._step_guard = StepGuard(args, self.accelerator)
         self._watch_signals()
+        self.add_callback(ScheduleCheck())
         self._td_scale: float | None = args.td_scale
         self._warned_of_td = False
+        self._eval_prefix = "eval"
 
         self.ref_model = None
         if args.lambda_kl > 0 and not (ref_model is None and is_peft_model(self.model)):
             if ref_model is None:
-                ref_model = create_model_from_path(model, **self._reference_init_kwargs(quantization_config))
-            self.ref_model = self._prepare_reference(ref_model)
+                ref_model = own_reference(self, model)
+            self._ref_causal_lm = causal_lm(ref_model)
+            self.ref_model = prepared_reference(ref_model, self)
 
     def _check_parallelism(self) -> None:
         parallelism = self.accelerator.parallelism_config
@@ -223,31 +224,6 @@ class IRLTrainer(Interruptible, SFTTrainer):
                 "turn with another token, set `eos_token` in IRLConfig to it (for Qwen's base models "
                 "`eos_token='<|im_end|>'`). If completions are cut by `max_length`, raise it."
             )
-
-    def _reference_init_kwargs(self, quantization_config: BitsAndBytesConfig | None) -> dict[str, Any]:
-        kwargs = {"trust_remote_code": self.args.trust_remote_code, **(self.args.model_init_kwargs or {})}
-        if quantization_config is not None:
-            kwargs["quantization_config"] = quantization_config
-        if self.args.distributed_state.distributed_type in ["MULTI_GPU", "DEEPSPEED"]:
-            kwargs["device_map"] = None  # "auto" fails there, as for the model itself
-        return kwargs
-
-    def _prepare_reference(self, ref_model: PreTrainedModel) -> PreTrainedModel:
-        self._ref_causal_lm = causal_lm(ref_model)
-        vocabularies = [m.get_input_embeddings().num_embeddings for m in (self._causal_lm, self._ref_causal_lm)]
-        if vocabularies[0] != vocabularies[1]:
-            raise ValueError(
-                f"The model has {vocabularies[0]} embeddings and `ref_model` {vocabularies[1]}. The KL compares them "
-                "token by token: use a reference of the same model family, resized alike."
-            )
-        ref_model.requires_grad_(False)
-        ref_model.eval()
-        attach_soft_q_head(self._ref_causal_lm, self.args.logit_buffer_mb)
-        if self.is_deepspeed_enabled:
-            return prepare_deepspeed(ref_model, self.accelerator)
-        if self.is_fsdp_enabled:
-            return prepare_fsdp(ref_model, self.accelerator)
-        return self.accelerator.prepare_model(ref_model, evaluation_mode=True)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         if self._tokenizer.eos_token_id is None:
@@ -394,8 +370,15 @@ class IRLTrainer(Interruptible, SFTTrainer):
         ):
             self._warned_of_td = True
             logger.warning(said)
-        self._metrics[mode].update({name: [value] for name, value in metrics.items()})
+        if mode == "train":
+            self._metrics[mode].update({name: [value] for name, value in metrics.items()})
+        else:  # SFTTrainer would call those of every evaluation dataset eval_NAME
+            logs.update({f"{self._eval_prefix}_{name}": value for name, value in metrics.items()})
         super().log(logs, start_time)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        self._eval_prefix = metric_key_prefix
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def predict(
         self, test_dataset: Dataset, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"

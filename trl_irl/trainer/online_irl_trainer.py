@@ -121,8 +121,9 @@ class OnlineIRLTrainer(IRLTrainer):
         ]
         # Of the step alone, so that all ranks decide alike, and a resumed run as the one it goes on from.
         online = random.Random(f"{self.args.seed} {self.state.global_step}").random() < self.args.online_fraction
-        rows = self._replay.draw(len(prompts))
+        rows = []
         if online:
+            rows = self._replay.draw(len(prompts))
             with self._clock.part("generation"):
                 fresh = self._sample(prompts)
             ended = [sample.completion[-1] in self.stop_token_ids for sample in fresh]

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from ..rewards import RewardFunctionModel
+from .best_metric import set_direction
 
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # that it is experimental is said here, and its version pinned
@@ -28,6 +29,22 @@ except ImportError as error:
         f'TRL {version("trl")} has no PPOTrainer: it was removed in 1.13. `pip install "trl-irl[ppo]"` brings TRL '
         "1.12.0, which has it; or use its maintained successors, RLOO and GRPO (`rloo.yaml`, `grpo.yaml` in recipes/)."
     ) from error
+
+
+# Inherited keys that TRL's trainer never looks at, the values that ask for nothing, and what to do.
+_DO_NOTHING = (
+    ("max_steps", (-1, 0), "Unset it, and set `total_episodes`, the number of responses to learn from."),
+    ("max_grad_norm", (1.0, None), "Unset it: gradients are not clipped. Lower `learning_rate` or `cliprange`."),
+    (
+        "load_best_model_at_end",
+        (False,),
+        "Unset it: the last policy is saved. The best checkpoint's name is in `trainer_state.json`, and it can be "
+        "used as it is.",
+    ),
+    ("label_smoothing_factor", (0, 0.0), "Unset it."),
+    ("neftune_noise_alpha", (None,), "Unset it."),
+    ("auto_find_batch_size", (False,), "Unset it, and set `per_device_train_batch_size`."),
+)
 
 
 @dataclass
@@ -67,6 +84,7 @@ class PPOConfig(_PPOConfig):
     save_value_model: bool = field(default=False, metadata={"help": "Save it in `output_dir/value_model`."})
 
     def __post_init__(self):
+        set_direction(self)
         super().__post_init__()
         if self.sft_model_path is not None:
             raise ValueError(f"`sft_model_path: {self.sft_model_path}`: name the policy in `model_name_or_path`.")
@@ -75,6 +93,14 @@ class PPOConfig(_PPOConfig):
                 "`resume_from_checkpoint`: TRL 1.12's PPOTrainer cannot resume; its checkpoints hold the policy only. "
                 "Set `model_name_or_path` to a checkpoint to start a new run from its policy, and `value_model_path` "
                 "to a value model if one was saved."
+            )
+        for name, nothing, instead in _DO_NOTHING:
+            if getattr(self, name) not in nothing:
+                raise ValueError(f"`{name}: {getattr(self, name)}` does nothing in TRL 1.12's PPOTrainer. {instead}")
+        if not self.temperature > 0:
+            raise ValueError(
+                f"`temperature: {self.temperature}` must be above 0: PPO learns from samples of the policy, and TRL's "
+                "trainer would sample at 1e-7 and score at that."
             )
         for name in ("response_length", "num_ppo_epochs", "num_mini_batches", "max_prompt_length"):
             if getattr(self, name) < 1:

@@ -1,4 +1,4 @@
-"""The scale of the temporal-difference term: measured before the first step, watched after it."""
+"""The weight of the temporal-difference term: its scale is measured before the first step, and it is watched."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.logging import get_logger
+from transformers import TrainerCallback
 
 from .models import no_dropout
 
 
 if TYPE_CHECKING:
     from .irl_trainer import IRLTrainer
+
+logger = get_logger(__name__)
 
 
 @torch.no_grad()
@@ -29,6 +33,23 @@ def measured_td_scale(trainer: IRLTrainer, batches: list[dict[str, Any]]) -> flo
     squared, tokens = trainer.accelerator.reduce(sums, reduction="sum").tolist()
     mean = squared / max(tokens, 1)
     return max(mean, 1.0) if math.isfinite(mean) else 1.0  # if it is not, the first step says so
+
+
+class ScheduleCheck(TrainerCallback):
+    """Says before the first step if the schedule of `lambda_td` is longer than the run."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        steps, mle, ramp = state.max_steps, args.mle_warmup_steps, args.lambda_td_warmup_steps
+        if args.lambda_td == 0 or mle + ramp <= steps:
+            return
+        if mle >= steps:
+            what = "it trains by maximum likelihood to its end"
+        else:
+            what = f"`lambda_td` gets to {args.lambda_td_at(steps - 1):.3g} of {args.lambda_td:.3g}"
+        logger.warning(
+            f"The run has {steps} optimiser steps, and `mle_warmup_steps: {mle}` with `lambda_td_warmup_steps: "
+            f"{ramp}` takes {mle + ramp}: {what}. Lower them, or train longer."
+        )
 
 
 def drowning(metrics: dict[str, float], td_scale: float) -> str | None:

@@ -6,6 +6,9 @@ from accelerate import Accelerator
 from ..soft_q import SoftQOutput, SoftQTerms
 
 
+TOKEN_METRICS = ("loss", "nll", "td_loss", "kl", "entropy", "mean_token_accuracy", "log_pi_mean", "reward_mean")
+
+
 class TokenMetrics:
     """
     Sums and counts since the last log, so that each logged metric is one mean over all tokens of all micro-batches and
