@@ -6,8 +6,7 @@ python -m benchmarks.pretrained_start --model FOLDER --gsm8k train.jsonl --e2e d
     --output results/pretrained_start.json
 ```
 
-The mean nll (nats per token) of the last five training steps, batches and seed alike for all, bfloat16 on a CPU. One
-cell
+The mean nll (nats per token) of the last five training steps, batches and seed alike for all, in bfloat16. One cell
 a data set, objective and seed, each kept in the file as it is done: a run that was killed goes on.
 """
 
@@ -32,6 +31,7 @@ OBJECTIVES = {
     "IRL, defaults": {},
     "IRL, td_scale 1": {"td_scale": 1.0},
     "IRL, lambda_td 1": {"lambda_td": 1.0},
+    "IRL, td_scale 1, lambda_td 0.003": {"td_scale": 1.0, "lambda_td": 0.003},
 }
 SETTINGS = {
     "gsm8k": {"max_steps": 60, "per_device_train_batch_size": 4, "max_length": 256},
@@ -60,7 +60,7 @@ def load(name: str, path: Path, seed: int) -> Dataset:
 def run(model: str, name: str, data: Dataset, objective: dict | None, seed: int, folder: str) -> dict[str, float]:
     keys = {
         "output_dir": folder,
-        "use_cpu": True,
+        "use_cpu": not torch.cuda.is_available(),
         "bf16": True,
         "learning_rate": 2e-5,
         "logging_steps": 5,
@@ -100,8 +100,12 @@ def main() -> None:
     parser.add_argument("--e2e", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
+    parser.add_argument("--steps", type=int, help="instead of 60 (gsm8k) and 70 (e2e)")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
+    if arguments.steps:
+        for settings in SETTINGS.values():
+            settings["max_steps"] = arguments.steps
     cells = json.loads(arguments.output.read_text()) if arguments.output.is_file() else []
     done = {(cell["data"], cell["objective"], cell["seed"]) for cell in cells}
     for seed in arguments.seeds:
@@ -112,7 +116,8 @@ def main() -> None:
                     continue
                 with tempfile.TemporaryDirectory() as folder:
                     found = run(arguments.model, name, load(name, path, seed), OBJECTIVES[objective], seed, folder)
-                cells.append({"data": name, "objective": objective, "seed": seed, **found})
+                device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+                cells.append({"data": name, "objective": objective, "seed": seed, "device": device, **found})
                 arguments.output.write_text(json.dumps(cells, indent=1) + "\n")
                 print(cells[-1], flush=True)
 

@@ -3,7 +3,8 @@ Every causal language model family that transformers has, built tiny: does the s
 and their gradients, or refuse with a reason?
 
 ```bash
-python -m tests.slow.sweep_families --output results/decoder_families.json
+python -m tests.slow.sweep_families --output results/decoder_families.json --table docs/decoder_families.md
+python -m tests.slow.sweep_families --check results/decoder_families.json  # fails if a verdict is another
 ```
 """
 
@@ -12,7 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import sys
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -69,7 +72,12 @@ MORE = {
     },
     "jetmoe": {"kv_channels": 8, "num_key_value_heads": 2},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
-    "nemotron_h": {"mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 1, "hybrid_override_pattern": "M*"},
+    "nemotron_h": {
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 8,
+        "n_groups": 1,
+        "layers_block_type": ["mamba", "attention"],
+    },
     "zamba": {"n_mamba_heads": 2, "mamba_dt_rank": 4},
     "reformer": {
         "attn_layers": ["local", "local"],
@@ -92,6 +100,11 @@ MORE = {
     "electra": {"embedding_size": 32},
     "rembert": {"input_embedding_size": 16, "output_embedding_size": 24},
     **dict.fromkeys(MLA, {"num_key_value_heads": 4, "num_attention_heads": 4}),
+    **dict.fromkeys(
+        "qwen2_vl_text qwen2_5_vl_text glm4v_text glm4v_moe_text glm_ocr_text paddleocr_vl_text "
+        "qwen2_5_omni_text".split(),
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}},
+    ),
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "zaya": {"num_experts_per_tok": 1},
     "zamba2": {"mamba_headdim": 8, "n_mamba_heads": 8, "mamba_ngroups": 1, "attention_head_dim": 16},
@@ -243,19 +256,55 @@ def families() -> list[tuple[str, object]]:
     return causal + vision
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+TABLE = """# Which families the soft-Q head knows
+
+Every family that `AutoModelForCausalLM` and `AutoModelForImageTextToText` of transformers {version} have, built tiny
+with random weights (`python -m tests.slow.sweep_families`; raw in `results/decoder_families.json`). "Equal": Q, V and
+all gradients are those of the model's own logits, in float32. "Refused": the error says what stands below.
+
+**Equal, {equal}:** {names}
+
+| not equal | verdict | what |
+|---|---|---|
+{rows}
+
+"Not built" and "failed" say nothing about a family: the sweep does not know how to make it so small, or its own
+forward fails then. It is looked at when a model of it is loaded.
+"""
+
+
+def table(found: dict[str, dict]) -> str:
+    equal = [name for name, entry in sorted(found.items()) if entry["verdict"] == "equal"]
+    rows = [
+        f"| {name} | {entry['verdict']} | {entry['what'].replace('|', '/')} |"
+        for name, entry in sorted(found.items())
+        if entry["verdict"] != "equal"
+    ]
+    version = transformers.__version__
+    return TABLE.format(version=version, equal=len(equal), names=", ".join(equal), rows="\n".join(rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--check", type=Path)
     parser.add_argument("--only", nargs="*")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
-    chosen = [pair for pair in families() if not arguments.only or pair[0] in arguments.only]
-    found = sweep(chosen)
-    counts = {
-        kind: sum(x["verdict"] == kind for x in found.values()) for kind in {x["verdict"] for x in found.values()}
-    }
-    print(counts)
+    found = sweep([pair for pair in families() if not arguments.only or pair[0] in arguments.only])
+    print(Counter(entry["verdict"] for entry in found.values()))
     if arguments.output:
-        told = {"transformers": transformers.__version__, "torch": torch.__version__, "families": found}
-        arguments.output.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+        result = {"transformers": transformers.__version__, "torch": torch.__version__, "families": found}
+        arguments.output.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    if arguments.table:
+        arguments.table.write_text(table(found), encoding="utf-8")
+    if arguments.check:
+        before = json.loads(arguments.check.read_text(encoding="utf-8"))["families"]
+        changed = [n for n, entry in found.items() if entry["verdict"] != before.get(n, {}).get("verdict")]
+        sys.exit(f"Other verdicts than before: {', '.join(changed)}" if changed else 0)
+
+
+if __name__ == "__main__":
+    main()
