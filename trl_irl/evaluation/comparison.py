@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from .matched import Curve, at_levels, common_levels, difference_at_levels
 from .report import figure, save
 from .statistics import Interval, Statistic
@@ -83,12 +85,16 @@ def table_at_equal_diversity(
                 cells = difference_at_levels(curve, curves[baseline], metric, levels)
             texts = [shown(metric, interval, intervals) for interval in cells]
             if not intervals and model != baseline:
-                texts = [text + ("" if 0 in cell else " *") for text, cell in zip(texts, cells, strict=True)]
+                texts = [
+                    text + (" *" if text and 0 not in cell else "") for text, cell in zip(texts, cells, strict=True)
+                ]
             rows.append([label, metric, *texts])
     return rows
 
 
 def shown(name: str, interval: Interval, with_ends: bool) -> str:
+    if np.isnan(interval.mean):
+        return ""
     factor, digits, unit = _SHARE if name.startswith("pass@") else _SHOWN.get(name, (1, 2, ""))
     mean, low, high = (f"{factor * value:.{digits}f}" for value in (interval.mean, interval.low, interval.high))
     return f"{mean}{unit} [{low}, {high}]" if with_ends else f"{mean}{unit}"
