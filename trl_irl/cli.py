@@ -73,6 +73,9 @@ def split_accelerate_config(args: list[str]) -> tuple[str | None, list[str]]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    from .commands.failures import write_any_text
+
+    write_any_text()
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         commands = "\n".join(f"  {name:<13}{help_text}" for name, help_text in COMMANDS.items())

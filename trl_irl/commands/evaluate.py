@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .evaluate_rewards import RewardArguments, analyse
 from .judging import ReferenceJudge, unanswered
-from .loaded_models import LoadedModel, Stopwatch, named, weights_of
+from .loaded_models import LoadedModel, Stopwatch, check_lengths, named, weights_of
 from .task_arguments import METRICS, TaskArguments, default_metrics, load_rows, make_score
 
 
@@ -179,6 +179,11 @@ def main(arguments: EvaluateArguments) -> None:
         taken = ["reward"] if arguments.reward_model_path else []
         Scorer(score, corpus, taken).check(rows)
         notes += unanswered(rows, arguments.metrics)
+        of_references = bool({"nll", "td_loss"} & set(arguments.metrics))
+        for name, path in arguments.named_models().items():
+            check_lengths(name, path, rows, arguments.max_new_tokens, of_references)
+        for name, path in arguments.judges().items() if arguments.reward_analysis else ():
+            check_lengths(name, path, rows, 0, references=True)
         judge = None
         if arguments.reward_model_path is not None:
             judge = ReferenceJudge(arguments.reward_model_path, rows, arguments.batch_size, arguments.dtype)
@@ -225,7 +230,7 @@ def main(arguments: EvaluateArguments) -> None:
         results = comparison.summarise(values)
     for line in lines:
         line["completions"] = [{k: x for k, x in c.items() if k != "token_ids"} for c in line["completions"]]
-    (output_dir / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (output_dir / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     comparison.write_tables(results, output_dir)
     shown = shown_metrics(results)
     by = tokenizer_of(rows)
@@ -307,7 +312,7 @@ def write_report(output_dir, arguments, prompts, values, results, shown, lengths
             markdown(comparison.table(comparison.differences(values, baseline), shown)),
         ]
     parts += [f"![{name}]({name})" for name in pictures] + [rewards] * bool(rewards)
-    (output_dir / "report.md").write_text("\n\n".join(parts) + "\n")
+    (output_dir / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def told_of_judge(reward_model_path: str | None) -> list[str]:

@@ -1,10 +1,13 @@
 """How a command ends when something is wrong: one message on each rank, and a status other than 0."""
 
+import io
+import locale
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 
 def report(prog: str, error: BaseException | str) -> None:
@@ -18,8 +21,23 @@ def report(prog: str, error: BaseException | str) -> None:
     print(f"{where}{prog}: error: {error}", file=sys.stderr, flush=True)
 
 
+def write_any_text() -> None:
+    """
+    Whatever the locale: files that a library opens without naming an encoding (TRL reads recipes so) are UTF-8, and a
+    character that the terminal does not have is printed as a question mark, rather than the end of a run.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    if locale.getencoding().lower().replace("-", "") != "utf8":
+        for name in ("C.UTF-8", "en_US.UTF-8"):  # the second where the first is not known, such as on macOS
+            with suppress(locale.Error):
+                locale.setlocale(locale.LC_CTYPE, name)
+                break
+
+
 def run_reporting(parser, main: Callable, argv: list[str] | None) -> int:
     """Run a command of one process: what is wrong becomes one message. The exit status is 0, or 2 then."""
+    write_any_text()
     (arguments,) = parser.parse(argv)
     try:
         main(arguments)
@@ -54,6 +72,7 @@ def run_training(
     from ..tasks.files import remove_if_empty
     from ..trainer.checkpoints import CheckpointError, how_to_go_on, load_weights_only
 
+    write_any_text()
     parsed = parser.parse(argv)
     training_args = parsed[1]
     existed = os.path.exists(training_args.output_dir)

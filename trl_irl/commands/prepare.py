@@ -153,8 +153,8 @@ def check_filled(rows: list[dict], split: str) -> None:
         empty = [key for key in ("prompt", "completion", "messages") if key in row and row[key] is None]
         if empty:
             raise ValueError(
-                f"Row {i} of `{split}` has nothing (null) in the column `{empty[0]}`. Leave such rows out of the data, "
-                "or fill them."
+                f"Row {i} of `{split}` has nothing (null) in the column `{empty[0]}`. Leave such rows out of the "
+                "data, or fill them."
             )
 
 

@@ -112,9 +112,9 @@ def score_rows(arguments: ScoreArguments, rows: list[dict], parts: Path) -> list
                 )
             ]
             unfinished = part.with_suffix(".part")
-            unfinished.write_text(json.dumps(scored))
+            unfinished.write_text(json.dumps(scored), encoding="utf-8")
             os.replace(unfinished, part)
-        found += json.loads(part.read_text())
+        found += json.loads(part.read_text(encoding="utf-8"))
     return found
 
 
@@ -143,6 +143,8 @@ def main(arguments: ScoreArguments) -> None:
     output = Path(arguments.output)
     for key in ("output", "html"):
         if getattr(arguments, key) is not None:
+            if Path(getattr(arguments, key)).is_dir():
+                raise ValueError(f"`{key}: {getattr(arguments, key)}` is a folder. Name a file in it.")
             check_writable(str(Path(getattr(arguments, key)).parent), key)
     rows = load_rows(arguments, arguments.num_rows)
     parts = output.with_name(f"{output.name}.parts")
@@ -156,11 +158,12 @@ def main(arguments: ScoreArguments) -> None:
     table = Dataset.from_list(scored)
     table.to_parquet(unfinished) if output.suffix == ".parquet" else table.to_json(unfinished)
     os.replace(unfinished, output)
-    shutil.rmtree(parts)
-    print(f"{len(scored)} completions, mean return {sum(row['sum'] for row in scored) / len(scored):+.3f}: {output}")
     if arguments.html is not None:
         title = f"{arguments.kind} rewards of {arguments.model}"
         write_heatmap(scored[: arguments.html_rows], Path(arguments.html), title)
+    shutil.rmtree(parts)  # not before all is written
+    print(f"{len(scored)} completions, mean return {sum(row['sum'] for row in scored) / len(scored):+.3f}: {output}")
+    if arguments.html is not None:
         print(f"Page: {arguments.html}")
 
 

@@ -197,7 +197,7 @@ class GenerationCallback(TrainerCallback):
         folder = Path(args.output_dir) / "generations"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with (folder / f"step-{step}.csv").open("w", newline="") as file:
+            with (folder / f"step-{step}.csv").open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([header, *table])
         except OSError as error:  # a table is not worth a run
             warnings.warn(f"The generations of step {step} could not be written to {folder}: {error}")

@@ -106,8 +106,10 @@ def metric_names(results: Sequence[Result]) -> list[str]:
 
 def write_tables(results: Sequence[Result], output_dir: Path) -> None:
     """`metrics.json` (all metrics with their intervals) and `metrics.csv` (means, a line a model and temperature)."""
-    (output_dir / "metrics.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
-    with (output_dir / "metrics.csv").open("w", newline="") as file:
+    (output_dir / "metrics.json").write_text(
+        json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8"
+    )
+    with (output_dir / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["model", "temperature", *metric_names(results)])
         writer.writeheader()
         for result in results:

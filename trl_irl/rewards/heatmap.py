@@ -64,7 +64,8 @@ def write_heatmap(rows: Sequence[dict], path: Path, title: str) -> None:
         rows (`Sequence[dict]`):
             With `prompt` (text), `tokens` (`list[str]`), `rewards`, `q`, `v` (`list[float]`, nats), `has_reward`
             (`list[bool]`), and `sum` and `log_likelihood` (nats).
-        path (`Path`)
+        path (`Path`):
+            Its folder is made where it is not there.
         title (`str`)
     """
     known = [reward for row in rows for reward, there in zip(row["rewards"], row["has_reward"], strict=True) if there]
@@ -73,7 +74,8 @@ def write_heatmap(rows: Sequence[dict], path: Path, title: str) -> None:
     steps = np.linspace(-largest, largest, 5)
     scale = "".join(f'<span style="background:{colour(x / largest)}">{x:+.2f}</span>' for x in steps)
     articles = "\n".join(_article(i, row, largest) for i, row in enumerate(rows))
-    path.write_text(_PAGE.format(title=html.escape(title), scale=scale, articles=articles))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_PAGE.format(title=html.escape(title), scale=scale, articles=articles), encoding="utf-8")
 
 
 def colour(share: float) -> str:
