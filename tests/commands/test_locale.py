@@ -43,7 +43,12 @@ def test_scores_recipe_and_page_in_ascii(model_folder, tmp_path):
     rows = [{"prompt": "Größe π?", "completion": " 今 ü 🦊"}, {"prompt": "One", "completion": " two"}]
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (tmp_path / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
-    keys = {"model": str(model_folder), "dataset_name": "rows.jsonl", "output": "rewards.jsonl", "html": "pages/new/p.html"}
+    keys = {
+        "model": str(model_folder),
+        "dataset_name": "rows.jsonl",
+        "output": "rewards.jsonl",
+        "html": "pages/new/p.html",
+    }
     recipe = "".join(f"{key}: {value}\n" for key, value in keys.items())
     (tmp_path / "recipe.yaml").write_text(f"# ümläut\n{recipe}", encoding="utf-8")
     command = [sys.executable, "-m", "trl_irl.commands.score", "--config", "recipe.yaml"]

@@ -83,6 +83,7 @@ def score_rows(arguments: ScoreArguments, rows: list[dict], parts: Path) -> list
     from tqdm.auto import tqdm
 
     from ..rewards import SoftQReward
+    from ..rewards.token_pieces import token_pieces
 
     @cache
     def reward():
@@ -104,7 +105,7 @@ def score_rows(arguments: ScoreArguments, rows: list[dict], parts: Path) -> list
                     "mean": one.mean,
                     "log_likelihood": one.log_likelihood,
                     "initial_value": one.initial_value if len(one.v) else None,
-                    "tokens": [reward().tokenizer.decode([token]) for token in one.token_ids],
+                    "tokens": token_pieces(reward().tokenizer, one.token_ids),
                     **{name: getattr(one, name).tolist() for name in ("token_ids", "rewards", "has_reward", "q", "v")},
                 }
                 for prompt, completion, one in zip(
@@ -123,7 +124,7 @@ def _digest(arguments: ScoreArguments, chunk: list[dict]) -> str:
 
     keys = ("model", "kind", "ref_model", "gamma", "terminal_value", "dtype")
     told = {key: getattr(arguments, key) for key in keys}
-    told |= {"weights": [weights_of(arguments.model), weights_of(arguments.ref_model or "")]}
+    told |= {"format": 2, "weights": [weights_of(arguments.model), weights_of(arguments.ref_model or "")]}
     told["rows"] = [[row["prompt"], row["completion"]] for row in chunk]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
