@@ -334,7 +334,10 @@ def run(argv: list[str] | None = None) -> int:
     """The command: what is wrong becomes one message; the exit status is 0, or 2 then."""
     from .failures import run_reporting
 
-    return run_reporting(make_parser(), main, argv)
+    def kept(arguments: EvaluateArguments) -> str:
+        return f"The same command goes on from what was sampled, which is in {arguments.output_dir}/cells."
+
+    return run_reporting(make_parser(), main, argv, kept)
 
 
 if __name__ == "__main__":

@@ -269,7 +269,7 @@ def run(argv: list[str] | None = None) -> int:
     except ImportError as error:  # a TRL without PPOTrainer
         report("trl-irl ppo", error)
         return 2
-    return run_training(parser, make_trainer, lambda trainer, *_: train(trainer), argv, under_way=(RewardError,))
+    return run_training(parser, make_trainer, lambda trainer, *_: train(trainer), argv, (RewardError,), resumes=False)
 
 
 if __name__ == "__main__":

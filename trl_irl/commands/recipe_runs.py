@@ -37,7 +37,7 @@ def run_recipe(
         if value is not None:
             words += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    environment["ACCELERATE_USE_CPU"] = "true"
+    environment |= {"ACCELERATE_USE_CPU": "true", "TRL_IRL_PART_OF": "a demo"}  # which speaks when it is interrupted
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
     log = output_dir.with_suffix(".log")

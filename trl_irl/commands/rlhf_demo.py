@@ -187,7 +187,18 @@ def main(arguments: RLHFDemoArguments) -> None:
     print(f"{(time.perf_counter() - start) / 60:.1f} minutes in all.")
 
 
-if __name__ == "__main__":
+def run(argv: list[str] | None = None) -> int:
+    """The command: what is wrong becomes one message; the exit status is 0, or 2 then."""
+    from .failures import run_reporting
     from .parser import RecipeParser
 
-    main(*RecipeParser((RLHFDemoArguments,), prog="trl-irl rlhf-demo").parse())
+    def kept(arguments: RLHFDemoArguments) -> str:
+        return f"What was done is in {arguments.output_dir}; the same command begins anew."
+
+    return run_reporting(RecipeParser((RLHFDemoArguments,), prog="trl-irl rlhf-demo"), main, argv, kept)
+
+
+if __name__ == "__main__":
+    from trl_irl.commands.failures import leave
+
+    leave(run())
