@@ -166,7 +166,7 @@ def main() -> None:
     options = parser.parse_args()
     options.output_dir.mkdir(parents=True, exist_ok=True)
     found = measure(options.seeds)
-    (options.output_dir / "scores.json").write_text(json.dumps(found, indent=1))
+    (options.output_dir / "scores.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     draw(found, options.output_dir / "correctable_mdp.png")
     for world, scores in found.items():
         shown = [f"{name} {fmean(x):.3f}" + (f" ± {stdev(x):.3f}" if len(x) > 1 else "") for name, x in scores.items()]

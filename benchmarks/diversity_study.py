@@ -67,7 +67,7 @@ def run_job(base: Path, output: Path, seed: int, size: int, lambda_td: float, te
         found = Scorer(exact_answer).statistics([list(map(vars, group)) for group in groups], rows)
         told["temperatures"][temperature] = {name: statistic.value for name, statistic in found.items()}
     part = output.with_suffix(".part")
-    part.write_text(json.dumps(told, indent=1) + "\n")
+    part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     os.replace(part, output)
 
 
@@ -95,7 +95,7 @@ def report(output_dir: Path, seeds: int) -> str:
     parts = []
     for size in STEPS:
         found = {
-            (name, seed): json.loads(path.read_text())
+            (name, seed): json.loads(path.read_text(encoding="utf-8"))
             for name, *_ in ARMS
             for seed in range(seeds)
             if (path := result_path(output_dir, seed, size, name)).is_file()
@@ -198,7 +198,7 @@ def main() -> None:
         if any(statuses):
             raise SystemExit("A worker failed; start the study again to go on.")
     text = report(options.output_dir, options.seeds)
-    (options.output_dir / "report.md").write_text(text)
+    (options.output_dir / "report.md").write_text(text, encoding="utf-8")
     print(text)
 
 

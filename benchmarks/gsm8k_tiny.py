@@ -74,7 +74,7 @@ def main() -> None:
         words = [str(word) for key, value in overrides.items() for word in (f"--{key}", value)]
         command = [sys.executable, "-m", "trl_irl.cli", "irl", "--accelerate_config", "cpu"]
         subprocess.run([*command, "--config", str(recipes / recipe), *words], check=True)
-        histories[name] = json.loads((output / "trainer_state.json").read_text())["log_history"]
+        histories[name] = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     plot_training(histories, ("nll", "td_loss", "reward_mean", "eval_nll"), options.output_dir / "training.png")
     print("| step | nll MLE | nll IRL | td_loss MLE | td_loss IRL | lambda_td |\n|---:|---:|---:|---:|---:|---:|")
     for mle, irl in zip(*(([e for e in h if "nll" in e][4::5]) for h in histories.values()), strict=True):

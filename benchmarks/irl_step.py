@@ -39,7 +39,7 @@ def make_rows(path: str | None, count: int, length: int) -> list[dict]:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     if path:
-        examples = [json.loads(line) for line in Path(path).read_text().splitlines()]
+        examples = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
         pairs = [(f"QUESTION: {e['question']}\n\nSOLUTION:", f" {e['answer']}") for e in examples]
     else:
         from trl_irl.tasks.arithmetic import make_arithmetic
@@ -247,7 +247,7 @@ def main() -> None:
             f"| {result['beyond_states_mib']:.0f} | {time_ratio} | {memory_ratio} |"
         )
     if options.json:
-        Path(options.json).write_text(json.dumps(results, indent=2) + "\n")
+        Path(options.json).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def worker(recipe: str, scaled: bool) -> None:
         def on_train_end(self, args, state, control, **kwargs):
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
             path = Path(args.output_dir, f"rank-{os.environ.get('RANK', 0)}.json")
-            path.write_text(json.dumps({"before": before, "peak": peak}))
+            path.write_text(json.dumps({"before": before, "peak": peak}), encoding="utf-8")
 
     trainer, _ = irl.make_trainer(*arguments)
     trainer.add_callback(Report)
@@ -81,7 +81,7 @@ def main() -> None:
         model.save_pretrained(folder / "model")
         make_tokenizer().save_pretrained(folder / "model")
         del model
-        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
         states = weights * 16 / 2**20
         print(f"{weights / 1e6:.0f} M weights: weights, gradients and Adam's moments in float32 are {states:.0f} MiB.")
         print("| launcher | peak MiB a rank, beyond the imports |\n|---|---:|", flush=True)
@@ -100,7 +100,7 @@ def main() -> None:
                 "save_strategy": "no",
                 "report_to": "none",
             }
-            (output / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+            (output / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
             command = [sys.executable, "-m", "accelerate.commands.launch"]
             command += ["--config_file", str(cpu_twin(launcher.removesuffix("-scaled"), 2, output))]
             command += ["-m", "benchmarks.memory_per_rank", "--worker", str(output / "recipe.yaml")]
@@ -109,7 +109,7 @@ def main() -> None:
             environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
             result = subprocess.run(command, capture_output=True, text=True, env=environment)
             assert result.returncode == 0, result.stderr[-3000:]
-            ranks = [json.loads(path.read_text()) for path in sorted(output.glob("rank-*.json"))]
+            ranks = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(output.glob("rank-*.json"))]
             peaks = [rank["peak"] - rank["before"] for rank in ranks]
             print(f"| {launcher} x2 | {', '.join(f'{peak:.0f}' for peak in peaks)} |", flush=True)
 

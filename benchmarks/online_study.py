@@ -52,7 +52,7 @@ def discriminator_auroc(folder: Path, samples: Path, of: str) -> float:
     reward = PreferenceReward(str(folder / "discriminator"), batch_size=400)
     score = completion_score("arithmetic")
     rewards, scores = [], []
-    for row in map(json.loads, samples.read_text().splitlines()):
+    for row in map(json.loads, samples.read_text(encoding="utf-8").splitlines()):
         if row["model"] == of and row["temperature"] == 1:
             texts = [completion["text"] for completion in row["completions"]]
             told = {"prompt": row["prompt"], "completion": row["reference"]}
@@ -82,7 +82,7 @@ def run_seed(output_dir: Path, seed: int) -> dict[str, float]:
     )
     evaluate.main(arguments)
     found = {}
-    for result in json.loads((Path(arguments.output_dir) / "metrics.json").read_text()):
+    for result in json.loads((Path(arguments.output_dir) / "metrics.json").read_text(encoding="utf-8")):
         for metric in ("accuracy", "self_bleu", "nll"):
             if metric in result["metrics"]:
                 mean = result["metrics"][metric]["mean"]
@@ -90,7 +90,7 @@ def run_seed(output_dir: Path, seed: int) -> dict[str, float]:
     for judged in ("MLE", "GAIL"):
         samples = Path(arguments.output_dir) / "samples.jsonl"
         found[f"discriminator AUROC on {judged}"] = discriminator_auroc(folders["GAIL"], samples, judged)
-    agreement = json.loads((Path(arguments.output_dir) / "rewards.json").read_text())["agreement"]
+    agreement = json.loads((Path(arguments.output_dir) / "rewards.json").read_text(encoding="utf-8"))["agreement"]
     by_pair = {(row["model"], row["reward"]): row["AUROC in prompt"]["mean"] for row in agreement}
     for name, folder in folders.items():
         for judged in ("MLE", name):

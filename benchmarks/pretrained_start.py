@@ -49,7 +49,7 @@ def chat(prompt: str, answer: str) -> dict:
 
 def load(name: str, path: Path, seed: int) -> Dataset:
     if name == "gsm8k":
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         rows = [chat(row["question"], row["answer"]) for row in rows if len(row["question"] + row["answer"]) < 500]
     else:
         with path.open(newline="", encoding="utf-8") as file:
@@ -106,7 +106,7 @@ def main() -> None:
     if arguments.steps:
         for settings in SETTINGS.values():
             settings["max_steps"] = arguments.steps
-    cells = json.loads(arguments.output.read_text()) if arguments.output.is_file() else []
+    cells = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.is_file() else []
     done = {(cell["data"], cell["objective"], cell["seed"]) for cell in cells}
     for seed in arguments.seeds:
         for name in SETTINGS:
@@ -118,7 +118,7 @@ def main() -> None:
                     found = run(arguments.model, name, load(name, path, seed), OBJECTIVES[objective], seed, folder)
                 device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
                 cells.append({"data": name, "objective": objective, "seed": seed, "device": device, **found})
-                arguments.output.write_text(json.dumps(cells, indent=1) + "\n")
+                arguments.output.write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
                 print(cells[-1], flush=True)
 
 

@@ -48,7 +48,7 @@ def run_seed(output_dir: Path, seed: int, num_samples: int) -> dict:
         output_dir=str(output_dir / f"evaluation-seed{seed}"),
     )
     evaluate.main(arguments)
-    return json.loads((Path(arguments.output_dir) / "rewards.json").read_text())
+    return json.loads((Path(arguments.output_dir) / "rewards.json").read_text(encoding="utf-8"))
 
 
 def report(seeds: list[dict]) -> str:
@@ -80,7 +80,7 @@ def main() -> None:
     options = parser.parse_args()
     prepare_base(options.output_dir)
     text = report([run_seed(options.output_dir, seed, options.num_samples) for seed in range(options.seeds)])
-    (options.output_dir / "report.md").write_text(text)
+    (options.output_dir / "report.md").write_text(text, encoding="utf-8")
     print(text)
 
 

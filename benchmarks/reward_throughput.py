@@ -28,7 +28,7 @@ VARIANTS = ("rewards", "full logits")
 
 def _status(name: str) -> int:
     """Bytes in memory now (VmRSS) or at most (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
@@ -68,7 +68,9 @@ def measure(variant: str, everything: bool, options: argparse.Namespace) -> dict
     if on_cuda:
         before = torch.cuda.memory_allocated()
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # the maximum starts anew, at what is there now
+        Path("/proc/self/clear_refs").write_text(
+            "5", encoding="utf-8"
+        )  # the maximum starts anew, at what is there now
         before = _status("VmRSS")
     seconds = []
     for _ in range(options.warmup + options.repeats):

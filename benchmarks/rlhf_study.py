@@ -83,7 +83,7 @@ def run_seed(output_dir: Path, seed: int) -> dict[str, float]:
         output_dir=str(output_dir / f"evaluation-seed{seed}"),
     )
     evaluate.main(arguments)
-    results = json.loads((Path(arguments.output_dir) / "metrics.json").read_text())
+    results = json.loads((Path(arguments.output_dir) / "metrics.json").read_text(encoding="utf-8"))
     for result in results:
         for metric in ("accuracy", "self_bleu"):
             if metric in result["metrics"]:

@@ -27,5 +27,5 @@ def run_study(
     options = parser.parse_args()
     prepare_base(options.output_dir)
     text = report([run_seed(options.output_dir, seed) for seed in options.seeds])
-    (options.output_dir / "report.md").write_text(text)
+    (options.output_dir / "report.md").write_text(text, encoding="utf-8")
     print(text)

@@ -1,5 +1,6 @@
 """The `trl-irl` command: finds the subcommand and launches it through accelerate."""
 
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -73,6 +74,19 @@ def split_accelerate_config(args: list[str]) -> tuple[str | None, list[str]]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    from .commands.failures import INTERRUPTED, tell_interrupted, write_any_text
+
+    write_any_text()
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:  # before a command that could say more has begun
+        tell_interrupted("trl-irl", "Nothing was begun.")
+        return INTERRUPTED
+
+
+def _run(argv: list[str] | None) -> int:
+    from .commands.failures import end_at_first_interrupt
+
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         commands = "\n".join(f"  {name:<13}{help_text}" for name, help_text in COMMANDS.items())
@@ -97,6 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     if command not in _LAUNCHED or {"-h", "--help"} & set(args):
         import runpy
 
+        end_at_first_interrupt()
         sys.argv = [f"trl-irl {command}", *args]
         runpy.run_module(module, run_name="__main__")
         return 0
@@ -105,28 +120,46 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _launch(args: list[str]) -> int:
-    import psutil
+    from .commands.failures import INTERRUPTED
+
+    interrupts = []
+
+    def pass_on(signum, frame):
+        import psutil
+
+        if signum == signal.SIGINT:
+            interrupts.append(signum)
+            logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # each rank's status, and a traceback
+        children = psutil.Process().children()
+        if interrupts and not children:
+            raise KeyboardInterrupt
+        for child in children:
+            child.send_signal(signum if len(interrupts) < 2 else signal.SIGKILL)  # Ctrl-C again: now
+
+    # A scheduler's SIGTERM reaches the training, which may save and end (`save_on_signal`), and this waits for it, as
+    # after Ctrl-C, to which the training has something to say. By itself, accelerate's launcher of one process would
+    # die and leave it behind, and torch's of several would kill what has not ended in 30 seconds.
+    before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        status = _accelerate(args)
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    return INTERRUPTED if interrupts else status
+
+
+def _accelerate(args: list[str]) -> int:
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    def pass_on(signum, frame):
-        for child in psutil.Process().children():
-            child.send_signal(signum)
-
-    # A scheduler's SIGTERM reaches the training, which may save and end (`save_on_signal`), and this waits for it.
-    # By itself, accelerate's launcher of one process would die and leave it behind, and torch's of several would kill
-    # what has not ended in 30 seconds.
-    before = signal.signal(signal.SIGTERM, pass_on)
     arguments = launch_command_parser().parse_args(args)
-    arguments.signals_to_handle = "SIGINT,SIGHUP,SIGQUIT"
+    arguments.signals_to_handle = "SIGHUP,SIGQUIT"
     try:
         launch_command(arguments)
     except CalledProcessError as error:  # the process has said why; a traceback of ours would bury it
         return error.returncode
     except ChildFailedError as error:
         return max(failure.exitcode for failure in error.failures.values()) or 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -103,6 +103,28 @@ def test_a_function_of_ones_own(run, tmp_path, monkeypatch, capsys):
     assert status == 2 and "completions could be scored; the first: KeyError" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", ["", "--metrics rouge --reward_analysis true"])
+def test_references_longer_than_the_context_are_found_before_sampling(words, run, monkeypatch, capsys):
+    monkeypatch.setattr("trl_irl.evaluation.sampling.sample", lambda *_, **__: pytest.fail("something was sampled"))
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    rows = [{"prompt": "One", "completion": " two"}, {"prompt": "One", "completion": " fox" * 400}]
+    status, _, folder = run(rows, *words.split())
+    error = capsys.readouterr().err
+    assert status == 2 and "1 of 2 references (the first is number 1, of" in error and "context of" in error
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "given, fragment",
+    [({"accuracy": 50}, "`accuracy` the value 50"), ({"length": 3}, "`length`, a name that is taken")],
+)
+def test_metrics_that_cannot_be_are_refused_before_sampling(given, fragment, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wrong_task", SimpleNamespace(score=lambda prediction, row: given))
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    status, _, _ = run([{"prompt": "One", "completion": " two"}], "--task", "wrong_task:score")
+    assert status == 2 and fragment in capsys.readouterr().err
+
+
 def test_generations_that_say_nothing_are_counted(run, monkeypatch):
     from trl_irl.evaluation.sampling import Completion
 

@@ -333,6 +333,10 @@ BAD = {
     ),
     "whitening": ({"reward_metric": "vowels", "num_mini_batches": 2, "whiten_rewards": True}, "leave 4"),
     "episodes": ({"reward_metric": "vowels", "total_episodes": 7}, "is less than one batch of 8"),
+    "two rows of a prompt": (
+        {"reward_metric": "vowels", "dataset_name": "{twice}", "dataset_train_split": "train"},
+        "8 prompts have several rows that differ, the first 'Row 0' in keyword",
+    ),
     "all too long": ({"reward_metric": "vowels", "max_prompt_length": 1}, "Not one of the 12 prompts of `train`"),
     "fewer than a batch": ({"reward_metric": "vowels", "num_train_rows": 7}, "fewer than one batch of 8"),
     "context": ({"reward_metric": "vowels", "response_length": 300}, "the policy's context is 256"),
@@ -357,7 +361,8 @@ BAD = {
 @needs_ppo
 @pytest.mark.parametrize("keys, fragment", BAD.values(), ids=BAD)
 def test_refused_before_a_model_loads(keys, fragment, recipe, models, tmp_path, capsys, monkeypatch):
-    for name, rows in {"answers": [{"answer": "x"}], "bare": [{"prompt": "One"}] * 8}.items():
+    twice = [{"prompt": f"Row {i}", "keyword": word} for word in ("fox", "dog") for i in range(8)]
+    for name, rows in {"answers": [{"answer": "x"}], "bare": [{"prompt": "One"}] * 8, "twice": twice}.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     make_model("llama").save_pretrained(tmp_path / "foreign")
     foreign = make_tokenizer()
@@ -367,7 +372,7 @@ def test_refused_before_a_model_loads(keys, fragment, recipe, models, tmp_path, 
     (tmp_path / "lora/adapter_config.json").write_text('{"peft_type": "LORA", "task_type": "CAUSAL_LM"}')
     (tmp_path / "lora/adapter_model.safetensors").write_bytes(b"")
     places = {"other": models / "other", "lora": tmp_path / "lora", "foreign": tmp_path / "foreign"}
-    places |= {name: tmp_path / f"{name}.jsonl" for name in ("answers", "bare")}
+    places |= {name: tmp_path / f"{name}.jsonl" for name in ("answers", "bare", "twice")}
     keys = {key: value.format(**places) if isinstance(value, str) else value for key, value in keys.items()}
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
     try:

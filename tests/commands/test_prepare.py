@@ -3,12 +3,13 @@
 import json
 
 import pytest
-from datasets import DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 from transformers import AutoTokenizer
 
 from tests.commands.test_irl import run as run_module
 from tests.commands.test_irl import write_recipe
 from trl_irl.commands import irl, prepare
+from trl_irl.tasks.final_answer import is_correct
 
 
 ROWS = [
@@ -150,6 +151,55 @@ def test_push(run, monkeypatch):
     assert name == "me/data" and private and dataset["train"]["prompt"] == splits["train"]["prompt"]
 
 
+def test_a_folder_with_other_splits_is_refused_and_the_same_are_replaced(run, tmp_path, capsys):
+    folder = tmp_path / "prepared"
+    old, new = ([{"prompt": f"{age} {i}", "completion": " x"} for i in range(10)] for age in ("Old", "New"))
+    assert run(rows=old)[0] == 0
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    status, _ = run("--validation_fraction", "0", rows=new)
+    error = capsys.readouterr().err
+    assert status == 2 and "holds validation.parquet, which is none of the splits to write (train)" in error
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
+    status, splits = run(rows=new)
+    assert status == 0 and {row["prompt"][:3] for split in splits.values() for row in split} == {"New"}
+    (folder / "data").mkdir()
+    (folder / "data/more.jsonl").write_text('{"prompt": "Old", "completion": " x"}\n', encoding="utf-8")
+    assert run(rows=new)[0] == 2 and "holds data/more.jsonl" in capsys.readouterr().err
+
+
+def test_splits_are_replaced_together(run, monkeypatch, tmp_path):
+    rows = [{"prompt": f"Old {i}", "completion": " x"} for i in range(10)]
+    run(rows=rows)
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "prepared").iterdir()}
+    whole, calls = Dataset.to_parquet, []
+
+    def no_room(self, path):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError("No space left on device")
+        return whole(self, path)
+
+    monkeypatch.setattr(Dataset, "to_parquet", no_room)
+    assert run(rows=[{"prompt": f"New {i}", "completion": " x"} for i in range(10)])[0] == 2
+    assert {path.name: path.read_bytes() for path in (tmp_path / "prepared").iterdir()} == kept
+
+
+def test_numbers_in_csv_are_written_as_they_were(model_folder, tmp_path):
+    lines = ["question,answer", "0042,1e5", "NA,007", '"1,5",+3', "2.50,null"]
+    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    words = ["--dataset_name", str(tmp_path / "rows.csv"), "--source_column", "question", "--target_column", "answer"]
+    words += ["--tokenizer", str(model_folder), "--validation_fraction", "0", "--output_dir", str(tmp_path / "out")]
+    assert prepare.run(words) == 0
+    rows = load_dataset(str(tmp_path / "out"))["train"]
+    assert list(zip(rows["prompt"], rows["completion"], strict=True)) == [
+        ("0042", " 1e5"),
+        ("NA", " 007"),
+        ("1,5", " +3"),
+        ("2.50", " null"),
+    ]
+    assert is_correct(" 100000", rows[0]) and is_correct("#### 7", rows[1]) and not is_correct(" 2", rows[2])
+
+
 @pytest.mark.parametrize(
     "words, fragment",
     [
@@ -169,6 +219,15 @@ def test_one_message(words, fragment, run, capsys):
     stderr = capsys.readouterr().err
     assert status == 2 and splits is None
     assert stderr.count("trl-irl prepare: error: ") == 1 and fragment in stderr
+
+
+@pytest.mark.parametrize("column", ["prompt", "completion"])
+def test_a_row_with_nothing_in_it_is_named(column, run, capsys):
+    rows = [{"prompt": f"{i}?", "completion": f" {i}"} for i in range(4)]
+    rows[2][column] = None
+    status, splits = run(rows=rows)
+    assert status == 2 and splits is None
+    assert f"Row 2 of `train` has nothing (null) in the column `{column}`" in capsys.readouterr().err
 
 
 def test_a_column_to_cut_needs_columns(run, capsys):

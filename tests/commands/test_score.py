@@ -53,7 +53,7 @@ def test_what_it_writes(suffix, run, model_folder, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"out.{suffix}", "rows.jsonl"])
 
 
-def test_killed_it_goes_on(run, tmp_path, monkeypatch):
+def test_interrupted_it_goes_on(run, tmp_path, monkeypatch, capsys):
     scored = []
     whole = SoftQReward.score
 
@@ -64,8 +64,11 @@ def test_killed_it_goes_on(run, tmp_path, monkeypatch):
         return whole(self, prompts, *args)
 
     monkeypatch.setattr(SoftQReward, "score", dies_at_the_second_chunk)
-    with pytest.raises(KeyboardInterrupt):
-        run()
+    assert run() == 130
+    error = capsys.readouterr().err
+    assert (
+        f"trl-irl score: interrupted. The same command goes on from what was scored, which is in {tmp_path}" in error
+    )
     assert not (tmp_path / "out.parquet").exists() and len(list((tmp_path / "out.parquet.parts").iterdir())) == 1
     assert run() == 0
     assert [len(prompts) for prompts in scored] == [2, 1, 1]  # the first chunk was not asked again
@@ -88,6 +91,20 @@ def test_the_page(run, tmp_path):
         assert [float(value) for value, _ in tokens] == pytest.approx(row["rewards"], abs=5e-4)
         assert html.escape(row["prompt"]) in article
     assert "<blue>" not in page and "http" not in page.replace("http-equiv", "")  # nothing from elsewhere
+
+
+def test_a_page_that_cannot_be_written_costs_no_scores(run, tmp_path, monkeypatch, capsys):
+    scored = []
+    whole = SoftQReward.score
+    monkeypatch.setattr(SoftQReward, "score", lambda self, *args: scored.append(1) or whole(self, *args))
+    page = tmp_path / "new/folder/page.html"
+    with monkeypatch.context() as patch:
+        patch.setattr("trl_irl.rewards.heatmap._article", lambda *_: (_ for _ in ()).throw(OSError("no room")))
+        assert run("--html", str(page)) == 2 and "no room" in capsys.readouterr().err
+    assert (tmp_path / "out.parquet.parts").is_dir() and not page.exists()
+    assert run("--html", str(page)) == 0 and page.is_file() and len(scored) == 2  # two chunks, once
+    assert not (tmp_path / "out.parquet.parts").exists()
+    assert run("--html", str(tmp_path)) == 2 and f"`html: {tmp_path}` is a folder" in capsys.readouterr().err
 
 
 def test_colours():

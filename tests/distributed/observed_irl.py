@@ -41,7 +41,9 @@ class ObservedTrainer(IRLTrainer):
             "zero_stage": self.model_wrapped.zero_optimization_stage() if self.is_deepspeed_enabled else None,
             "elements_here": getattr(weight, "ds_tensor", weight).numel(),
         }
-        Path(self.args.output_dir, f"observed-{os.environ['RANK']}.json").write_text(json.dumps(observed))
+        Path(self.args.output_dir, f"observed-{os.environ['RANK']}.json").write_text(
+            json.dumps(observed), encoding="utf-8"
+        )
         return result
 
 

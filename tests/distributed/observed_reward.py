@@ -13,7 +13,7 @@ soft_q, preference = from_environment.soft_q_reward, from_environment.preference
 def observed(prompts, completions, completion_ids, **kwargs):
     rewards = soft_q(prompts, completions, completion_ids)
     preferences = preference(prompts, completions, completion_ids)
-    with open(f"{os.environ['OBSERVED']}-{os.environ['RANK']}.jsonl", "a") as file:
+    with open(f"{os.environ['OBSERVED']}-{os.environ['RANK']}.jsonl", "a", encoding="utf-8") as file:
         for row in zip(prompts, completion_ids, rewards, preferences, strict=True):
             file.write(json.dumps(row) + "\n")
     return rewards

@@ -6,6 +6,7 @@ from statistics import fmean
 
 import pytest
 
+from trl_irl.commands.judging import unanswered
 from trl_irl.evaluation.comparison import (
     differences,
     summarise,
@@ -14,8 +15,9 @@ from trl_irl.evaluation.comparison import (
     write_tables,
 )
 from trl_irl.evaluation.matched import common_levels, difference_at_levels, interpolate
-from trl_irl.evaluation.scoring import Scorer
+from trl_irl.evaluation.scoring import MetricError, Scorer
 from trl_irl.evaluation.statistics import mean_of
+from trl_irl.tasks.final_answer import is_correct
 
 
 def completion(text, length=3, ended=True):
@@ -67,6 +69,57 @@ def test_a_prompt_without_any_score_is_left_out():
     assert found["x"].interval(resamples=50).low == 2  # resamples without any score have no value
     assert found["length"].value == 3.5
     assert "x" not in Scorer(score).statistics(GROUPS[:1], ROWS[:1])
+
+
+def test_a_number_that_is_given_only_sometimes():
+    scores = {"1": {"accuracy": 1, "x": 1}, "2": {"x": 3}, "": {}, "4": {"accuracy": 0}}
+    scorer = Scorer(lambda text, row: scores[text])
+    found = scorer.statistics(GROUPS, ROWS)
+    assert found["accuracy"].value == 0.5 == found["pass@1"].value and "pass@2" not in found
+    assert found["x"].value == 2 and scorer.failures.count == 0 and scorer.given == {"accuracy": 2, "x": 2}
+    # At one temperature never: nothing is read off there.
+    first = {0.5: cell([0.8, 0.4], [80, 80]), 1.0: cell([0.6, 0.0], [60, 60])}
+    never = {t: {name: c[name] for name in ("self_bleu", "length")} for t, c in first.items()}
+    half = {0.5: first[0.5], 1.0: never[1.0]}
+    values = {(name, t): c for name, curve in {"a": first, "b": half, "c": never}.items() for t, c in curve.items()}
+    rows = {row[0]: row[2:] for row in table_at_equal_diversity(values, "a", ["accuracy", "pass@2"])[1:3]}
+    assert rows["a"][0].startswith("60.0 %") and rows["b - a"] == ["0.0 % [0.0, 0.0]", "", "", "", ""]
+    assert table_at_equal_diversity(values, "a", ["accuracy"], intervals=False)[3][2:] == [""] * 5
+
+
+@pytest.mark.parametrize(
+    "given", [{"length": 7}, {"self_bleu": 3}, {"x": 1, "pass@2": 1}, {"ended": 1}, {"bleu": 9}, {"reward": 1}]
+)
+def test_a_name_that_is_taken_is_refused(given):
+    scorer = Scorer(lambda text, row: given, corpus=["bleu"], taken=["reward"])
+    name = list(given)[-1]
+    for refused in (lambda: scorer.statistics(GROUPS, ROWS), lambda: scorer.check(ROWS)):
+        with pytest.raises(MetricError, match=f"`{name}`, a name that is taken"):
+            refused()
+    if name in ("bleu", "reward"):  # free where nobody else measures it
+        assert Scorer(lambda text, row: given).statistics(GROUPS, ROWS)[name].value == given[name]
+
+
+@pytest.mark.parametrize("value", [50.0, 0.5, -1, 100])
+def test_accuracy_is_0_or_1(value):
+    scorer = Scorer(lambda text, row: {"accuracy": value})
+    for refused in (lambda: scorer.statistics(GROUPS, ROWS), lambda: scorer.check(ROWS)):
+        with pytest.raises(MetricError, match=f"`accuracy` the value {value:g}, and it can only be 0"):
+            refused()
+    assert Scorer(lambda text, row: {"accuracy": text == "1"}).statistics(GROUPS, ROWS)["accuracy"].value == 0.25
+
+
+def test_references_without_a_final_answer():
+    score = Scorer(lambda text, row: {"accuracy": is_correct(text, row)})
+    with pytest.raises(ValueError, match="2 of 2 references have no final answer. The first: .*The answer is 4"):
+        unanswered([{"completion": "The answer is 4."}, {"completion": "\\boxed{5}"}], ["accuracy"])
+    rows = [{"completion": "The answer is 4."}, {"completion": "#### 4"}]
+    score.check(rows)
+    found = score.statistics([[completion("#### 4")], [completion("#### 4")]], rows)
+    assert found["accuracy"].value == 1 and score.failures.count == 1
+    assert "NoFinalAnswer: the reference 'The answer is 4.'" in score.failures.first
+    assert len(unanswered(rows, ["accuracy"])) == 1 and unanswered(rows, ["rouge"]) == []
+    assert "1 of 2 references have no `####`" in unanswered([rows[1], {"completion": "18"}], ["accuracy"])[0]
 
 
 def cell(accuracy, self_bleu):

@@ -1,5 +1,6 @@
 """The heatmap page in a real browser: sorted by its own script, coloured, nothing fetched from elsewhere."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -53,7 +54,7 @@ def browse(page, *flags, part=""):
 )
 def test_sorted_by_return(part, order, page):
     document = browse(page, "--dump-dom", part=part)
-    assert [int(i) for i in re.findall(r'<div class="prompt">prompt (\d)', document)] == order
+    assert [int(i) for i in re.findall(r'<div class="prompt" dir="auto">prompt (\d)', document)] == order
 
 
 def test_what_is_on_the_page(page):
@@ -61,7 +62,24 @@ def test_what_is_on_the_page(page):
     assert "<title>Rewards of &lt;model&gt;</title>" in document
     assert document.count("<article") == 3 and document.count('class="unknown"') >= 3
     assert 'title="r +1.000, Q 2.000, V 2.500, log π -0.500"> &lt;i&gt;</span>' in document
-    assert 'title="r not known, Q 3.000, V 3.500, log π -0.500">é\n</span>' in document
+    assert 'title="r not known, Q 3.000, V 3.500, log π -0.500">é<i class="newline"></i>\n</span>' in document
+
+
+def test_long_words_and_right_to_left(tmp_path):
+    """What the browser lays out: nothing is wider than the window, and Arabic begins at the right."""
+    numbers = {name: [0.0] for name in ("rewards", "q", "v")} | {
+        "has_reward": [True],
+        "sum": 0.0,
+        "log_likelihood": 0.0,
+    }
+    texts = {"long": "x" * 2000, "arabic": "صباح الخير", "latin": "Good morning"}
+    path = tmp_path / "page.html"
+    write_heatmap([{"prompt": text, "tokens": [text], **numbers} for text in texts.values()], path, "y" * 500)
+    measure = """<script>document.title = JSON.stringify([document.documentElement.scrollWidth <= innerWidth,
+        ...[...document.querySelectorAll(".prompt, .completion")].map(e => getComputedStyle(e).direction)])</script>"""
+    path.write_text(path.read_text(encoding="utf-8").replace("</body>", f"{measure}</body>"), encoding="utf-8")
+    title = re.search(r"<title>(.*?)</title>", browse(path, "--dump-dom"))[1]
+    assert json.loads(title) == [True, "ltr", "ltr", "rtl", "rtl", "ltr", "ltr"]
 
 
 def test_colours_as_painted(page):

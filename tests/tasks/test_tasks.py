@@ -122,6 +122,16 @@ def test_real_gsm8k():
     assert all(final_answer(row["completion"]) is not None for split in splits.values() for row in split)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["rows.csv", "."])
+def test_text_in_csv_stays_text(name, streaming, tmp_path):
+    written = [{"n": "001", "x": "1.50", "t": "true"}, {"n": "-0", "x": "nan", "t": "2024-01-02"}]
+    lines = ["n,x,t", *(",".join(row.values()) for row in written), ",,é"]
+    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    splits = load_from_hub_or_path(str(tmp_path / name), streaming=streaming)
+    assert list(splits["train"]) == [*written, {"n": None, "x": None, "t": "é"}]
+
+
 def test_missing_files(tmp_path):
     for name in ("./nowhere.jsonl", str(tmp_path / "nowhere"), "a/b/c", "rows.parquet"):
         with pytest.raises(FileNotFoundError, match="is not there"):

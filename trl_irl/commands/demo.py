@@ -101,7 +101,7 @@ def _write_report(output_dir: Path, seconds: dict[str, float]) -> None:
     times = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     report = output_dir / "report.md"
     report.write_text(
-        f"""{report.read_text()}
+        f"""{report.read_text(encoding="utf-8")}
 ## Training
 
 A Llama of 0.9 M weights, pretrained by `recipes/arithmetic/base.yaml`, then fine-tuned on the same demonstrations once
@@ -112,7 +112,8 @@ by `mle.yaml` and once by `irl.yaml`, which differ in the objective alone. Train
 {_GENERATE["eval_num_samples"]} samples each at T = {_GENERATE["eval_temperature"]}, generated during training.
 
 ![Training curves](training.png)
-"""
+""",
+        encoding="utf-8",
     )
 
 
@@ -150,7 +151,18 @@ def main(arguments: DemoArguments) -> None:
     print(f"{(time.perf_counter() - start) / 60:.1f} minutes in all.")
 
 
-if __name__ == "__main__":
+def run(argv: list[str] | None = None) -> int:
+    """The command: what is wrong becomes one message; the exit status is 0, or 2 then."""
+    from .failures import run_reporting
     from .parser import RecipeParser
 
-    main(*RecipeParser((DemoArguments,), prog="trl-irl demo").parse())
+    def kept(arguments: DemoArguments) -> str:
+        return f"What was done is in {arguments.output_dir}; the same command begins anew."
+
+    return run_reporting(RecipeParser((DemoArguments,), prog="trl-irl demo"), main, argv, kept)
+
+
+if __name__ == "__main__":
+    from trl_irl.commands.failures import leave
+
+    leave(run())

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .evaluate_rewards import RewardArguments, analyse
-from .judging import ReferenceJudge
-from .loaded_models import LoadedModel, Stopwatch, named, weights_of
+from .judging import ReferenceJudge, unanswered
+from .loaded_models import LoadedModel, Stopwatch, check_lengths, named, weights_of
 from .task_arguments import METRICS, TaskArguments, default_metrics, load_rows, make_score
 
 
@@ -156,7 +156,7 @@ def main(arguments: EvaluateArguments) -> None:
     from ..evaluation import comparison
     from ..evaluation.metrics import check_installed
     from ..evaluation.report import print_rows
-    from ..evaluation.scoring import Scorer
+    from ..evaluation.scoring import Scorer, tokenizer_of
     from ..tasks.files import check_local_model, check_writable
     from ..tasks.math_answer import MathVerifier
 
@@ -175,12 +175,21 @@ def main(arguments: EvaluateArguments) -> None:
         verifier = stack.enter_context(MathVerifier()) if "accuracy_math" in arguments.metrics else None
         score = make_score(arguments.task, arguments.metrics, verifier)
         rows = load_rows(arguments, arguments.num_prompts)
+        corpus = [metric for metric in ("bleu", "chrf") if metric in arguments.metrics]
+        taken = ["reward"] if arguments.reward_model_path else []
+        Scorer(score, corpus, taken).check(rows)
+        notes += unanswered(rows, arguments.metrics)
+        of_references = bool({"nll", "td_loss"} & set(arguments.metrics))
+        for name, path in arguments.named_models().items():
+            check_lengths(name, path, rows, arguments.max_new_tokens, of_references)
+        for name, path in arguments.judges().items() if arguments.reward_analysis else ():
+            check_lengths(name, path, rows, 0, references=True)
         judge = None
         if arguments.reward_model_path is not None:
             judge = ReferenceJudge(arguments.reward_model_path, rows, arguments.batch_size, arguments.dtype)
         for name, path in arguments.named_models().items():
             model = LoadedModel(path, arguments.dtype, arguments.batch_size, arguments.backend)
-            scorer = Scorer(score, [metric for metric in ("bleu", "chrf") if metric in arguments.metrics])
+            scorer = Scorer(score, corpus, taken)
             lengths[name] = []
             for temperature, cell in sample_cells(name, model, rows, arguments, in_models):
                 lines += cell
@@ -197,7 +206,7 @@ def main(arguments: EvaluateArguments) -> None:
             held_out = held_out_statistics(model, rows, arguments, in_models)
             for temperature in dict.fromkeys(arguments.temperatures):
                 values[name, temperature] |= held_out
-            if scorer.failures.count == len(lengths[name]):
+            if scorer.failures.count and scorer.failures.count == len(lengths[name]):
                 raise ValueError(
                     f"Not one of {name}'s {scorer.failures.count} completions could be scored; the first: "
                     f"{scorer.failures.first}"
@@ -207,6 +216,12 @@ def main(arguments: EvaluateArguments) -> None:
                     f"{name}: {scorer.failures.count} of {len(lengths[name])} completions could not be scored and are "
                     f"left out of the task's means. The first: {scorer.failures.first}"
                 )
+            scored = len(lengths[name]) - scorer.failures.count
+            notes += [
+                f"{name}: `{metric}` was given for {count} of {scored} scored completions; its means are over those."
+                for metric, count in scorer.given.items()
+                if count < scored
+            ]
         asked = arguments.reward_analysis or arguments.rerank
         rewards = analyse(arguments, lines, rows, score, in_models) if asked else ""
         if verifier is not None and verifier.failures:
@@ -215,10 +230,11 @@ def main(arguments: EvaluateArguments) -> None:
         results = comparison.summarise(values)
     for line in lines:
         line["completions"] = [{k: x for k, x in c.items() if k != "token_ids"} for c in line["completions"]]
-    (output_dir / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (output_dir / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     comparison.write_tables(results, output_dir)
     shown = shown_metrics(results)
-    write_report(output_dir, arguments, len(rows), values, results, shown, lengths, notes, rewards)
+    by = tokenizer_of(rows)
+    write_report(output_dir, arguments, len(rows), values, results, shown, lengths, notes, rewards, by)
     title = f"{arguments.task or arguments.dataset_name}, {len(rows)} prompts"
     too_many = {"accuracy_math", "length"} | ({"distinct"} if arguments.reward_model_path else set())
     in_terminal = [name for name in shown if name not in too_many]
@@ -253,7 +269,7 @@ def performance_metrics(shown: list[str]) -> list[str]:
     return [name for name in shown if name == shown[0] or name.startswith("pass@")]
 
 
-def write_report(output_dir, arguments, prompts, values, results, shown, lengths, notes, rewards) -> None:
+def write_report(output_dir, arguments, prompts, values, results, shown, lengths, notes, rewards, tokenizer) -> None:
     """`report.md` and its pictures."""
     from ..evaluation import comparison
     from ..evaluation.report import markdown
@@ -267,7 +283,8 @@ def write_report(output_dir, arguments, prompts, values, results, shown, lengths
         f"{prompts} prompts of the split `{arguments.split}`, {arguments.num_samples} samples each and seed (one when "
         f"greedy), seeds {', '.join(map(str, arguments.seeds))}, at most {arguments.max_new_tokens} tokens. Means "
         "over prompts, with 95 % bootstrap intervals over prompts. `accuracy` compares the number after `####`, "
-        "`accuracy_math` is math-verify's judgement; lower `self_bleu` and higher `distinct` are more diverse; "
+        f"`accuracy_math` is math-verify's judgement; BLEU and self-BLEU are of sacrebleu's tokenizer `{tokenizer}`, "
+        "chosen by the script of the references; lower `self_bleu` and higher `distinct` are more diverse; "
         "`length` is in tokens; `ended` is the share of completions that stopped by themselves.",
         *told_of_judge(arguments.reward_model_path),
         *(f"**{note}**" for note in notes),
@@ -295,7 +312,7 @@ def write_report(output_dir, arguments, prompts, values, results, shown, lengths
             markdown(comparison.table(comparison.differences(values, baseline), shown)),
         ]
     parts += [f"![{name}]({name})" for name in pictures] + [rewards] * bool(rewards)
-    (output_dir / "report.md").write_text("\n\n".join(parts) + "\n")
+    (output_dir / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def told_of_judge(reward_model_path: str | None) -> list[str]:
@@ -317,7 +334,10 @@ def run(argv: list[str] | None = None) -> int:
     """The command: what is wrong becomes one message; the exit status is 0, or 2 then."""
     from .failures import run_reporting
 
-    return run_reporting(make_parser(), main, argv)
+    def kept(arguments: EvaluateArguments) -> str:
+        return f"The same command goes on from what was sampled, which is in {arguments.output_dir}/cells."
+
+    return run_reporting(make_parser(), main, argv, kept)
 
 
 if __name__ == "__main__":

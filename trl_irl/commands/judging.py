@@ -11,6 +11,36 @@ if TYPE_CHECKING:
     from ..evaluation.statistics import Statistic
 
 
+def unanswered(rows: Sequence[dict], metrics: Sequence[str]) -> list[str]:
+    """
+    Notes on the references that `accuracy` cannot compare with and on those it takes whole, if there are any.
+
+    Raises:
+        `ValueError`: it can compare with none of them.
+    """
+    from ..tasks.final_answer import is_correct, reference_answer
+
+    if "accuracy" not in metrics:
+        return []
+    answers = [(reference_answer(row["completion"]), "####" in row["completion"]) for row in rows]
+    without = sum(answer is None for answer, _ in answers)
+    whole = sum(answer is not None and not marked for answer, marked in answers)
+    notes = []
+    if without == len(rows):
+        try:
+            is_correct("", rows[0])
+        except ValueError as error:
+            raise ValueError(f"{without} of {len(rows)} references have no final answer. The first: {error}") from None
+    if without:
+        notes.append(
+            f"{without} of {len(rows)} references have no final answer (after `####`, or as a whole), and the "
+            " task's means leave those prompts out."
+        )
+    if whole:
+        notes.append(f"{whole} of {len(rows)} references have no `####`; `accuracy` takes the whole of them.")
+    return notes
+
+
 class ReferenceJudge:
     """
     Args:

@@ -86,6 +86,48 @@ class LoadedModel:
         return sampling.sample(model, tokenizer, prompts, **options)
 
 
+def check_lengths(name: str, path: str, rows: list[dict], max_new_tokens: int, references: bool) -> None:
+    """
+    Whether everything that is asked of a model fits into its context, before it is loaded.
+
+    Args:
+        name (`str`), path (`str`):
+            What the model is called, and where it is.
+        rows (`list[dict]`):
+            With `prompt` and `completion`.
+        max_new_tokens (`int`):
+            Longest completion.
+        references (`bool`):
+            Whether it is asked for the likelihood of each row's own completion.
+
+    Raises:
+        `ValueError`: a prompt leaves no room for `max_new_tokens`, or a reference does not fit.
+    """
+    from types import SimpleNamespace
+
+    from transformers import AutoConfig, AutoTokenizer
+
+    from ..evaluation.sampling import check_context, encode_prompts
+    from ..rewards.held_out import encode
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    config = AutoConfig.from_pretrained(base_and_adapter(path)[0])
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context is None:
+        return
+    prompts = encode_prompts(tokenizer, [row["prompt"] for row in rows])
+    check_context(SimpleNamespace(config=config), prompts, max_new_tokens)
+    lengths = [len(encode(tokenizer, row)[0]) for row in rows] if references else []
+    too_long = [i for i, length in enumerate(lengths) if length > context]
+    if too_long:
+        raise ValueError(
+            f"{len(too_long)} of {len(rows)} references (the first is number {too_long[0]}, of {lengths[too_long[0]]} "
+            f"tokens with its prompt) are longer than the context of {name}, {context} tokens, and `nll`, `td_loss` "
+            "and `reward_analysis` read them whole. Leave those rows out (`trl-irl prepare --drop_too_long true`), or "
+            "name `metrics` without `nll` and `td_loss`."
+        )
+
+
 def base_and_adapter(path: str) -> tuple[str, str | None]:
     """What vLLM loads: the model itself, or an adapter's base and the adapter."""
     if not (Path(path) / "adapter_config.json").is_file():

@@ -17,6 +17,7 @@ from ..rewards.loading import check_same_tokens
 from ..rewards.soft_q_reward import AGGREGATES, KINDS
 from .ppo_inputs import (
     after_eos,
+    check_one_row_a_prompt,
     demonstrations_of,
     load_prompts,
     load_tokenizer,
@@ -188,6 +189,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     score = completion_score(script_args.task)
     function = None
     if script_args.reward_metric is not None:
+        check_one_row_a_prompt([*rows, *held_out])
         function = metric_reward(script_args.reward_metric, score, [*rows, *held_out], tokenizer)
 
     set_seed(training_args.seed)  # a value model without a head of its own gets a random one
@@ -267,7 +269,7 @@ def run(argv: list[str] | None = None) -> int:
     except ImportError as error:  # a TRL without PPOTrainer
         report("trl-irl ppo", error)
         return 2
-    return run_training(parser, make_trainer, lambda trainer, *_: train(trainer), argv, under_way=(RewardError,))
+    return run_training(parser, make_trainer, lambda trainer, *_: train(trainer), argv, (RewardError,), resumes=False)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 
 _DEMONSTRATIONS = 256  # to calibrate a reward on
+_TRIED = 256  # rows that a scoring function is tried on before anything loads
 
 
 def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]:
@@ -81,14 +83,15 @@ def load_tokenizer(path: str, config, use_peft: bool):
 
 def metric_reward(metric: str, score, rows: Sequence[dict], tokenizer):
     """
-    A function of token ids, for [`~rewards.RewardFunctionModel`]: what `score(response, row)` gives as `metric`.
+    A function of token ids, for [`~rewards.RewardFunctionModel`]: what `score(response, row)` gives as `metric`. Of
+    rows with the same prompt, and other columns that differ, the first is taken for the first such prompt in a call,
+    the second for the second, and so on: right for batches in the order of the rows. PPO shuffles them, see
+    [`check_one_row_a_prompt`].
 
     Raises:
-        `ValueError`: the first row's own prompt cannot be scored so.
+        `ValueError`: one of the first rows' own prompts cannot be scored so.
     """
-    by_prompt: dict[tuple, dict] = {}
-    for row in rows:
-        by_prompt.setdefault(tuple(row["input_ids"]), row)
+    by_prompt = _rows_by_prompt(rows)
 
     def one(response: str, row: dict) -> float:
         found = score(response, row)
@@ -97,17 +100,52 @@ def metric_reward(metric: str, score, rows: Sequence[dict], tokenizer):
         return found[metric]
 
     def function(prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
-        texts = tokenizer.batch_decode(responses, skip_special_tokens=True)
-        return [one(text, by_prompt[tuple(prompt)]) for prompt, text in zip(prompts, texts, strict=True)]
+        texts, seen, rewards = tokenizer.batch_decode(responses, skip_special_tokens=True), Counter(), []
+        for prompt, text in zip(map(tuple, prompts), texts, strict=True):
+            candidates = by_prompt[prompt]
+            rewards.append(one(text, candidates[seen[prompt] % len(candidates)]))
+            seen[prompt] += 1
+        return rewards
 
-    try:
-        function([rows[0]["input_ids"]], [[]])
-    except Exception as error:  # it may be a user's function
-        raise ValueError(
-            f"The task's scoring function cannot be the reward: for an empty response to the first prompt, "
-            f"{type(error).__name__}: {error}."
-        ) from error
+    for i, row in enumerate(rows[:_TRIED]):
+        try:
+            one("", row)
+        except Exception as error:  # it may be a user's function
+            raise ValueError(
+                "The task's scoring function cannot be the reward: for an empty response to "
+                f"{'the first prompt' if i == 0 else f'prompt {i}'}, {type(error).__name__}: {error}."
+            ) from error
     return function
+
+
+def check_one_row_a_prompt(rows: Sequence[dict]) -> None:
+    """
+    PPO hands a reward token ids in an order of its own, from which it cannot be known whose prompt one is of several
+    rows'.
+
+    Raises:
+        `ValueError`: rows with the same prompt differ in another column.
+    """
+    ambiguous = [(prompt, found) for prompt, found in _rows_by_prompt(rows).items() if len(found) > 1]
+    if ambiguous:
+        first, second, *_ = ambiguous[0][1]
+        differ = sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
+        raise ValueError(
+            f"`reward_metric` judges a response by its prompt's row, and {len(ambiguous)} prompts have several rows "
+            f"that differ, the first {str(first.get('prompt', ambiguous[0][0]))[:60]!r} in {', '.join(differ)}: PPO "
+            "does not tell which of them a response is for. Keep one row of each prompt, or drop the columns that the "
+            "score does not need."
+        )
+
+
+def _rows_by_prompt(rows: Sequence[dict]) -> dict[tuple, list[dict]]:
+    """By the prompt's token ids its rows that differ in some column, in order."""
+    found: dict[tuple, list[dict]] = {}
+    for row in rows:
+        of_prompt = found.setdefault(tuple(row["input_ids"]), [])
+        if row not in of_prompt:
+            of_prompt.append(row)
+    return found
 
 
 def after_eos(tokenizer, row: dict) -> list[int]:

@@ -43,7 +43,7 @@ class PrepareArguments(TaskArguments):
             A column to copy the completion to, for reward functions of `trl rloo` and `trl grpo`, from which TRL keeps
             the column `completion`.
         output_dir (`str`, *optional*, defaults to `"outputs/data"`):
-            Gets a Parquet file a split; `dataset_name` of a recipe can name it.
+            Gets a Parquet file a split; `dataset_name` of a recipe can name it. Refused if it holds other data.
         push_to_hub (`bool`, *optional*, defaults to `False`)
         hub_dataset_id (`str`, *optional*):
             `user/name` to push to.
@@ -144,6 +144,20 @@ def shorten(row: dict, arguments: PrepareArguments, encode) -> dict:
     return row if cut == body else with_field(cut.rstrip() if name == "prompt" else cut)
 
 
+def check_filled(rows: list[dict], split: str) -> None:
+    """
+    Raises:
+        `ValueError`: a row has nothing in one of the columns that are trained on.
+    """
+    for i, row in enumerate(rows):
+        empty = [key for key in ("prompt", "completion", "messages") if key in row and row[key] is None]
+        if empty:
+            raise ValueError(
+                f"Row {i} of `{split}` has nothing (null) in the column `{empty[0]}`. Leave such rows out of the "
+                "data, or fill them."
+            )
+
+
 def with_reference(row: dict, column: str | None) -> dict:
     """
     The row with its completion, as text, in this column too.
@@ -167,13 +181,15 @@ def main(arguments: PrepareArguments) -> None:
 
     from ..evaluation.report import print_rows
     from ..rewards.held_out import encode
-    from ..tasks.files import check_local_path, check_writable
+    from ..tasks.files import check_local_path, check_no_other_splits, check_writable
     from ..tasks.prepare import DISTRIBUTION_HEADER, measure
     from ..tasks.task import as_prompt_completion, load_task
 
     check_local_path(arguments.tokenizer, "tokenizer")
     check_writable(arguments.output_dir, "output_dir")
     splits = load_task(arguments.task_data())
+    carves = arguments.validation_fraction > 0 and "train" in splits and "validation" not in splits
+    check_no_other_splits(arguments.output_dir, "output_dir", [*splits, *["validation"] * carves])
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
 
     def ids_and_labels(row: dict) -> tuple[list[int], list[int]]:
@@ -182,6 +198,7 @@ def main(arguments: PrepareArguments) -> None:
     prepared, table, problems = {}, [list(DISTRIBUTION_HEADER)], []
     for name, split in splits.items():
         rows = list(split)
+        check_filled(rows, name)
         if arguments.truncate_field is not None:
             shortened = [shorten(row, arguments, ids_and_labels) for row in rows]
             cut = sum(new is not old for new, old in zip(shortened, rows, strict=True))
@@ -208,7 +225,7 @@ def main(arguments: PrepareArguments) -> None:
             "`max_completion_length` or `max_length`, shorten prompts with `truncate_field`, set "
             "`drop_too_long: true` to leave them out, or `check_length_correctness: false` to keep them as they are."
         )
-    if arguments.validation_fraction and "train" in prepared and "validation" not in prepared:
+    if carves:
         carved = prepared["train"].train_test_split(arguments.validation_fraction, seed=arguments.task_seed)
         prepared |= {"train": carved["train"], "validation": carved["test"]}
     save(DatasetDict(prepared), Path(arguments.output_dir))
@@ -220,15 +237,17 @@ def main(arguments: PrepareArguments) -> None:
 
 
 def save(splits, output_dir: Path) -> None:
-    """A Parquet file a split, each whole or not there."""
+    """A Parquet file a split; all are written before the first takes its place."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    part = output_dir / ".part"
+    parts = {name: output_dir / f".{name}.part" for name in splits}
     try:
         for name, split in splits.items():
-            split.to_parquet(part)
+            split.to_parquet(parts[name])
+        for name, part in parts.items():
             os.replace(part, output_dir / f"{name}.parquet")
     finally:
-        part.unlink(missing_ok=True)
+        for part in parts.values():
+            part.unlink(missing_ok=True)
 
 
 def make_parser():

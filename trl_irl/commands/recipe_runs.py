@@ -37,12 +37,12 @@ def run_recipe(
         if value is not None:
             words += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    environment["ACCELERATE_USE_CPU"] = "true"
+    environment |= {"ACCELERATE_USE_CPU": "true", "TRL_IRL_PART_OF": "a demo"}  # which speaks when it is interrupted
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
     log = output_dir.with_suffix(".log")
     start = time.perf_counter()
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         stderr = None if threads is None else subprocess.STDOUT
         code = subprocess.run(words, stdout=file, stderr=stderr, env=environment).returncode
     if code != 0:
@@ -53,7 +53,7 @@ def run_recipe(
 def log_history(output_dir: Path) -> list[dict]:
     """What the training that saved to `output_dir` logged."""
     newest = max(output_dir.rglob("trainer_state.json"), key=lambda path: path.stat().st_mtime)
-    return json.loads(newest.read_text())["log_history"]
+    return json.loads(newest.read_text(encoding="utf-8"))["log_history"]
 
 
 def reward_and_kl(history: list[dict]) -> list[dict]:

@@ -62,10 +62,10 @@ def prepare_data(folders: dict[str, Path]) -> None:
 
 def rloo_recipe(folders: dict[str, Path]) -> Path:
     """`rloo.yaml` with the model of this demo as its reward: what stands under `env` no word can override."""
-    recipe = yaml.safe_load(recipe_path("rloo").read_text())
+    recipe = yaml.safe_load(recipe_path("rloo").read_text(encoding="utf-8"))
     recipe["env"]["TRL_IRL_REWARD"]["model"] = str(folders["irl"])
     path = folders["rloo"].with_suffix(".yaml")
-    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     return path
 
 
@@ -131,7 +131,7 @@ def write_report(folders: dict[str, Path], seconds: dict[str, float], accuracy: 
         rows.append([name, start, f"{seconds[name]:.0f}", kl])
     report = output_dir / "report.md"
     report.write_text(
-        f"""{report.read_text()}
+        f"""{report.read_text(encoding="utf-8")}
 ## Training
 
 A Llama of 0.9 M weights, pretrained by `recipes/arithmetic/base.yaml`. SFT and IRL learn from the same 300
@@ -143,7 +143,8 @@ cores, one seed.
 {markdown(rows)}
 
 ![Training curves](training.png)
-"""
+""",
+        encoding="utf-8",
     )
 
 
@@ -179,12 +180,25 @@ def main(arguments: RLHFDemoArguments) -> None:
         )
     )
     write_report(folders, seconds, accuracy)
-    (output_dir / "reward_model.json").write_text(json.dumps({"pair_accuracy": accuracy, "pairs": len(pairs)}) + "\n")
+    (output_dir / "reward_model.json").write_text(
+        json.dumps({"pair_accuracy": accuracy, "pairs": len(pairs)}) + "\n", encoding="utf-8"
+    )
     print(f"Reward model: {100 * accuracy:.1f} % of {len(pairs)} held-out pairs.")
     print(f"{(time.perf_counter() - start) / 60:.1f} minutes in all.")
 
 
-if __name__ == "__main__":
+def run(argv: list[str] | None = None) -> int:
+    """The command: what is wrong becomes one message; the exit status is 0, or 2 then."""
+    from .failures import run_reporting
     from .parser import RecipeParser
 
-    main(*RecipeParser((RLHFDemoArguments,), prog="trl-irl rlhf-demo").parse())
+    def kept(arguments: RLHFDemoArguments) -> str:
+        return f"What was done is in {arguments.output_dir}; the same command begins anew."
+
+    return run_reporting(RecipeParser((RLHFDemoArguments,), prog="trl-irl rlhf-demo"), main, argv, kept)
+
+
+if __name__ == "__main__":
+    from trl_irl.commands.failures import leave
+
+    leave(run())

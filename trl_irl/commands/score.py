@@ -83,6 +83,7 @@ def score_rows(arguments: ScoreArguments, rows: list[dict], parts: Path) -> list
     from tqdm.auto import tqdm
 
     from ..rewards import SoftQReward
+    from ..rewards.token_pieces import token_pieces
 
     @cache
     def reward():
@@ -104,7 +105,7 @@ def score_rows(arguments: ScoreArguments, rows: list[dict], parts: Path) -> list
                     "mean": one.mean,
                     "log_likelihood": one.log_likelihood,
                     "initial_value": one.initial_value if len(one.v) else None,
-                    "tokens": [reward().tokenizer.decode([token]) for token in one.token_ids],
+                    "tokens": token_pieces(reward().tokenizer, one.token_ids),
                     **{name: getattr(one, name).tolist() for name in ("token_ids", "rewards", "has_reward", "q", "v")},
                 }
                 for prompt, completion, one in zip(
@@ -112,9 +113,9 @@ def score_rows(arguments: ScoreArguments, rows: list[dict], parts: Path) -> list
                 )
             ]
             unfinished = part.with_suffix(".part")
-            unfinished.write_text(json.dumps(scored))
+            unfinished.write_text(json.dumps(scored), encoding="utf-8")
             os.replace(unfinished, part)
-        found += json.loads(part.read_text())
+        found += json.loads(part.read_text(encoding="utf-8"))
     return found
 
 
@@ -123,7 +124,7 @@ def _digest(arguments: ScoreArguments, chunk: list[dict]) -> str:
 
     keys = ("model", "kind", "ref_model", "gamma", "terminal_value", "dtype")
     told = {key: getattr(arguments, key) for key in keys}
-    told |= {"weights": [weights_of(arguments.model), weights_of(arguments.ref_model or "")]}
+    told |= {"format": 2, "weights": [weights_of(arguments.model), weights_of(arguments.ref_model or "")]}
     told["rows"] = [[row["prompt"], row["completion"]] for row in chunk]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -143,6 +144,8 @@ def main(arguments: ScoreArguments) -> None:
     output = Path(arguments.output)
     for key in ("output", "html"):
         if getattr(arguments, key) is not None:
+            if Path(getattr(arguments, key)).is_dir():
+                raise ValueError(f"`{key}: {getattr(arguments, key)}` is a folder. Name a file in it.")
             check_writable(str(Path(getattr(arguments, key)).parent), key)
     rows = load_rows(arguments, arguments.num_rows)
     parts = output.with_name(f"{output.name}.parts")
@@ -156,11 +159,12 @@ def main(arguments: ScoreArguments) -> None:
     table = Dataset.from_list(scored)
     table.to_parquet(unfinished) if output.suffix == ".parquet" else table.to_json(unfinished)
     os.replace(unfinished, output)
-    shutil.rmtree(parts)
-    print(f"{len(scored)} completions, mean return {sum(row['sum'] for row in scored) / len(scored):+.3f}: {output}")
     if arguments.html is not None:
         title = f"{arguments.kind} rewards of {arguments.model}"
         write_heatmap(scored[: arguments.html_rows], Path(arguments.html), title)
+    shutil.rmtree(parts)  # not before all is written
+    print(f"{len(scored)} completions, mean return {sum(row['sum'] for row in scored) / len(scored):+.3f}: {output}")
+    if arguments.html is not None:
         print(f"Page: {arguments.html}")
 
 
@@ -174,7 +178,10 @@ def run(argv: list[str] | None = None) -> int:
     """The command: what is wrong becomes one message; the exit status is 0, or 2 then."""
     from .failures import run_reporting
 
-    return run_reporting(make_parser(), main, argv)
+    def kept(arguments: ScoreArguments) -> str:
+        return f"The same command goes on from what was scored, which is in {arguments.output}.parts."
+
+    return run_reporting(make_parser(), main, argv, kept)
 
 
 if __name__ == "__main__":

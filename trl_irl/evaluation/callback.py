@@ -99,7 +99,8 @@ class GenerationCallback(TrainerCallback):
             Among `"bleu"` and `"chrf"`.
 
     Raises:
-        `ValueError`: there is no row, or a prompt leaves no room for `eval_max_new_tokens` in the model's context.
+        `ValueError`: there is no row, a metric has a name or value that it cannot have, or a prompt leaves no room for
+            `eval_max_new_tokens` in the model's context.
         `ImportError`: a library of the `eval` extra is missing.
     """
 
@@ -118,6 +119,7 @@ class GenerationCallback(TrainerCallback):
         if not self.rows:
             raise ValueError("`eval_generations` has no prompt: the evaluation data has no rows.")
         self.tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+        Scorer(score, corpus).check(self.rows)
         prompts = encode_prompts(self.tokenizer, [row["prompt"] for row in self.rows])
         check_context(trainer.model, prompts, self.arguments.eval_max_new_tokens, "eval_max_new_tokens")
         self._last: tuple[tuple[int, int], dict[str, float]] | None = None  # of which weights, and what was found
@@ -195,7 +197,7 @@ class GenerationCallback(TrainerCallback):
         folder = Path(args.output_dir) / "generations"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with (folder / f"step-{step}.csv").open("w", newline="") as file:
+            with (folder / f"step-{step}.csv").open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([header, *table])
         except OSError as error:  # a table is not worth a run
             warnings.warn(f"The generations of step {step} could not be written to {folder}: {error}")

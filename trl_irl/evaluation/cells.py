@@ -39,7 +39,7 @@ def load_or_sample(
     """
     path = key.path(output_dir)
     if path.is_file():
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     told = {"model": key.model, "temperature": key.temperature, "seed": key.seed}
     lines = [
         {**told, "prompt": row["prompt"], "reference": row["completion"], "completions": list(map(asdict, group))}
@@ -47,6 +47,6 @@ def load_or_sample(
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     os.replace(part, path)
     return lines

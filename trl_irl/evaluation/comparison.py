@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from .matched import Curve, at_levels, common_levels, difference_at_levels
 from .report import figure, save
 from .statistics import Interval, Statistic
@@ -83,12 +85,16 @@ def table_at_equal_diversity(
                 cells = difference_at_levels(curve, curves[baseline], metric, levels)
             texts = [shown(metric, interval, intervals) for interval in cells]
             if not intervals and model != baseline:
-                texts = [text + ("" if 0 in cell else " *") for text, cell in zip(texts, cells, strict=True)]
+                texts = [
+                    text + (" *" if text and 0 not in cell else "") for text, cell in zip(texts, cells, strict=True)
+                ]
             rows.append([label, metric, *texts])
     return rows
 
 
 def shown(name: str, interval: Interval, with_ends: bool) -> str:
+    if np.isnan(interval.mean):
+        return ""
     factor, digits, unit = _SHARE if name.startswith("pass@") else _SHOWN.get(name, (1, 2, ""))
     mean, low, high = (f"{factor * value:.{digits}f}" for value in (interval.mean, interval.low, interval.high))
     return f"{mean}{unit} [{low}, {high}]" if with_ends else f"{mean}{unit}"
@@ -100,8 +106,10 @@ def metric_names(results: Sequence[Result]) -> list[str]:
 
 def write_tables(results: Sequence[Result], output_dir: Path) -> None:
     """`metrics.json` (all metrics with their intervals) and `metrics.csv` (means, a line a model and temperature)."""
-    (output_dir / "metrics.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
-    with (output_dir / "metrics.csv").open("w", newline="") as file:
+    (output_dir / "metrics.json").write_text(
+        json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8"
+    )
+    with (output_dir / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["model", "temperature", *metric_names(results)])
         writer.writeheader()
         for result in results:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .statistics import Interval, Statistic, percentile_interval
+from .statistics import RESAMPLES, Interval, Statistic, percentile_interval
 
 
 Curve = dict[float, dict[str, Statistic]]  # a model's statistics at each temperature
@@ -57,7 +57,10 @@ def difference_at_levels(curve: Curve, baseline: Curve, metric: str, levels: Seq
 
 def _read_off(curve: Curve, metric: str, levels: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """At the levels: the values, and those of each resample, `(resamples, levels)`."""
-    pairs = [(_diversity(statistics), _performance(statistics, metric)) for statistics in curve.values()]
+    found = ((_diversity(statistics), _performance(statistics, metric)) for statistics in curve.values())
+    pairs = [(x, y) for x, y in found if y is not None]
+    if not pairs:  # a function of the user's that never gave it to this model
+        return np.full(len(levels), np.nan), np.full((RESAMPLES, len(levels)), np.nan)
     value = interpolate([x.value for x, _ in pairs], [y.value for _, y in pairs], levels)
     x, y = (np.stack([pair[i].resampled() for pair in pairs], axis=1) for i in (0, 1))
     return value, np.stack([interpolate(*row, levels) for row in zip(x, y, strict=True)])
@@ -70,5 +73,7 @@ def _diversity(statistics: dict[str, Statistic]) -> Statistic:
     return Statistic(np.tile([100.0, 1.0], (prompts, 1)))
 
 
-def _performance(statistics: dict[str, Statistic], metric: str) -> Statistic:
-    return statistics[metric] if metric in statistics else statistics["accuracy"]  # greedy: pass@k is accuracy
+def _performance(statistics: dict[str, Statistic], metric: str) -> Statistic | None:
+    if metric not in statistics and metric.startswith("pass@"):  # greedy: pass@k is accuracy
+        metric = "accuracy"
+    return statistics.get(metric)

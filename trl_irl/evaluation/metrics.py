@@ -2,6 +2,8 @@
 
 import importlib.util
 import math
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 
@@ -22,21 +24,47 @@ def check_installed() -> None:
         )
 
 
-def self_bleu(samples: Sequence[str]) -> float:
+def bleu_tokenizer(texts: Sequence[str]) -> str:
+    """
+    The tokenizer of sacrebleu for the script that most letters of these texts are of: `"zh"` for Chinese, `"char"` for
+    others that do not put spaces between words (Japanese, Thai, Lao, Khmer, Burmese, Tibetan) and for Korean, whose
+    tokenizers sacrebleu does not bring along; else its default, `"13a"`, also where there is no letter.
+    """
+    import regex  # which sacrebleu needs too
+
+    of_script = Counter(match.lastgroup for match in regex.finditer(_SCRIPTS, "\n".join(texts)))
+    if of_script["kana"] * 10 > of_script["han"]:  # Japanese, which has Chinese characters as well
+        of_script["char"] += of_script.pop("han", 0) + of_script.pop("kana", 0)
+    (most, _), *_ = of_script.most_common(1) or [("other", 0)]
+    return {"han": "zh", "char": "char"}.get(most, "13a")
+
+
+_SCRIPTS = (
+    r"(?P<han>\p{Han})|(?P<kana>[\p{Hiragana}\p{Katakana}])|"
+    r"(?P<char>[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{Hangul}])|(?P<other>\p{L})"
+)
+
+
+def self_bleu(samples: Sequence[str], tokenizer: str | None = None) -> float:
     """
     Mean BLEU of each sample against the others, from 0 (nothing in common) to 100 (all the same): lower is more
     diverse. sacrebleu's sentence BLEU. Paper: Texygen (arXiv 1802.01886).
+
+    Args:
+        samples (`Sequence[str]`)
+        tokenizer (`str`, *optional*):
+            sacrebleu's; that of the samples ([`bleu_tokenizer`]) if unset.
 
     Raises:
         `ValueError`: fewer than two samples.
     """
     if len(samples) < 2:
         raise ValueError("self-BLEU compares the samples of a prompt with each other: it needs two or more.")
-    scores = []
+    bleu, scores = _sentence_bleu(tokenizer or bleu_tokenizer(samples)), []
     for i, sample in enumerate(samples):
         others = [*samples[:i], *samples[i + 1 :]]
         # Said before is 100, also where there is no word to count: two empty samples are not diverse.
-        scores.append(100.0 if sample in others else _sentence_bleu().sentence_score(sample, others).score)
+        scores.append(100.0 if sample in others else bleu.sentence_score(sample, others).score)
     return sum(scores) / len(scores)
 
 
@@ -45,11 +73,15 @@ def distinct_share(samples: Sequence[str]) -> float:
     return len(set(samples)) / len(samples)
 
 
-def distinct_n(samples: Sequence[str], n: int) -> float:
+def distinct_n(samples: Sequence[str], n: int, tokenizer: str | None = None) -> float:
     """
-    Distinct n-grams of all samples together over all their n-grams, from 0 to 1; words are what white space separates.
-    0 if no sample has `n` words. Paper: arXiv 1510.03055.
+    Distinct n-grams of all samples together over all their n-grams, from 0 to 1; words are what white space separates
+    or, where the tokenizer (see [`self_bleu`]) is not `"13a"`, what it makes. 0 if no sample has `n` words. Paper:
+    arXiv 1510.03055.
     """
+    tokenizer = tokenizer or bleu_tokenizer(samples)
+    if tokenizer != "13a":
+        samples = [_sentence_bleu(tokenizer).tokenizer(sample) for sample in samples]
     grams = [tuple(words[i : i + n]) for words in map(str.split, samples) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
@@ -69,15 +101,19 @@ def pass_at_k(correct: Sequence[bool], k: int) -> float:
 
 
 def rouge(prediction: str, reference: str) -> dict[str, float]:
-    """F1 of `rouge1`, `rouge2` and `rougeL` with stemming, each from 0 to 100, by Google's rouge-score."""
+    """
+    F1 of `rouge1`, `rouge2` and `rougeL` with stemming, each from 0 to 100, by Google's rouge-score. Its own tokenizer
+    knows the letters a to z only; here words are of letters of any script, and where a script has no spaces between
+    words each character is one. On plain English the numbers are the same.
+    """
     scores = _rouge_scorer().score(reference, prediction)
     return {name: 100 * score.fmeasure for name, score in scores.items()}
 
 
 def corpus_statistics(name: str, predictions: Sequence[Sequence[str]], references: Sequence[str]) -> Statistic:
     """
-    sacrebleu's corpus BLEU (its default tokenisation, 13a) or chrF, from 0 to 100, one reference a prompt; all samples
-    of all prompts are one corpus.
+    sacrebleu's corpus BLEU, with the references' [`bleu_tokenizer`], or chrF, from 0 to 100, one reference a prompt;
+    all samples of all prompts are one corpus.
 
     Args:
         name (`str`):
@@ -88,7 +124,7 @@ def corpus_statistics(name: str, predictions: Sequence[Sequence[str]], reference
     """
     from sacrebleu.metrics import BLEU, CHRF
 
-    metric = {"bleu": BLEU, "chrf": CHRF}[name]()
+    metric = CHRF() if name == "chrf" else BLEU(tokenize=bleu_tokenizer(references))
     flat = [(sample, reference) for group, reference in zip(predictions, references, strict=True) for sample in group]
     # What sacrebleu's own bootstrap is made of; its public `corpus_score` would read every text at each resample.
     counts = np.asarray(metric._extract_corpus_statistics([s for s, _ in flat], [[r for _, r in flat]]), dtype=float)
@@ -101,14 +137,25 @@ def corpus_statistics(name: str, predictions: Sequence[Sequence[str]], reference
 
 
 @cache
-def _sentence_bleu():
+def _sentence_bleu(tokenizer: str):
     from sacrebleu.metrics import BLEU
 
-    return BLEU(effective_order=True)
+    return BLEU(effective_order=True, tokenize=tokenizer)
 
 
 @cache
 def _rouge_scorer():
+    import regex
     from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    no_spaces = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
+    word = regex.compile(rf"(?:(?!{no_spaces})[\p{{L}}\p{{M}}\p{{N}}])+|{no_spaces}\p{{M}}*|\p{{So}}")
+    of_english = DefaultTokenizer(use_stemmer=True)
+
+    class Words(Tokenizer):
+        def tokenize(self, text: str) -> list[str]:
+            words = word.findall(unicodedata.normalize("NFC", text).lower())
+            return [stem for word in words for stem in (of_english.tokenize(word) if word.isascii() else [word])]
+
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=Words())

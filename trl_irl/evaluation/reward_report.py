@@ -94,7 +94,7 @@ class Findings:
                 for x in self.best_of_n
             ],
         }
-        path.write_text(json.dumps(told, indent=1) + "\n")
+        path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
     def agreement_table(self, intervals: bool) -> list[list[str]]:
         names = list(self.agreement[0].metrics)

@@ -1,15 +1,26 @@
 """From a cell's samples to its metrics: statistics over prompts, and what could not be scored."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from .metrics import corpus_statistics, distinct_n, distinct_share, pass_at_k, self_bleu
+from .metrics import bleu_tokenizer, corpus_statistics, distinct_n, distinct_share, pass_at_k, self_bleu
 from .statistics import Statistic, mean_of
 
 
 Score = Callable[[str, dict], dict[str, float]]
+
+# Names that a scoring function may not give its own numbers: they are of every text, or of the models.
+RESERVED = frozenset(
+    "self_bleu distinct distinct_2 length ended empty unscored nll td_loss win_rate loss runtime epoch".split()
+)
+_RIGHT_OR_WRONG = ("accuracy", "accuracy_math")  # shown in percent, and pass@k counts the first
+
+
+class MetricError(ValueError):
+    """A scoring function gives a metric a name or a value that it cannot have."""
 
 
 @dataclass
@@ -37,14 +48,37 @@ class Scorer:
 
     Args:
         score (`Callable[[str, dict], dict[str, float]]`):
-            From a completion's text and its row to named numbers. `accuracy`, if there, is 0 or 1 and gives `pass@k`.
+            From a completion's text and its row to named numbers. `accuracy`, if there, is 0 or 1 and gives `pass@k`;
+            a completion for which some number is not there is left out of that number's means.
         corpus (`Sequence[str]`, *optional*):
             Among `"bleu"` and `"chrf"`: sacrebleu's corpus scores against `row["completion"]`.
+        taken (`Sequence[str]`, *optional*):
+            Names of further metrics that others measure, such as `reward`.
+
+    Raises:
+        [`MetricError`]: at a score, if a name is in [`RESERVED`], `corpus` or `taken`, or is `pass@k`, or if
+            `accuracy` or `accuracy_math` is neither 0 nor 1.
     """
 
     score: Score
     corpus: Sequence[str] = ()
+    taken: Sequence[str] = ()
     failures: Failures = field(default_factory=Failures)
+    given: Counter[str] = field(default_factory=Counter)  # how many completions have got each number
+
+    def check(self, rows: Sequence[dict]) -> None:
+        """
+        Score the first reference as if it had been sampled, so that what is wrong with the metrics is known before.
+
+        Raises:
+            [`MetricError`]: a name or value that cannot be.
+        """
+        try:
+            scored = {name: float(value) for name, value in self.score(rows[0]["completion"], rows[0]).items()}
+        except Exception:  # of a user's function; it is counted, and may be about this one completion
+            pass
+        else:
+            self._check(scored)
 
     def statistics(self, groups: Sequence[Sequence[dict]], rows: Sequence[dict]) -> dict[str, Statistic]:
         """
@@ -59,8 +93,9 @@ class Scorer:
             in tokens; `ended`, the share that stopped by itself; `empty`, the share that says nothing.
         """
         values: dict[str, list[float]] = {}
+        tokenizer = tokenizer_of(rows)
         for i, (group, row) in enumerate(zip(groups, rows, strict=True)):
-            for name, value in self._of_prompt(group, row).items():
+            for name, value in self._of_prompt(group, row, tokenizer).items():
                 # A row that gave no such number before counts as one that could not be scored.
                 column = values.setdefault(name, [])
                 column += [math.nan] * (i - len(column)) + [value]
@@ -71,18 +106,19 @@ class Scorer:
             found[name] = corpus_statistics(name, texts, [row["completion"] for row in rows])
         return found
 
-    def _of_prompt(self, group: Sequence[dict], row: dict) -> dict[str, float]:
+    def _of_prompt(self, group: Sequence[dict], row: dict, tokenizer: str) -> dict[str, float]:
         texts = [completion["text"] for completion in group]
         scores = [scored for text in texts if (scored := self.scores_of(text, row)) is not None]
+        self.given.update(name for scored in scores for name in scored)
         found = {name: fmean(scored[name] for scored in scores if name in scored) for name in _names(scores)}
         if "accuracy" in found:
-            correct = [scored["accuracy"] for scored in scores]
+            correct = [scored["accuracy"] for scored in scores if "accuracy" in scored]
             found |= {f"pass@{k}": pass_at_k(correct, k) for k in _powers_of_two(len(correct))}
         if len(texts) > 1:
             found |= {
-                "self_bleu": self_bleu(texts),
+                "self_bleu": self_bleu(texts, tokenizer),
                 "distinct": distinct_share(texts),
-                "distinct_2": distinct_n(texts, 2),
+                "distinct_2": distinct_n(texts, 2, tokenizer),
             }
         return found | {
             "length": fmean(completion["length"] for completion in group),
@@ -97,11 +133,40 @@ class Scorer:
         except Exception as error:  # it may be a user's function
             self.failures.add(f"{type(error).__name__}: {error}")
             return None
+        self._check(scored)
         wrong = [name for name, value in scored.items() if not math.isfinite(value)]
         if wrong:
             self.failures.add(f"`{wrong[0]}` is {scored[wrong[0]]}")
             return None
         return scored
+
+    def _check(self, scored: dict[str, float]) -> None:
+        for name, value in scored.items():
+            if name in RESERVED or name in (*self.corpus, *self.taken) or name.startswith("pass@"):
+                raise MetricError(
+                    f"The scoring function gives a metric `{name}`, a name that is taken: it is measured for every "
+                    "text or model. Give yours another, such as "
+                    f"`my_{name.replace('@', '_')}`."
+                )
+            if name in _RIGHT_OR_WRONG and math.isfinite(value) and value not in (0, 1):
+                raise MetricError(
+                    f"The scoring function gives `{name}` the value {value:g}, and it can only be 0 (wrong) or 1 "
+                    "(right): it is shown in percent, and pass@k counts it. Give a score of another kind another "
+                    "name, such as `score`."
+                )
+
+
+def tokenizer_of(rows: Sequence[dict]) -> str:
+    """
+    The [`~evaluation.metrics.bleu_tokenizer`] of all samples of these rows: that of the references or, where they have
+    no letters, of the prompts. One for all models and temperatures, whatever they say, so that they compare.
+    """
+    texts = [row["completion"] for row in rows]
+    if not any(character.isalpha() for text in texts for character in text):
+        prompts = [row.get("prompt") or "" for row in rows]
+        messages = [[{"content": told}] if isinstance(told, str) else told for told in prompts]
+        texts = [str(message["content"]) for turns in messages for message in turns]
+    return bleu_tokenizer(texts)
 
 
 def _names(scores: Sequence[dict]) -> list[str]:

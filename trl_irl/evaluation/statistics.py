@@ -97,7 +97,9 @@ def mean_of(values: Sequence[float]) -> Statistic:
 
 
 def percentile_interval(value: float, resampled: np.ndarray) -> Interval:
-    """95 %, from the resamples in which there is a value."""
+    """95 %, from the resamples in which there is a value; NaN where there is none."""
+    if np.isnan(resampled).all():
+        return Interval(float(value), np.nan, np.nan)
     low, high = np.nanpercentile(resampled, [2.5, 97.5])
     return Interval(float(value), float(low), float(high))
 

@@ -13,20 +13,24 @@ _PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <title>{title}</title>
 <style>
-body {{ font: 15px/1.6 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222; }}
+body {{ font: 15px/1.6 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222;
+  overflow-wrap: anywhere; }}
 article {{ border-top: 1px solid #ddd; padding: .8rem 0; }}
 .prompt {{ color: #666; white-space: pre-wrap; }}
 .completion {{ font-family: ui-monospace, monospace; white-space: pre-wrap; }}
 .completion span {{ border-radius: 2px; padding: 1px 0; }}
 .numbers {{ color: #666; font-size: 13px; }}
-.scale span {{ display: inline-block; width: 2.6rem; text-align: center; font-size: 12px; }}
+.scale span {{ display: inline-block; width: 2.6rem; text-align: center; font-size: 12px;
+  overflow-wrap: normal; }}
 .unknown {{ border-bottom: 1px dotted #888; }}
+.newline::before {{ content: "\\21b5"; color: #aaa; }}
+.part::before {{ content: "\\b7"; color: #aaa; }}
 </style>
 </head>
 <body>
 <h1>{title}</h1>
-<p>Reward of each token in nats: <span class="scale">{scale}</span> dotted: not known. Hover a token for its
-numbers.</p>
+<p>Reward of each token in nats: <span class="scale">{scale}</span> dotted: not known; ↵: a new line;
+·: a part of the character after it. Hover a token for its numbers.</p>
 <p><label>Order: <select id="order">
 <option value="position">as given</option><option value="descending">highest return first</option>
 <option value="ascending">lowest return first</option></select></label></p>
@@ -62,9 +66,10 @@ def write_heatmap(rows: Sequence[dict], path: Path, title: str) -> None:
 
     Args:
         rows (`Sequence[dict]`):
-            With `prompt` (text), `tokens` (`list[str]`), `rewards`, `q`, `v` (`list[float]`, nats), `has_reward`
-            (`list[bool]`), and `sum` and `log_likelihood` (nats).
-        path (`Path`)
+            With `prompt` (text), `tokens` (`list[str]`, see [`~rewards.token_pieces.token_pieces`]), `rewards`, `q`,
+            `v` (`list[float]`, nats), `has_reward` (`list[bool]`), and `sum` and `log_likelihood` (nats).
+        path (`Path`):
+            Its folder is made where it is not there.
         title (`str`)
     """
     known = [reward for row in rows for reward, there in zip(row["rewards"], row["has_reward"], strict=True) if there]
@@ -73,7 +78,9 @@ def write_heatmap(rows: Sequence[dict], path: Path, title: str) -> None:
     steps = np.linspace(-largest, largest, 5)
     scale = "".join(f'<span style="background:{colour(x / largest)}">{x:+.2f}</span>' for x in steps)
     articles = "\n".join(_article(i, row, largest) for i, row in enumerate(rows))
-    path.write_text(_PAGE.format(title=html.escape(title), scale=scale, articles=articles))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page = _PAGE.format(title=html.escape(title), scale=scale, articles=articles)
+    path.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")  # half a surrogate pair, which JSON can hold
 
 
 def colour(share: float) -> str:
@@ -90,11 +97,14 @@ def _article(position: int, row: dict, largest: float) -> str:
     ):
         numbers = f"r {reward:+.3f}" if there else "r not known"
         title = f"{numbers}, Q {q:.3f}, V {v:.3f}, log π {q - v:.3f}"
-        style = f'style="background:{colour(reward / largest)}"' if there else 'class="unknown"'
-        spans.append(f'<span {style} title="{title}">{html.escape(token)}</span>')
+        classes = " ".join(["unknown"] * (not there) + ["part"] * (not token))
+        style = f' style="background:{colour(reward / largest)}"' if there else ""
+        style = f' class="{classes}"{style}' if classes else style
+        text = html.escape(token).replace("\n", '<i class="newline"></i>\n')
+        spans.append(f'<span{style} title="{title}">{text}</span>')
     told = f"return {row['sum']:+.3f}, log-likelihood {row['log_likelihood']:.3f}, {len(row['tokens'])} tokens"
     return (
-        f'<article data-position="{position}" data-return="{row["sum"]!r}">\n<div class="prompt">'
-        f'{html.escape(row["prompt"])}</div>\n<div class="completion">{"".join(spans)}</div>\n'
+        f'<article data-position="{position}" data-return="{row["sum"]!r}">\n<div class="prompt" dir="auto">'
+        f'{html.escape(row["prompt"])}</div>\n<div class="completion" dir="auto">{"".join(spans)}</div>\n'
         f'<div class="numbers">{told}</div>\n</article>'
     )

@@ -8,7 +8,7 @@ SETTINGS_FILE = "soft_q.json"
 
 
 def save_settings(folder: str, settings: dict) -> None:
-    (Path(folder) / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n")
+    (Path(folder) / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
 def saved_settings(path: str) -> dict:
@@ -21,11 +21,11 @@ def saved_settings(path: str) -> dict:
     """
     if Path(path).is_dir():
         file = Path(path) / SETTINGS_FILE
-        return json.loads(file.read_text()) if file.is_file() else {}
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        return json.loads(Path(hf_hub_download(path, SETTINGS_FILE)).read_text())
+        return json.loads(Path(hf_hub_download(path, SETTINGS_FILE)).read_text(encoding="utf-8"))
     except (EntryNotFoundError, LocalEntryNotFoundError):
         return {}

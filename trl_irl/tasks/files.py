@@ -2,9 +2,10 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
-from datasets import DatasetDict, IterableDatasetDict, load_dataset
+from datasets import DatasetDict, Features, IterableDatasetDict, Value, load_dataset, load_dataset_builder
 
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
@@ -15,7 +16,8 @@ def load_from_hub_or_path(
 ) -> DatasetDict | IterableDatasetDict:
     """
     Load a dataset: a local file (JSONL, JSON, Parquet, CSV or text, whose rows become the split `train`), a local
-    folder, or a Hub id. No code that comes with a dataset is ever run.
+    folder, or a Hub id. No code that comes with a dataset is ever run. Text stays text: every column of a CSV file is
+    read as it is written (`007`, `1e5`, `NA`); an empty cell is null.
 
     Raises:
         `FileNotFoundError`: `name` looks like a local path and is not there.
@@ -33,7 +35,7 @@ def load_from_hub_or_path(
         check_local_path(name, "dataset_name")
         arguments = {"path": name, "name": config}
     try:
-        return load_dataset(**arguments, streaming=streaming)
+        return load_dataset(**arguments, **_text_of_csv(arguments), streaming=streaming)
     except Exception as error:  # as many kinds as there are readers
         cause = error
         while cause.__cause__ is not None:  # the reader's own error says which line, or which column
@@ -43,6 +45,20 @@ def load_from_hub_or_path(
         if not path.exists():
             hint = "Check the name and the connection; for a private dataset log in with `hf auth login`."
         raise ValueError(f"`dataset_name: {name}` could not be read: {what}. {hint}") from error
+
+
+def _text_of_csv(arguments: dict) -> dict:
+    """For a dataset of CSV files, how to read all columns as text; else nothing."""
+    import pandas
+    from datasets.packaged_modules.csv.csv import Csv
+
+    builder = load_dataset_builder(**arguments)
+    if not isinstance(builder, Csv) or builder.config.features is not None:
+        return {}
+    first = next(iter(builder.config.data_files.values()))[0]
+    columns = pandas.read_csv(first, nrows=0, sep=builder.config.sep, encoding=builder.config.encoding).columns
+    features = Features({name: Value("string") for name in columns})
+    return {"features": features, "keep_default_na": False, "na_values": [""]}
 
 
 def check_local_path(name: str, key: str) -> None:
@@ -124,6 +140,22 @@ def check_room(name: str, key: str, size: int) -> None:
         raise OSError(
             f"`{key}: {name}` is on a disk with {free / 2**20:.0f} MiB left, and the trained weights alone take "
             f"{size / 2**20:.0f} MiB. Free some space, or set it to another disk."
+        )
+
+
+def check_no_other_splits(folder: str, key: str, splits: Iterable[str]) -> None:
+    """
+    Refuse an output folder with data in it that would not be overwritten: it would be loaded with what is written.
+
+    Raises:
+        `ValueError`
+    """
+    written = {Path(folder) / f"{name}.parquet" for name in splits}
+    other = sorted(p for p in Path(folder).rglob("*") if p.suffix in (*_BUILDERS, ".arrow") and p not in written)
+    if other:
+        raise ValueError(
+            f"`{key}: {folder}` holds {other[0].relative_to(folder)}, which is none of the splits to write "
+            f"({', '.join(splits)}) and would be loaded together with them. Remove it, or name another folder."
         )
 
 

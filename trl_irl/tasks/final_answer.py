@@ -1,20 +1,60 @@
 """The `#### 72` that closes a GSM8K solution."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 
 
-_FINAL_ANSWER = re.compile(r"####\s*\$?\s*(-?[\d,]*\.?\d+)")
+Answer = Decimal | Fraction | str
+
+_WRAPPED = re.compile(r"\\(?:boxed|text|textbf|mathbf|mathrm|mbox)\s*\{([^{}]*)\}")
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_MARKUP = re.compile(r"\\[()\[\],;! ]|\*\*|__|`|\\(?=[$%])|(?<=[^\W_])\{,\}(?=\d)")
+_NUMBER = (
+    r"\d{1,3}(?:,\d{2,3})*,\d{3}(?:\.\d+)?|\d{1,3}(?:[ ']\d{3})+(?:\.\d+)?|"  # 1,234 or 1 234
+    r"\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+"
+)
+_AMOUNT = re.compile(  # a sign, a currency, a number, and words after it; the sign may stand on either side
+    r"(?P<sign>[-+]?)\s*(?:(?:US|A|C|HK|NZ)?[$€£¥₹₩₽]\s*)?(?P<sign2>[-+]?)\s*"
+    rf"(?:(?P<whole>\d+)\s+(?=\d+\s*/))?(?P<number>{_NUMBER})(?:\s*/\s*(?P<denominator>\d+))?"
+    r"(?P<unit>(?:[^\W\d_]|[\s€£¥₹₩₽$%°²³.'’()/-])*)"
+)
+_NO_UNIT_SIGN = re.compile(r"(?<![^\W\d_])[-²³]|[-/](?![^\W\d_])")  # 5-, 5², 5/
+_WORDS = re.compile(r"[^\W\d_]+")
+# Words after a number that change it, so that they are no unit.
+_NO_UNIT_WORD = frozenset(
+    "hundred thousand million billion trillion dozen k bn half halves third thirds quarter quarters fourth fourths "
+    "fifth fifths tenth tenths pi e i n x y z am pm and or plus minus times over to not 百 千 万 亿".split()
+)
 
 
-def final_answer(solution: str) -> Decimal | None:
-    """The number after the last `####` of a solution, thousands separators and a dollar sign ignored, or `None`."""
-    matches = _FINAL_ANSWER.findall(solution)
-    try:
-        return Decimal(matches[-1].replace(",", "")) if matches else None
-    except InvalidOperation:
-        return None
+class NoFinalAnswer(ValueError):
+    """A reference has no final answer to compare with."""
+
+
+def final_answer(solution: str) -> Answer | None:
+    """
+    What stands after the last `####` of a solution, on its first line that is not empty.
+
+    Returns:
+        `Decimal`, `Fraction`, `str` or `None`: a number, `Fraction` for 1/3; thousands separators, a currency sign,
+        emphasis (`**18**`, `\\boxed{18}`), a closing full stop and a unit after it (`18 apples`) are ignored. What has
+        digits and is more than a number (12:30, 2^10, 3 million) is text without spaces, in lower case, which is
+        compared as it is. `None` for anything else.
+    """
+    parts = solution.split("####")[1:]
+    lines = [part.strip().splitlines()[0] for part in parts if part.strip()]
+    return _read(lines[-1]) if lines else None
+
+
+def reference_answer(reference: str) -> Answer | None:
+    """
+    The final answer of a reference: after its last `####` or, where it has none and is nothing but an answer (`18`,
+    `$1,000`, `5 km`, `12:30`), the whole of it. `None` for any other text, such as `The answer is 18`.
+    """
+    return final_answer(reference) if "####" in reference else _bare(reference)
 
 
 def answer_text(solution: str) -> str:
@@ -23,9 +63,21 @@ def answer_text(solution: str) -> str:
 
 
 def is_correct(prediction: str, row: dict) -> bool:
-    """Whether a sampled completion ends in the same final answer as the row's own completion."""
+    """
+    Whether a sampled completion ends in the same final answer as the row's own completion. Where that one has no
+    `####` and is an answer as a whole ([`reference_answer`]), the sampled one needs none either.
+
+    Raises:
+        [`NoFinalAnswer`]: the row's completion has no final answer, so that nothing could be right.
+    """
+    reference = _text(row["completion"])
+    right = reference_answer(reference)
+    if right is None:
+        raise NoFinalAnswer(f"the reference {_shortened(reference)!r} has no final answer. {_HOW}")
     answer = final_answer(prediction)
-    return answer is not None and answer == final_answer(row["completion"])
+    if answer is None and "####" not in reference + prediction:
+        answer = _bare(prediction)
+    return answer is not None and answer == right
 
 
 def accuracy_reward(
@@ -43,23 +95,87 @@ def accuracy_reward(
     Args:
         completions (`Sequence[str]` or `Sequence[list[dict]]`):
             Text or messages.
-        reference (as `completions`):
+        reference (as `completions`, or numbers):
             The dataset's column of that name, which `trl-irl prepare --reference_column reference` makes: TRL keeps
-            the column `completion` from reward functions.
+            the column `completion` from reward functions. A solution with `####`, or nothing but an answer.
 
     Raises:
-        `ValueError`: there is no such column.
+        `ValueError`: there is no such column, or a row's is missing or has no final answer.
     """
     if reference is None:
         raise ValueError(
             "`accuracy_reward` compares with the dataset's column `reference`, which is not there. Make the dataset "
             "with `trl-irl prepare --reference_column reference`."
         )
-    return [
-        float(is_correct(_text(completion), {"completion": _text(right)}))
-        for completion, right in zip(completions, reference, strict=True)
-    ]
+    rewards = []
+    for i, (completion, right) in enumerate(zip(completions, reference, strict=True)):
+        try:
+            rewards.append(float(is_correct(_text(completion), {"completion": right})))
+        except ValueError as error:
+            asked = kwargs.get("prompts")
+            prompt = f" (prompt {_shortened(_text(asked[i]))!r})" if asked else ""
+            raise ValueError(f"`accuracy_reward`: row {i} of this batch{prompt}: {error}") from error
+    return rewards
 
 
-def _text(completion: str | list[dict]) -> str:
-    return completion if isinstance(completion, str) else completion[-1]["content"]
+_HOW = (
+    "It is what follows `####`, or the whole reference where that is nothing but an answer, such as 18. Write "
+    "references so (`#### 18`), or judge by another metric, such as accuracy_math."
+)
+
+
+def _text(told) -> str:
+    """Text, the last of some messages, or a number as text."""
+    if isinstance(told, list) and told:
+        told = told[-1]["content"]
+    if told is None or told == [] or told != told:  # NaN is what pandas makes of a missing cell
+        raise NoFinalAnswer(f"the reference is {told}. {_HOW}")
+    return told if isinstance(told, str) else str(told)
+
+
+def _bare(text: str) -> Answer | None:
+    if len(text.strip().splitlines()) != 1 or re.search(r"[\\=]", text):
+        return None  # working, or LaTeX, whose answer is not what it is as a whole
+    answer, words = _read(text), len(_WORDS.findall(_plain(text)))
+    return answer if words <= (0 if isinstance(answer, str) else 1) else None
+
+
+def _plain(text: str) -> str:
+    """Without markup, its minus signs and spaces the plain ones."""
+    text = text.replace("−", "-").replace("–", "-").replace("\\frac", "\\dfrac").replace("\\ddfrac", "\\dfrac")
+    text = re.sub(r"[\u00a0\u2009\u202f]", " ", text)
+    before = None
+    while before != text:  # \boxed{\text{18}}
+        before, text = text, _FRACTION.sub(r"\1/\2", _WRAPPED.sub(r"\1", text))
+    text = _MARKUP.sub("", text).strip()
+    text = re.sub(r"^\$([^$]+)\$(?=[\s.,;:]*$)", r"\1", text).strip()  # $18$
+    return re.sub(r"^([*_])(.+)\1$", r"\2", text.rstrip(" .,;:")).rstrip(" .,;:")
+
+
+def _read(text: str) -> Answer | None:
+    plain = _plain(text)
+    if not re.search(r"\d", plain):
+        return None
+    match = None if any(unicodedata.category(c) == "No" and c not in "²³" for c in plain) else _AMOUNT.fullmatch(plain)
+    if match is not None and not (match["sign"] and match["sign2"]):
+        unit = match["unit"].lower()
+        number = _number(match)
+        if _NO_UNIT_SIGN.search(unit) or not _NO_UNIT_WORD.isdisjoint(_WORDS.findall(unit)):
+            number = None
+        if number is not None:
+            return number
+    return re.sub(r"[\s{}]", "", plain).lower().removeprefix("+")
+
+
+def _number(match: re.Match) -> Decimal | Fraction | None:
+    try:
+        number = Decimal(re.sub(r"[ ,']", "", match["number"]))
+        if match["denominator"]:
+            number = Fraction(number) / int(match["denominator"]) + int(match["whole"] or 0)
+    except (InvalidOperation, ZeroDivisionError, ValueError):
+        return None
+    return -number if "-" in (match["sign"], match["sign2"]) else number
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}..."

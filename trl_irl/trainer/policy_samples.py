@@ -196,7 +196,9 @@ class ReplayBuffer:
         return random.sample(list(self._samples), min(count, len(self._samples)))
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps({"told": self.told, "samples": [asdict(sample) for sample in self._samples]}))
+        path.write_text(
+            json.dumps({"told": self.told, "samples": [asdict(sample) for sample in self._samples]}), encoding="utf-8"
+        )
 
     def load(self, path: Path) -> None:
         """
@@ -208,7 +210,7 @@ class ReplayBuffer:
                 f"The checkpoint has no replay buffer ({path.name}), and `replay_size={self.told['size']}`. Set "
                 "`replay_size: 0`, or resume from a checkpoint of a run with replay on as many processes."
             )
-        saved = json.loads(path.read_text())
+        saved = json.loads(path.read_text(encoding="utf-8"))
         differing = [name for name, value in self.told.items() if saved["told"].get(name) != value]
         if differing:
             name = differing[0]

@@ -1,0 +1,115 @@
+"""The whole final answer is compared: what is one answer in other words, and what only begins alike."""
+
+import random
+from fractions import Fraction
+
+import pytest
+
+from trl_irl.tasks.final_answer import NoFinalAnswer, accuracy_reward, final_answer, is_correct, reference_answer
+
+
+SAME = [
+    *[
+        (text, "42")
+        for text in ("42.", "+42", "42.00", "042", "**42**", "*42*", "`42`", "\\boxed{42}", "$42$", "\\$42")
+    ],
+    *[
+        (text, "42")
+        for text in (
+            "€42",
+            "42 €",
+            "US$42",
+            "42%",
+            "42\\%",
+            "42 apples",
+            "42km/h",
+            "42 sq. ft",
+            "42 a week.",
+            "42/week",
+        )
+    ],
+    *[
+        (text, "42")
+        for text in ("\\boxed{\\text{42}}", "**$42**", "**42** dollars", "42 (dollars)", "42 m²", "٤٢", "42°C")
+    ],
+    *[(text, "-42") for text in ("-$42", "$-42", "−42", "- 42", "\\boxed{-42}", "-42.0 degrees")],
+    *[(text, "9876543") for text in ("9,876,543", "9 876 543", "9\u202f876\u202f543", "9'876'543", "$9,876,543.00")],
+    *[(text, "1/8") for text in ("0.125", ".125", "2/16", "\\frac{1}{8}", "\\dfrac{1}{8} cup", "1 / 8")],
+    *[
+        ("2 1/2", "2.5"),
+        ("6e-2", "0.06"),
+        ("7:45 PM", "7:45 pm"),
+        ("3^{12}", "3^12"),
+        ("x = 4", "x=4"),
+        ("1:2", "1 : 2"),
+    ],
+]
+DIFFERENT = [
+    *[
+        (text, "9")
+        for text in ("9.5", "-9", "9/2", "9:15", "9^2", "9e2", "9²", "9½", "9,5", "9-12", "9 or 10", "none")
+    ],
+    *[
+        (text, "9")
+        for text in ("9 million", "9k", "9 and a half", "9 pi", "9x", "9i", "9!", "9√2", "9.1.2", "9 dozen")
+    ],
+    *[("2/3", "2/5"), ("11:10", "11:50"), ("4^3", "4^2"), ("5e4", "5e6"), ("10 am", "10 pm"), ("1,2,3", "123")],
+    *[("0.4", "40%"), ("9 remainder 1", "9"), ("9 - x", "9"), ("9 / x", "9")],
+]
+
+
+@pytest.mark.parametrize("text, other", SAME)
+def test_one_answer_in_other_words(text, other):
+    assert is_correct(f"so\n#### {text}", {"completion": f"#### {other}"})
+    assert is_correct(f"#### {other}", {"completion": f" thus\n\n####{text}\n"})
+    assert hash(final_answer(f"#### {text}")) == hash(final_answer(f"#### {other}"))  # one vote of a majority
+    assert not is_correct("#### 41", {"completion": f"#### {text}"})
+
+
+@pytest.mark.parametrize("text, other", DIFFERENT)
+def test_answers_that_begin_alike(text, other):
+    assert not is_correct(f"#### {text}", {"completion": f"#### {other}"})
+
+
+def test_fractions_and_decimals_against_exact_arithmetic():
+    rng = random.Random(0)
+    for _ in range(300):
+        a, b, c, d = (rng.randint(-30, 30) for _ in range(4))
+        left, right = f"{a}/{abs(b) + 1}", f"{c}/{abs(d) + 1}"
+        equal = Fraction(left) == Fraction(right)
+        assert is_correct(f"#### {left}", {"completion": f"#### {right}"}) is equal
+        text = f"{a * 1000 + c:,}.{abs(b):02}"
+        assert final_answer(f"#### {text}") == Fraction(text.replace(",", ""))
+
+
+@pytest.mark.parametrize(
+    "hopeless", ["5" + " ab" * 3000 + "!", "1,234" * 2000, "1 234 " * 2000 + "!", "5" + "a-" * 5000 + "!"]
+)
+def test_no_answer_takes_long(hopeless):
+    assert isinstance(final_answer(f"#### {hopeless}"), str)
+
+
+def test_references_that_are_nothing_but_an_answer():
+    for bare in (" 1,250 ", "1250", "$1250.", "1250 km"):
+        row = {"completion": bare}
+        assert is_correct("1250", row) and is_correct(" so 1000 + 250 = 1250\n#### 1250", row)
+        assert not is_correct("1251", row) and not is_correct("The 1250", row) and not is_correct("", row)
+    # One with `####` asks for `####`: the form is part of the task.
+    assert not is_correct("1250", {"completion": "#### 1250"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The answer is 7", "A: 7", "So 3 + 4 = 7", "3 + 4 = 7", "\\boxed{7}", "7\n8", "seven", "", "####", "#### seven"],
+)
+def test_references_without_a_final_answer(text):
+    assert reference_answer(text) is None
+    with pytest.raises(NoFinalAnswer, match="has no final answer.*`####`"):
+        is_correct("#### 7", {"completion": text})
+
+
+def test_the_reward_takes_numbers_and_names_the_row():
+    assert accuracy_reward(["#### 7", "8", "#### 9.5"], reference=[7, 9, 9.5]) == [1, 0, 1]
+    for wrong in (None, float("nan"), "The answer is 7", []):
+        with pytest.raises(ValueError, match="row 1 of this batch \\(prompt 'Two'\\): the reference"):
+            accuracy_reward(["#### 7"] * 2, reference=[7, wrong], prompts=["One", "Two"])
