@@ -16,8 +16,9 @@ def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]
     Raises:
         `ValueError`: a split is missing, has no prompts, or none that is short enough.
     """
-    from ..rewards.held_out import prompt_ids
     from ..tasks.task import as_prompt_completion, load_task
+    from ..text.encode import prompt_ids
+    from ..text.messages import checked
 
     splits = load_task(script_args.task_data(), script_args.dataset_train_split)
     if script_args.dataset_train_split not in splits:
@@ -30,14 +31,19 @@ def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]
         if name not in splits:
             continue
         rows, dropped = [], 0
-        for row in splits[name]:
-            if "completion" in row or "messages" in row:
-                row = as_prompt_completion(row)
+        for i, row in enumerate(splits[name]):
+            where = f"Row {i} of `{name}`"
+            if {"completion", "messages", "conversations"} & row.keys() and (
+                "prompt" in row or "input_ids" not in row
+            ):
+                row = as_prompt_completion(row, where)
             if "input_ids" not in row and "prompt" not in row:
                 raise ValueError(
                     f"The rows of `{name}` have no prompt: their columns are {', '.join(row)}. They need `prompt` "
                     "(text or messages) or `input_ids`."
                 )
+            if "input_ids" not in row and not isinstance(row["prompt"], str):
+                row = {**row, "prompt": checked(row["prompt"], "prompt", where)}
             ids = row["input_ids"] if "input_ids" in row else prompt_ids(tokenizer, row["prompt"])
             if 0 < len(ids) <= training_args.max_prompt_length:
                 rows.append({**row, "input_ids": list(ids)})
@@ -112,7 +118,7 @@ def metric_reward(metric: str, score, rows: Sequence[dict], tokenizer):
 
 def after_eos(tokenizer, row: dict) -> list[int]:
     """What the chat template writes after the EOS token of an answer; nothing for a prompt that is text or ids."""
-    from ..rewards.held_out import encode
+    from ..text.encode import encode
 
     prompt = row.get("prompt")
     if not prompt or isinstance(prompt, str) or isinstance(prompt[0], int):
@@ -128,15 +134,14 @@ def demonstrations_of(rows: Sequence[dict], tokenizer) -> list[tuple[list[int], 
     Raises:
         `ValueError`: there are no completions.
     """
-    from ..rewards.held_out import encode
+    from ..text.encode import encode_row
+    from ..text.stop_tokens import cut_at_stop
 
     if not all("completion" in row and "prompt" in row for row in rows[:_DEMONSTRATIONS]):
         raise ValueError("`normalize_reward` needs demonstrations: a column `completion` beside `prompt`.")
     found = []
     for row in rows[:_DEMONSTRATIONS]:
-        ids, labels = encode(tokenizer, row)
-        start = sum(label == -100 for label in labels)
+        prompt, completion, _ = encode_row(tokenizer, row)
         # As PPO cuts a response: a chat template may put a newline after the end of a turn.
-        end = ids.index(tokenizer.eos_token_id, start) + 1 if tokenizer.eos_token_id in ids[start:] else len(ids)
-        found.append((ids[:start], ids[start:end]))
+        found.append((prompt, cut_at_stop(completion, {tokenizer.eos_token_id})))
     return found

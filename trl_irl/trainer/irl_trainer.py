@@ -39,6 +39,7 @@ from .irl_config import IRLConfig
 from .models import causal_lm, keep_4bit_weights_trainable, no_dropout, without_trl_head
 from .packing import check_documents_apart
 from .reference import own_reference, prepared_reference
+from .row_ids import with_eos, with_own_ids
 from .td_scale import ScheduleCheck, drowning, measured_td_scale
 from .token_metrics import TokenMetrics
 
@@ -234,6 +235,9 @@ class IRLTrainer(Interruptible, SFTTrainer):
             )
         if formatting_func is None:
             check_rows(dataset, args.dataset_text_field, dataset_name)
+            dataset = with_eos(dataset, args, self._tokenizer.eos_token, dataset_name)
+            if self.completion_only_loss and not args.assistant_only_loss and processing_class is self._tokenizer:
+                dataset = with_own_ids(dataset, args, self._tokenizer, dataset_name)
         prepared = super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         if isinstance(dataset, Dataset) and not packing:
             dropped = len(dataset) - len(prepared)

@@ -1,0 +1,78 @@
+"""Rows for SFTTrainer's preparation: with the EOS it leaves out, and prompts and completions as token ids."""
+
+from __future__ import annotations
+
+from accelerate import PartialState
+from accelerate.logging import get_logger
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase
+from trl import SFTConfig
+
+from ..text.encode import encode_row, seam_message
+
+
+logger = get_logger(__name__)
+_AS_SFT = "as_sft"
+
+
+def columns_of(dataset: Dataset | IterableDataset) -> list[str]:
+    """Names of a dataset's columns, of a stream that does not know them by its first row."""
+    return list(dataset.column_names or next(iter(dataset)))
+
+
+def with_eos(
+    dataset: Dataset | IterableDataset, args: SFTConfig, eos_token: str, name: str
+) -> Dataset | IterableDataset:
+    """
+    Rows of text end in EOS whatever their column is called. TRL 1.12 adds it to `text`, and to `completion` where
+    there is no `text`; this can go with it.
+    """
+    columns, column = columns_of(dataset), args.dataset_text_field
+    others = {"input_ids", "prompt", "messages", "conversations"}
+    if column == "text" or column not in columns or others & set(columns):
+        return dataset
+    return _map(dataset, args, f"Adding EOS to {name} dataset", _add_eos, column=column, eos_token=eos_token)
+
+
+def _add_eos(row: dict, column: str, eos_token: str) -> dict:
+    text = row[column]
+    return {column: text if text.endswith(eos_token) else text + eos_token}
+
+
+def with_own_ids(
+    dataset: Dataset | IterableDataset, args: SFTConfig, tokenizer: PreTrainedTokenizerBase, name: str
+) -> Dataset | IterableDataset:
+    """
+    Rows of `prompt` and `completion` with `input_ids` and `completion_mask` by [`~text.encode.encode_row`]:
+    SFTTrainer's own wherever the prompt's tokens are how the whole begins. Warns, with a count, if some are not.
+    Other datasets stay as they are.
+    """
+    columns = columns_of(dataset)
+    if "input_ids" in columns or not {"prompt", "completion"} <= set(columns):
+        return dataset
+    if not isinstance(dataset, Dataset):  # its rows come when they are asked for
+        return dataset.map(_add_ids_of_stream, fn_kwargs={"tokenizer": tokenizer})
+    with_ids = _map(dataset, args, f"Tokenizing {name} dataset", _add_ids, tokenizer=tokenizer)
+    count = len(with_ids) - sum(with_ids[_AS_SFT])
+    if count:
+        logger.warning(seam_message(f"{count} of {len(with_ids)} rows of the {name} dataset"))
+    return with_ids.remove_columns(_AS_SFT)
+
+
+def _add_ids(row: dict, tokenizer: PreTrainedTokenizerBase) -> dict:
+    prompt, completion, as_sft = encode_row(tokenizer, row)
+    mask = [0] * len(prompt) + [1] * len(completion)
+    return {"input_ids": prompt + completion, "completion_mask": mask, _AS_SFT: as_sft}
+
+
+def _add_ids_of_stream(row: dict, tokenizer: PreTrainedTokenizerBase) -> dict:
+    found = _add_ids(row, tokenizer)
+    if not found.pop(_AS_SFT):
+        logger.warning_once(seam_message("a row of the stream, and perhaps others,"))
+    return found
+
+
+def _map(dataset, args: SFTConfig, description: str, function, **kwargs):
+    told = {"desc": description, "num_proc": args.dataset_num_proc} if isinstance(dataset, Dataset) else {}
+    with PartialState().main_process_first():
+        return dataset.map(function, fn_kwargs=kwargs, **told)
