@@ -118,24 +118,26 @@ def load_reward(script_args, training_args, dtype: str, policy, function, tokeni
     """The reward model that PPO gets; `function` is of `reward_metric`, if that is set, and `row` one of the data."""
     from ..rewards import PreferenceReward, RewardFunctionModel, SoftQReward, SoftQRewardModel
     from ..rewards.preference_reward import load_scorer
+    from ..rewards.reward_model import read_as_trained
+    from ..text.stop_tokens import stop_token_ids
 
     if training_args.reward_model_path is not None:
         tail = after_eos(tokenizer, row)
         if not tail:
-            return load_scorer(training_args.reward_model_path, dtype)
+            return read_as_trained(load_scorer(training_args.reward_model_path, dtype), tokenizer.eos_token_id)
         # What the template writes after the EOS of a turn, often a newline, was the last token in its training.
         batch_size = training_args.local_rollout_forward_batch_size
         reward = PreferenceReward(training_args.reward_model_path, batch_size, dtype, tokenizer)
 
         def with_tail(prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
-            ended = [response[-1:] == [tokenizer.eos_token_id] for response in responses]
+            ended = [response[-1:] == [tokenizer.eos_token_id] for response in responses]  # as the template ends it
             rows = zip(prompts, responses, ended, strict=True)
             return reward.of_ids([prompt + response + tail * end for prompt, response, end in rows])
 
-        eos, pad = {tokenizer.eos_token_id}, tokenizer.pad_token_id
-        return RewardFunctionModel(with_tail, policy, eos, pad, [reward.model])
+        stop_tokens = stop_token_ids(policy, tokenizer)
+        return RewardFunctionModel(with_tail, policy, stop_tokens, tokenizer.pad_token_id, [reward.model])
     if script_args.soft_q_model is None:
-        return RewardFunctionModel(function, policy, {tokenizer.eos_token_id}, tokenizer.pad_token_id)
+        return RewardFunctionModel(function, policy, stop_token_ids(policy, tokenizer), tokenizer.pad_token_id)
     reward = SoftQReward(
         script_args.soft_q_model,
         kind=script_args.soft_q_kind,
@@ -161,6 +163,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
 
     from ..evaluation.callback import GenerationCallback
     from ..rewards.preference_reward import check_one_label, load_scorer
+    from ..text.stop_tokens import end_turns_as_the_template_does, stop_token_ids
     from ..trainer.ppo import PPOTrainer, calibrate
 
     check_arguments(script_args, training_args, model_args)
@@ -169,6 +172,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     tokenizer = load_tokenizer(path, config, model_args.use_peft)
     splits = load_prompts(script_args, tokenizer, training_args)
     rows = splits[script_args.dataset_train_split]
+    end_turns_as_the_template_does(tokenizer, rows[0].get("prompt"), stop_token_ids(path, tokenizer))
     training_args.check_prompts(len(rows))
     held_out = splits.get(script_args.dataset_test_split) or rows
     longest = max(len(row["input_ids"]) for row in [*rows, *held_out]) + training_args.response_length

@@ -63,23 +63,29 @@ def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]
 
 def load_tokenizer(path: str, config, use_peft: bool):
     """
-    The policy's tokenizer, padding on the left, with a padding token that is not EOS: PPO tells the end of a response
-    by its first padding token, so that otherwise the policy would never learn to end. It may be one more than the
-    model's vocabulary has.
+    The policy's tokenizer, padding on the left, with a padding token that ends no response: PPO tells the end of a
+    response by its first padding token, so that otherwise the policy would never learn to end. It may be one more than
+    the model's vocabulary has.
 
     Raises:
         `ValueError`: there is no such token, and no room for one in a model that an adapter leaves as it is.
     """
     from transformers import AutoTokenizer
 
+    from ..text.stop_tokens import stop_token_ids
+
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"The tokenizer of {path} has no EOS token, so no response ever ends. Give it an `eos_token`, and save it."
+        )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in stop_token_ids(path, tokenizer):
         if use_peft and len(tokenizer) >= config.get_text_config().vocab_size:
             raise ValueError(
-                f"The tokenizer of {path} has no padding token beside EOS, and the model's vocabulary of "
-                f"{config.get_text_config().vocab_size} has no room for one, which an adapter could not make. "
-                "Give the tokenizer a `pad_token` that prompts and responses never have, and save it, or train all "
-                "weights."
+                f"The tokenizer of {path} has no padding token beside those that end a response, and the model's "
+                f"vocabulary of {config.get_text_config().vocab_size} has no room for one, which an adapter could not "
+                "make. Give the tokenizer a `pad_token` that prompts and responses never have, and save it, or train "
+                "all weights."
             )
         tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     return tokenizer

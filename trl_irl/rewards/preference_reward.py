@@ -46,7 +46,12 @@ def load_scorer(path: str, dtype: str) -> PreTrainedModel:
     options = {"num_labels": 1, "dtype": dtype, "use_safetensors": True}
     if not (Path(path) / "adapter_config.json").is_file():
         return AutoModelForSequenceClassification.from_pretrained(path, **options)
-    return AutoPeftModelForSequenceClassification.from_pretrained(path, **options).merge_and_unload()
+    scorer = AutoPeftModelForSequenceClassification.from_pretrained(path, **options).merge_and_unload()
+    try:  # an adapter has no config of its own, and was trained with its tokenizer's padding
+        scorer.config.get_text_config().pad_token_id = AutoTokenizer.from_pretrained(path).pad_token_id
+    except (OSError, ValueError):
+        pass  # none was saved with it
+    return scorer
 
 
 class PreferenceReward:
