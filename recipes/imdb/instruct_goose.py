@@ -16,8 +16,10 @@ import json
 
 import torch
 from datasets import load_dataset
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from transformers import AutoTokenizer, set_seed
 
+from trl_irl.rewards.loading import load_language_model
+from trl_irl.rewards.preference_reward import load_scorer
 from trl_irl.rewards.reward_model import read_as_trained
 from trl_irl.trainer.ppo import PPOConfig, PPOTrainer
 
@@ -47,13 +49,12 @@ def main(argv: list[str] | None = None) -> None:
 
     # Step 2: the models. The value network starts from the reward model's weights.
     set_seed(0)
-    policy = AutoModelForCausalLM.from_pretrained(options.model)
+    policy = load_language_model(options.model)
     if len(tokenizer) > policy.config.vocab_size:
         policy.resize_token_embeddings(len(tokenizer))
     rewarding = options.reward_model or options.model
-    reward_model, value_model = (
-        AutoModelForSequenceClassification.from_pretrained(rewarding, num_labels=1) for _ in range(2)
-    )
+    new_head = options.reward_model is None
+    reward_model, value_model = (load_scorer(rewarding, "auto", "reward_model", new_head) for _ in range(2))
 
     reward_model = read_as_trained(reward_model, tokenizer.eos_token_id)
 

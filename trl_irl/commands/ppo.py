@@ -124,7 +124,8 @@ def load_reward(script_args, training_args, dtype: str, policy, function, tokeni
     if training_args.reward_model_path is not None:
         tail = after_eos(tokenizer, row)
         if not tail:
-            return read_as_trained(load_scorer(training_args.reward_model_path, dtype), tokenizer.eos_token_id)
+            scorer = load_scorer(training_args.reward_model_path, dtype, "reward_model_path")
+            return read_as_trained(scorer, tokenizer.eos_token_id)
         # What the template writes after the EOS of a turn, often a newline, was the last token in its training.
         batch_size = training_args.local_rollout_forward_batch_size
         reward = PreferenceReward(training_args.reward_model_path, batch_size, dtype, tokenizer)
@@ -158,10 +159,11 @@ def make_trainer(script_args, training_args, model_args, generation_args):
             before a model loads.
     """
     from datasets import Dataset
-    from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+    from transformers import AutoConfig, set_seed
     from trl import get_peft_config, get_quantization_config
 
     from ..evaluation.callback import GenerationCallback
+    from ..rewards.loading import load_language_model
     from ..rewards.preference_reward import check_one_label, load_scorer
     from ..text.stop_tokens import end_turns_as_the_template_does, stop_token_ids
     from ..trainer.ppo import PPOTrainer, calibrate
@@ -195,10 +197,11 @@ def make_trainer(script_args, training_args, model_args, generation_args):
         function = metric_reward(script_args.reward_metric, score, [*rows, *held_out], tokenizer)
 
     set_seed(training_args.seed)  # a value model without a head of its own gets a random one
-    options = {"dtype": model_args.dtype, "use_safetensors": True}
+    options = {"dtype": model_args.dtype}
     quantization = get_quantization_config(model_args)
-    policy = AutoModelForCausalLM.from_pretrained(
+    policy = load_language_model(
         path,
+        "model_name_or_path",
         revision=model_args.model_revision,
         attn_implementation=model_args.attn_implementation,
         quantization_config=quantization,
@@ -206,12 +209,12 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     )
     reference = None  # TRL copies the policy, or takes the adapter off
     if script_args.ref_model_name_or_path is not None:
-        reference = AutoModelForCausalLM.from_pretrained(script_args.ref_model_name_or_path, **options)
+        reference = load_language_model(script_args.ref_model_name_or_path, "ref_model_name_or_path", **options)
     for model in (policy, reference):  # a padding token that was added is in no prompt, but behind responses
         if model is not None and len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
     value_path = script_args.value_model_path or training_args.reward_model_path or path
-    value_model = load_scorer(value_path, model_args.dtype)
+    value_model = load_scorer(value_path, model_args.dtype, "value_model_path", new_head=value_path == path)
     reward_model = load_reward(script_args, training_args, model_args.dtype, policy, function, tokenizer, rows[0])
     if training_args.normalize_reward or training_args.reward_clip is not None:
         is_soft_q = script_args.soft_q_model is not None

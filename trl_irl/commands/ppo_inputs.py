@@ -82,10 +82,10 @@ def load_tokenizer(path: str, config, use_peft: bool):
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in stop_token_ids(path, tokenizer):
         if use_peft and len(tokenizer) >= config.get_text_config().vocab_size:
             raise ValueError(
-                f"The tokenizer of {path} has no padding token beside those that end a response, and the model's "
-                f"vocabulary of {config.get_text_config().vocab_size} has no room for one, which an adapter could not "
-                "make. Give the tokenizer a `pad_token` that prompts and responses never have, and save it, or train "
-                "all weights."
+                f"The tokenizer of {path} has no padding token beside EOS and what else ends a response, and the "
+                f"model's vocabulary of {config.get_text_config().vocab_size} has no room for one, which an adapter "
+                "could not make. Give the tokenizer a `pad_token` that prompts and responses never have, and save it, "
+                "or train all weights."
             )
         tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     return tokenizer

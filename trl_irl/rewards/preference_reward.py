@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from peft import AutoPeftModelForSequenceClassification, PeftConfig
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from peft.utils import load_peft_weights
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..text.encode import prompt_ids, whole_ids
 from ..text.messages import checked
-from .loading import whole_weights
+from .loading import is_adapter, load_classifier, whole_weights
 
 
 def check_one_label(path: str, key: str) -> None:
@@ -26,7 +20,7 @@ def check_one_label(path: str, key: str) -> None:
     Raises:
         `ValueError`: it is no reward model.
     """
-    if (Path(path) / "adapter_config.json").is_file():
+    if is_adapter(path):
         if PeftConfig.from_pretrained(path).task_type != "SEQ_CLS":
             raise ValueError(
                 f"`{key}: {path}` is an adapter of another kind of model. Train one with `trl reward` and "
@@ -41,11 +35,21 @@ def check_one_label(path: str, key: str) -> None:
         )
 
 
-def load_scorer(path: str, dtype: str) -> PreTrainedModel:
-    """A sequence-classification model with one label, an adapter merged into its base."""
+def load_scorer(path: str, dtype: str, key: str = "model", new_head: bool = False) -> PreTrainedModel:
+    """
+    A sequence-classification model with one label, an adapter merged into its base.
+
+    Raises:
+        `ValueError`: it has no head and `new_head` is not set, or other weights are missing.
+    """
+    if not is_adapter(path):
+        return load_classifier(path, key, new_head, dtype=dtype)
+    if not new_head and not any(".score." in name for name in load_peft_weights(path, device="cpu")):
+        raise ValueError(
+            f"`{key}: {path}` is an adapter without the head of its reward model, which would be random. Train it "
+            "with `lora_modules_to_save: [score]`, or `lora_task_type: SEQ_CLS`."
+        )
     options = {"num_labels": 1, "dtype": dtype, "use_safetensors": True}
-    if not (Path(path) / "adapter_config.json").is_file():
-        return AutoModelForSequenceClassification.from_pretrained(path, **options)
     scorer = AutoPeftModelForSequenceClassification.from_pretrained(path, **options).merge_and_unload()
     try:  # an adapter has no config of its own, and was trained with its tokenizer's padding
         scorer.config.get_text_config().pad_token_id = AutoTokenizer.from_pretrained(path).pad_token_id

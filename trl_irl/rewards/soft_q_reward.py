@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..text.encode import encode_row, prompt_ids, warn_of_seams
 from ..text.messages import checked
 from ..text.stop_tokens import stop_token_ids
-from .loading import whole_weights
+from .loading import load_language_model, whole_weights
 from .settings import saved_settings
 from .token_values import token_values
 
@@ -120,7 +120,7 @@ class SoftQReward:
 
     Raises:
         `ValueError`: `kind` or `aggregate` is unknown, `"log_ratio"` has no reference, a model has no tokenizer, or
-            its adapter is of virtual tokens.
+            its adapter is of virtual tokens; or a model given by name is a reward model, or was not saved whole.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class SoftQReward:
         self.terminal_value = settings.get("terminal_value", "zero") if terminal_value is None else terminal_value
         self.tokenizer = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(model)
         self.model = _loaded(model, dtype)
-        self.ref_model = None if ref_model is None else _loaded(ref_model, dtype)
+        self.ref_model = None if ref_model is None else _loaded(ref_model, dtype, "ref_model")
         self.mean, self.std = 0.0, 1.0
         self.__name__ = f"{kind}_{aggregate}"  # TRL's trainers log a reward function under its name
 
@@ -264,7 +264,7 @@ class SoftQReward:
                 )
 
 
-def _loaded(model: str | PreTrainedModel | PeftModel, dtype: str) -> PreTrainedModel:
+def _loaded(model: str | PreTrainedModel | PeftModel, dtype: str, key: str = "model") -> PreTrainedModel:
     if isinstance(model, PeftModel):
         if model.active_peft_config.is_prompt_learning:
             raise ValueError(
@@ -276,5 +276,5 @@ def _loaded(model: str | PreTrainedModel | PeftModel, dtype: str) -> PreTrainedM
         return model
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with whole_weights():
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, use_safetensors=True)
+        loaded = load_language_model(model, key, dtype=dtype)
     return loaded.to(device).eval()

@@ -17,7 +17,7 @@ from trl import RLOOTrainer
 from trl.trainer.utils import get_config_model_id
 
 from ..rewards.discriminator import Discriminator
-from ..rewards.loading import check_same_tokens
+from ..rewards.loading import check_language_model, check_same_tokens
 from ..rewards.shared_discriminator import SharedDiscriminator
 from ..text.stop_tokens import cut_at_stop, end_turns_as_the_template_does, stop_token_ids
 from .adversary import Adversary
@@ -119,6 +119,8 @@ class GAILTrainer(Interruptible, RLOOTrainer):
             raise TypeError(f"`args` is a `{type(args).__name__}`. Build a `GAILConfig`.")
         check_vllm(args)
         name = model if isinstance(model, str) else get_config_model_id(model.config)
+        if isinstance(model, str):
+            check_language_model(model, "model")
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(
                 name, padding_side="left", truncation_side="left", trust_remote_code=args.trust_remote_code
