@@ -11,6 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..text.encode import Encoded, encode_row, seam_message
 from ..text.stop_tokens import cut_at_stop
+from .checks import check_rows
+from .row_ids import checked_row
 
 
 logger = get_logger(__name__)
@@ -37,6 +39,7 @@ def check_completions(dataset, name: str) -> None:
             "samples completions of `prompt`, and the discriminator compares them with `completion`, the expert's: "
             "rename the columns, or split the text into both (`trl-irl prepare`)."
         )
+    check_rows(dataset, "text", name)
 
 
 def expert_ids(
@@ -84,14 +87,15 @@ def with_expert_ids(dataset, name: str, tokenizer, stop_tokens, max_length: int,
 
     is_stream = isinstance(dataset, IterableDataset)
 
-    def add(row: dict) -> dict:
+    def add(row: dict, i: int) -> dict:
+        row = checked_row(row, f"Row {i} of the {name} dataset")
         prompt, completion, as_sft = _encoded(tokenizer, row, template)
         ids = {PROMPT: prompt, COMPLETION: cut_at_stop(completion, stop_tokens)[:max_length]}
         return ids if is_stream else {**ids, _AS_SFT: as_sft}
 
     told = {} if is_stream else {"desc": f"Tokenizing {name} dataset"}
     with PartialState().main_process_first():
-        with_ids = dataset.map(add, remove_columns=["completion"], **told)
+        with_ids = dataset.map(add, with_indices=True, remove_columns=["completion"], **told)
     if is_stream:
         return with_ids
     count = len(with_ids) - sum(with_ids[_AS_SFT])

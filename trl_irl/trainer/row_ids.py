@@ -5,10 +5,12 @@ from __future__ import annotations
 from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from trl import SFTConfig
 
 from ..text.encode import encode_row, seam_message
+from ..text.messages import as_messages, checked, is_messages
 
 
 logger = get_logger(__name__)
@@ -51,28 +53,66 @@ def with_own_ids(
     if "input_ids" in columns or not {"prompt", "completion"} <= set(columns):
         return dataset
     if not isinstance(dataset, Dataset):  # its rows come when they are asked for
-        return dataset.map(_add_ids_of_stream, fn_kwargs={"tokenizer": tokenizer})
-    with_ids = _map(dataset, args, f"Tokenizing {name} dataset", _add_ids, tokenizer=tokenizer)
+        return dataset.map(_add_ids_of_stream, with_indices=True, fn_kwargs={"tokenizer": tokenizer, "name": name})
+    with_ids = _map(dataset, args, f"Tokenizing {name} dataset", _add_ids, True, tokenizer=tokenizer, name=name)
     count = len(with_ids) - sum(with_ids[_AS_SFT])
     if count:
         logger.warning(seam_message(f"{count} of {len(with_ids)} rows of the {name} dataset"))
     return with_ids.remove_columns(_AS_SFT)
 
 
-def _add_ids(row: dict, tokenizer: PreTrainedTokenizerBase) -> dict:
-    prompt, completion, as_sft = encode_row(tokenizer, row)
+def checked_row(row: dict, where: str) -> dict:
+    """
+    The row, with its `prompt` and `completion` as text or as messages in the form that templates read.
+
+    Raises:
+        `ValueError`: they are neither.
+    """
+    return {**row, **{key: checked(row[key], key, where) for key in ("prompt", "completion")}}
+
+
+def _add_ids(row: dict, i: int, tokenizer: PreTrainedTokenizerBase, name: str) -> dict:
+    prompt, completion, as_sft = encode_row(tokenizer, checked_row(row, f"Row {i} of the {name} dataset"))
     mask = [0] * len(prompt) + [1] * len(completion)
     return {"input_ids": prompt + completion, "completion_mask": mask, _AS_SFT: as_sft}
 
 
-def _add_ids_of_stream(row: dict, tokenizer: PreTrainedTokenizerBase) -> dict:
-    found = _add_ids(row, tokenizer)
+def _add_ids_of_stream(row: dict, i: int, tokenizer: PreTrainedTokenizerBase, name: str) -> dict:
+    found = _add_ids(row, i, tokenizer, name)
     if not found.pop(_AS_SFT):
         logger.warning_once(seam_message("a row of the stream, and perhaps others,"))
     return found
 
 
-def _map(dataset, args: SFTConfig, description: str, function, **kwargs):
+def with_joined_parts(
+    dataset: Dataset | IterableDataset, args: SFTConfig, tokenizer: PreTrainedTokenizerBase, name: str
+) -> Dataset | IterableDataset:
+    """
+    Rows of `messages` whose texts come in parts (`[{"type": "text", "text": ...}]`), with the parts joined where the
+    chat template would write the list itself, or fail.
+    """
+    if "messages" not in columns_of(dataset) or tokenizer.chat_template is None:
+        return dataset
+    messages = next(iter(dataset))["messages"]
+    if not is_messages(messages) or as_messages(messages) == messages:
+        return dataset
+    if _write(tokenizer, messages) == _write(tokenizer, as_messages(messages)):
+        return dataset
+    return _map(dataset, args, f"Joining text parts of {name} dataset", _join)
+
+
+def _join(row: dict) -> dict:
+    return {"messages": as_messages(row["messages"])}
+
+
+def _write(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> str | None:
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False)
+    except (TypeError, TemplateError):
+        return None
+
+
+def _map(dataset, args: SFTConfig, description: str, function, with_indices: bool = False, **kwargs):
     told = {"desc": description, "num_proc": args.dataset_num_proc} if isinstance(dataset, Dataset) else {}
     with PartialState().main_process_first():
-        return dataset.map(function, fn_kwargs=kwargs, **told)
+        return dataset.map(function, with_indices=with_indices, fn_kwargs=kwargs, **told)
