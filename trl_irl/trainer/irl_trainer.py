@@ -40,7 +40,7 @@ from .models import causal_lm, keep_4bit_weights_trainable, no_dropout, without_
 from .packing import check_documents_apart
 from .reference import own_reference, prepared_reference
 from .row_ends import why_nothing_ends
-from .row_ids import with_eos, with_joined_parts, with_own_ids
+from .row_ids import ready_rows
 from .td_scale import ScheduleCheck, drowning, measured_td_scale
 from .token_metrics import TokenMetrics
 
@@ -228,11 +228,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
             )
         if formatting_func is None:
             check_rows(dataset, args.dataset_text_field, dataset_name)
-            dataset = with_eos(dataset, args, self._tokenizer.eos_token, dataset_name)
-            if processing_class is self._tokenizer:  # no images
-                dataset = with_joined_parts(dataset, args, self._tokenizer, dataset_name)
-                if self.completion_only_loss and not args.assistant_only_loss:
-                    dataset = with_own_ids(dataset, args, self._tokenizer, dataset_name)
+            dataset = ready_rows(dataset, args, processing_class, self.completion_only_loss, dataset_name)
         prepared = super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         if isinstance(dataset, Dataset) and not packing:
             dropped = len(dataset) - len(prepared)

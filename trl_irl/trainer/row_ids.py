@@ -6,7 +6,7 @@ from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl import SFTConfig
 
 from ..text.encode import encode_row, seam_message
@@ -20,6 +20,24 @@ _AS_SFT = "as_sft"
 def columns_of(dataset: Dataset | IterableDataset) -> list[str]:
     """Names of a dataset's columns, of a stream that does not know them by its first row."""
     return list(dataset.column_names or next(iter(dataset)))
+
+
+def ready_rows(
+    dataset: Dataset | IterableDataset,
+    args: SFTConfig,
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+    completion_only_loss: bool,
+    name: str,
+) -> Dataset | IterableDataset:
+    """The rows as SFTTrainer should get them: see the functions below. Rows with images are left to it."""
+    if isinstance(processing_class, ProcessorMixin):
+        return with_eos(dataset, args, processing_class.tokenizer.eos_token, name)
+    dataset = with_eos(dataset, args, processing_class.eos_token, name)
+    dataset = with_joined_parts(dataset, args, processing_class, name)
+    # Where every token is scored, or those that the template marks, the place where a prompt ends decides nothing.
+    if completion_only_loss and not args.assistant_only_loss:
+        dataset = with_own_ids(dataset, args, processing_class, name)
+    return dataset
 
 
 def with_eos(
