@@ -9,12 +9,13 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "trl_irl"
 MAY_IMPORT = {
     "cli": {"commands"},
-    "commands": {"trainer", "rewards", "soft_q", "tasks", "evaluation", "commands"},
-    "trainer": {"rewards", "soft_q", "trainer"},
-    "rewards": {"soft_q", "rewards"},
+    "commands": {"trainer", "rewards", "soft_q", "tasks", "evaluation", "commands", "text"},
+    "trainer": {"rewards", "soft_q", "trainer", "text"},
+    "rewards": {"soft_q", "rewards", "text"},
     "soft_q": {"soft_q"},
-    "tasks": {"tasks"},
-    "evaluation": {"evaluation"},
+    "tasks": {"tasks", "text"},
+    "evaluation": {"evaluation", "text"},
+    "text": {"text"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -16,8 +16,11 @@ import json
 
 import torch
 from datasets import load_dataset
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from transformers import AutoTokenizer, set_seed
 
+from trl_irl.rewards.loading import load_language_model
+from trl_irl.rewards.preference_reward import load_scorer
+from trl_irl.rewards.reward_model import read_as_trained
 from trl_irl.trainer.ppo import PPOConfig, PPOTrainer
 
 
@@ -35,7 +38,10 @@ def main(argv: list[str] | None = None) -> None:
     source = {"path": "json", "data_files": options.dataset} if is_file else {"path": options.dataset}
     dataset = load_dataset(**source, split="train")
     tokenizer = AutoTokenizer.from_pretrained(options.model, padding_side="left")
-    if tokenizer.pad_token is None:  # PPO tells the end of a response by its padding, so it must not be EOS
+    if tokenizer.pad_token in (
+        None,
+        tokenizer.eos_token,
+    ):  # PPO tells the end of a response by its padding, so it must not be EOS
         tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     prompts = dataset.map(
         lambda row: {"input_ids": tokenizer(row["text"])["input_ids"][:16]}, remove_columns=dataset.column_names
@@ -43,13 +49,14 @@ def main(argv: list[str] | None = None) -> None:
 
     # Step 2: the models. The value network starts from the reward model's weights.
     set_seed(0)
-    policy = AutoModelForCausalLM.from_pretrained(options.model)
+    policy = load_language_model(options.model)
     if len(tokenizer) > policy.config.vocab_size:
         policy.resize_token_embeddings(len(tokenizer))
     rewarding = options.reward_model or options.model
-    reward_model, value_model = (
-        AutoModelForSequenceClassification.from_pretrained(rewarding, num_labels=1) for _ in range(2)
-    )
+    new_head = options.reward_model is None
+    reward_model, value_model = (load_scorer(rewarding, "auto", "reward_model", new_head) for _ in range(2))
+
+    reward_model = read_as_trained(reward_model, tokenizer.eos_token_id)
 
     # Step 3: agent and reference model. PPOTrainer joins policy and value network, and copies the policy.
     trainer = PPOTrainer(

@@ -274,7 +274,8 @@ def test_eos_as_padding(recipe, models, tmp_path, capsys):
         tokenizer.save_pretrained(tmp_path / name)
     no_room = {"reward_metric": "vowels", "model_name_or_path": str(tmp_path / "no-room")}
     assert ppo.run(["--config", str(recipe(use_peft=True, lora_target_modules=["q_proj"], **no_room))]) == 2
-    assert "no padding token beside EOS, and the model's vocabulary of 300 has no room" in capsys.readouterr().err
+    told = "no padding token beside EOS and what else ends a response, and the model's vocabulary of 300 has no room"
+    assert told in capsys.readouterr().err
     trainer = made(recipe(reward_metric="vowels", model_name_or_path=str(tmp_path / "room")))
     assert trainer.processing_class.pad_token_id == 300 and trainer.processing_class.padding_side == "left"
     ppo.train(trainer)

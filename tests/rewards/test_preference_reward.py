@@ -74,6 +74,57 @@ def test_pair_accuracy_after_a_reload_is_the_trainers(rows, adapter, trained):
         assert abs(margin) > 1e-3
 
 
+TURNS = [
+    {
+        "prompt": [{"role": "user", "content": f"What is {i}?"}],
+        **{
+            key: [
+                {"role": "assistant", "content": said},
+                {"role": "user", "content": "Is it?"},
+                {"role": "assistant", "content": "It is."},
+            ]
+            for key, said in (("chosen", f"It is {i}."), ("rejected", "no fox"))
+        },
+    }
+    for i in range(6)
+]
+
+
+def with_the_prompt_inside(row):
+    return {key: row["prompt"] + row[key] for key in ("chosen", "rejected")}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [TURNS, [with_the_prompt_inside(row) for row in TURNS], [with_the_prompt_inside(row) for row in TEXT]],
+    ids=["part at an earlier turn", "prompt inside, messages", "prompt inside, text"],
+)
+def test_pairs_are_those_that_were_trained_on(rows, trained):
+    folder, trainer = trained(rows, steps=6)
+    told, reward = trainer.evaluate(), PreferenceReward(folder, dtype="float32")
+    assert reward.pair_accuracy(rows) == pytest.approx(told["eval_accuracy"])
+    (batch,) = [trainer.data_collator(list(trainer.eval_dataset))]
+    with torch.no_grad():
+        logits = trainer.model.eval()(**batch).logits[:, 0]
+    ids = [row[key] for key in ("chosen_ids", "rejected_ids") for row in trainer.eval_dataset]
+    assert reward.of_ids(ids) == pytest.approx(logits.tolist(), abs=1e-4)
+    if "prompt" in rows[0]:
+        prompts = [row["prompt"] for row in rows]
+        given = reward(prompts, [row["chosen"] for row in rows]) + reward(prompts, [row["rejected"] for row in rows])
+        assert given == pytest.approx(logits.tolist(), abs=1e-4)
+
+
+def test_ids_of_another_tokenizer_are_left_aside(trained):
+    folder, _ = trained(TEXT)
+    prompts, texts = [row["prompt"] for row in TEXT], [row["chosen"] for row in TEXT]
+    shifted = [[id + 5 for id in make_tokenizer()(text)["input_ids"]] for text in texts]
+    reward = PreferenceReward(folder, dtype="float32")
+    expected = reward(prompts, texts)
+    with pytest.warns(UserWarning, match="The policy's tokens are not the reward model's"):
+        assert reward(prompts, texts, completion_ids=shifted) == expected
+    assert reward(prompts[:1], [""], completion_ids=[[]]) == reward(prompts[:1], [""])  # it stays so
+
+
 def test_ids_as_sampled_are_read_at_their_end(trained):
     """Finished, a completion is what it is as text; cut, it is read where it stops, without an EOS."""
     folder, trainer = trained(TEXT)

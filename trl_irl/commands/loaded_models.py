@@ -61,14 +61,16 @@ class LoadedModel:
     def transformers(self):
         """The model, in evaluation, and its tokenizer."""
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
+
+        from ..rewards.loading import load_language_model
 
         if self._transformers is None:
             tokenizer = AutoTokenizer.from_pretrained(self.path)
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            model = AutoModelForCausalLM.from_pretrained(self.path, dtype=self.dtype, use_safetensors=True)
+            model = load_language_model(self.path, "models", dtype=self.dtype)
             self._transformers = model.to(device).eval(), tokenizer
         return self._transformers
 

@@ -119,24 +119,27 @@ def load_reward(script_args, training_args, dtype: str, policy, function, tokeni
     """The reward model that PPO gets; `function` is of `reward_metric`, if that is set, and `row` one of the data."""
     from ..rewards import PreferenceReward, RewardFunctionModel, SoftQReward, SoftQRewardModel
     from ..rewards.preference_reward import load_scorer
+    from ..rewards.reward_model import read_as_trained
+    from ..text.stop_tokens import stop_token_ids
 
     if training_args.reward_model_path is not None:
         tail = after_eos(tokenizer, row)
         if not tail:
-            return load_scorer(training_args.reward_model_path, dtype)
+            scorer = load_scorer(training_args.reward_model_path, dtype, "reward_model_path")
+            return read_as_trained(scorer, tokenizer.eos_token_id)
         # What the template writes after the EOS of a turn, often a newline, was the last token in its training.
         batch_size = training_args.local_rollout_forward_batch_size
         reward = PreferenceReward(training_args.reward_model_path, batch_size, dtype, tokenizer)
 
         def with_tail(prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
-            ended = [response[-1:] == [tokenizer.eos_token_id] for response in responses]
+            ended = [response[-1:] == [tokenizer.eos_token_id] for response in responses]  # as the template ends it
             rows = zip(prompts, responses, ended, strict=True)
             return reward.of_ids([prompt + response + tail * end for prompt, response, end in rows])
 
-        eos, pad = {tokenizer.eos_token_id}, tokenizer.pad_token_id
-        return RewardFunctionModel(with_tail, policy, eos, pad, [reward.model])
+        stop_tokens = stop_token_ids(policy, tokenizer)
+        return RewardFunctionModel(with_tail, policy, stop_tokens, tokenizer.pad_token_id, [reward.model])
     if script_args.soft_q_model is None:
-        return RewardFunctionModel(function, policy, {tokenizer.eos_token_id}, tokenizer.pad_token_id)
+        return RewardFunctionModel(function, policy, stop_token_ids(policy, tokenizer), tokenizer.pad_token_id)
     reward = SoftQReward(
         script_args.soft_q_model,
         kind=script_args.soft_q_kind,
@@ -157,11 +160,13 @@ def make_trainer(script_args, training_args, model_args, generation_args):
             before a model loads.
     """
     from datasets import Dataset
-    from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+    from transformers import AutoConfig, set_seed
     from trl import get_peft_config, get_quantization_config
 
     from ..evaluation.callback import GenerationCallback
+    from ..rewards.loading import load_language_model
     from ..rewards.preference_reward import check_one_label, load_scorer
+    from ..text.stop_tokens import end_turns_as_the_template_does, stop_token_ids
     from ..trainer.ppo import PPOTrainer, calibrate
 
     check_arguments(script_args, training_args, model_args)
@@ -170,6 +175,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     tokenizer = load_tokenizer(path, config, model_args.use_peft)
     splits = load_prompts(script_args, tokenizer, training_args)
     rows = splits[script_args.dataset_train_split]
+    end_turns_as_the_template_does(tokenizer, rows[0].get("prompt"), stop_token_ids(path, tokenizer))
     training_args.check_prompts(len(rows))
     held_out = splits.get(script_args.dataset_test_split) or rows
     longest = max(len(row["input_ids"]) for row in [*rows, *held_out]) + training_args.response_length
@@ -193,10 +199,11 @@ def make_trainer(script_args, training_args, model_args, generation_args):
         function = metric_reward(script_args.reward_metric, score, [*rows, *held_out], tokenizer)
 
     set_seed(training_args.seed)  # a value model without a head of its own gets a random one
-    options = {"dtype": model_args.dtype, "use_safetensors": True}
+    options = {"dtype": model_args.dtype}
     quantization = get_quantization_config(model_args)
-    policy = AutoModelForCausalLM.from_pretrained(
+    policy = load_language_model(
         path,
+        "model_name_or_path",
         revision=model_args.model_revision,
         attn_implementation=model_args.attn_implementation,
         quantization_config=quantization,
@@ -204,12 +211,12 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     )
     reference = None  # TRL copies the policy, or takes the adapter off
     if script_args.ref_model_name_or_path is not None:
-        reference = AutoModelForCausalLM.from_pretrained(script_args.ref_model_name_or_path, **options)
+        reference = load_language_model(script_args.ref_model_name_or_path, "ref_model_name_or_path", **options)
     for model in (policy, reference):  # a padding token that was added is in no prompt, but behind responses
         if model is not None and len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
     value_path = script_args.value_model_path or training_args.reward_model_path or path
-    value_model = load_scorer(value_path, model_args.dtype)
+    value_model = load_scorer(value_path, model_args.dtype, "value_model_path", new_head=value_path == path)
     reward_model = load_reward(script_args, training_args, model_args.dtype, policy, function, tokenizer, rows[0])
     if training_args.normalize_reward or training_args.reward_clip is not None:
         is_soft_q = script_args.soft_q_model is not None

@@ -18,8 +18,9 @@ def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]
     Raises:
         `ValueError`: a split is missing, has no prompts, or none that is short enough.
     """
-    from ..rewards.held_out import prompt_ids
     from ..tasks.task import as_prompt_completion, load_task
+    from ..text.encode import prompt_ids
+    from ..text.messages import checked
 
     splits = load_task(script_args.task_data(), script_args.dataset_train_split)
     if script_args.dataset_train_split not in splits:
@@ -32,14 +33,19 @@ def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]
         if name not in splits:
             continue
         rows, dropped = [], 0
-        for row in splits[name]:
-            if "completion" in row or "messages" in row:
-                row = as_prompt_completion(row)
+        for i, row in enumerate(splits[name]):
+            where = f"Row {i} of `{name}`"
+            if {"completion", "messages", "conversations"} & row.keys() and (
+                "prompt" in row or "input_ids" not in row
+            ):
+                row = as_prompt_completion(row, where)
             if "input_ids" not in row and "prompt" not in row:
                 raise ValueError(
                     f"The rows of `{name}` have no prompt: their columns are {', '.join(row)}. They need `prompt` "
                     "(text or messages) or `input_ids`."
                 )
+            if "input_ids" not in row and not isinstance(row["prompt"], str):
+                row = {**row, "prompt": checked(row["prompt"], "prompt", where)}
             ids = row["input_ids"] if "input_ids" in row else prompt_ids(tokenizer, row["prompt"])
             if 0 < len(ids) <= training_args.max_prompt_length:
                 rows.append({**row, "input_ids": list(ids)})
@@ -59,23 +65,29 @@ def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]
 
 def load_tokenizer(path: str, config, use_peft: bool):
     """
-    The policy's tokenizer, padding on the left, with a padding token that is not EOS: PPO tells the end of a response
-    by its first padding token, so that otherwise the policy would never learn to end. It may be one more than the
-    model's vocabulary has.
+    The policy's tokenizer, padding on the left, with a padding token that ends no response: PPO tells the end of a
+    response by its first padding token, so that otherwise the policy would never learn to end. It may be one more than
+    the model's vocabulary has.
 
     Raises:
         `ValueError`: there is no such token, and no room for one in a model that an adapter leaves as it is.
     """
     from transformers import AutoTokenizer
 
+    from ..text.stop_tokens import stop_token_ids
+
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"The tokenizer of {path} has no EOS token, so no response ever ends. Give it an `eos_token`, and save it."
+        )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in stop_token_ids(path, tokenizer):
         if use_peft and len(tokenizer) >= config.get_text_config().vocab_size:
             raise ValueError(
-                f"The tokenizer of {path} has no padding token beside EOS, and the model's vocabulary of "
-                f"{config.get_text_config().vocab_size} has no room for one, which an adapter could not make. "
-                "Give the tokenizer a `pad_token` that prompts and responses never have, and save it, or train all "
-                "weights."
+                f"The tokenizer of {path} has no padding token beside EOS and what else ends a response, and the "
+                f"model's vocabulary of {config.get_text_config().vocab_size} has no room for one, which an adapter "
+                "could not make. Give the tokenizer a `pad_token` that prompts and responses never have, and save it, "
+                "or train all weights."
             )
         tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     return tokenizer
@@ -150,7 +162,7 @@ def _rows_by_prompt(rows: Sequence[dict]) -> dict[tuple, list[dict]]:
 
 def after_eos(tokenizer, row: dict) -> list[int]:
     """What the chat template writes after the EOS token of an answer; nothing for a prompt that is text or ids."""
-    from ..rewards.held_out import encode
+    from ..text.encode import encode
 
     prompt = row.get("prompt")
     if not prompt or isinstance(prompt, str) or isinstance(prompt[0], int):
@@ -166,15 +178,14 @@ def demonstrations_of(rows: Sequence[dict], tokenizer) -> list[tuple[list[int], 
     Raises:
         `ValueError`: there are no completions.
     """
-    from ..rewards.held_out import encode
+    from ..text.encode import encode_row
+    from ..text.stop_tokens import cut_at_stop
 
     if not all("completion" in row and "prompt" in row for row in rows[:_DEMONSTRATIONS]):
         raise ValueError("`normalize_reward` needs demonstrations: a column `completion` beside `prompt`.")
     found = []
     for row in rows[:_DEMONSTRATIONS]:
-        ids, labels = encode(tokenizer, row)
-        start = sum(label == -100 for label in labels)
+        prompt, completion, _ = encode_row(tokenizer, row)
         # As PPO cuts a response: a chat template may put a newline after the end of a turn.
-        end = ids.index(tokenizer.eos_token_id, start) + 1 if tokenizer.eos_token_id in ids[start:] else len(ids)
-        found.append((ids[:start], ids[start:end]))
+        found.append((prompt, cut_at_stop(completion, {tokenizer.eos_token_id})))
     return found

@@ -78,7 +78,8 @@ def load_rows(arguments: TaskArguments, count: int | None) -> list[dict]:
     if arguments.split not in splits:
         raise ValueError(f"`split: {arguments.split}` is not among the dataset's, which are {', '.join(splits)}.")
     split = splits[arguments.split]
-    rows = [as_prompt_completion(row) for row in split.take(min(count or len(split), len(split)))]
+    chosen = split.take(min(count or len(split), len(split)))
+    rows = [as_prompt_completion(row, f"Row {i} of `{arguments.split}`") for i, row in enumerate(chosen)]
     if not rows:
         raise ValueError(f"`split: {arguments.split}` is empty.")
     return rows

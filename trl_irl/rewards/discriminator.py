@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .loading import whole_weights
+from .loading import is_adapter, load_classifier, whole_weights
 
 
 REWARD_FORMS = ("airl", "gail")
@@ -75,12 +75,10 @@ class Discriminator:
                 Rank of an adapter on all linear layers, trained with the head; 0 trains all weights.
             dtype (`str`, *optional*, defaults to `"float32"`)
         """
-        if (Path(path) / "adapter_config.json").is_file():
+        if is_adapter(path):
             path = PeftConfig.from_pretrained(path).base_model_name_or_path
         with whole_weights():
-            model = AutoModelForSequenceClassification.from_pretrained(
-                path, num_labels=1, dtype=dtype, use_safetensors=True
-            )
+            model = load_classifier(path, "discriminator_model", new_head=True, dtype=dtype)
         if lora_r:
             config = LoraConfig(
                 task_type=TaskType.SEQ_CLS,

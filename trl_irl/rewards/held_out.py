@@ -7,52 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .token_values import stop_token_ids, token_values
+from ..text.encode import encode, encode_row, prompt_ids, warn_of_seams
+from ..text.messages import completion_text
+from ..text.stop_tokens import stop_token_ids
+from .token_values import token_values
 
 
-def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict] | list[int], **template_kwargs
-) -> list[int]:
-    """Token ids of a prompt: text as it is, messages by the chat template (with its arguments), ids themselves."""
-    if isinstance(prompt, str):
-        return tokenizer(prompt)["input_ids"]
-    if not prompt or isinstance(prompt[0], int):
-        return list(prompt)
-    encoded = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **template_kwargs)
-    return encoded["input_ids"]
-
-
-def completion_text(completion: str | list[dict]) -> str:
-    """A completion's text, be it text or messages."""
-    return completion if isinstance(completion, str) else completion[-1]["content"]
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, row: dict, **template_kwargs) -> tuple[list[int], list[int]]:
-    """
-    Token ids of a row as SFTTrainer makes them of prompt-completion data.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`])
-        row (`dict`):
-            `prompt`, text or messages, and `completion`, text. After a text prompt an EOS token follows; messages are
-            written by the chat template, which ends a turn by itself.
-        **template_kwargs:
-            Arguments of the chat template.
-
-    Returns:
-        `tuple[list[int], list[int]]`: all ids, and labels, -100 on the prompt.
-    """
-    prompt = prompt_ids(tokenizer, row["prompt"], **template_kwargs)
-    if isinstance(row["prompt"], str):
-        text = row["prompt"] + row["completion"]
-        if not text.endswith(tokenizer.eos_token):
-            text += tokenizer.eos_token
-        ids = tokenizer(text)["input_ids"]
-    else:
-        answer = [{"role": "assistant", "content": row["completion"]}]
-        messages = [*row["prompt"], *answer]
-        ids = tokenizer.apply_chat_template(messages, return_dict=True, **template_kwargs)["input_ids"]
-    return ids, [-100] * len(prompt) + ids[len(prompt) :]
+__all__ = ["completion_text", "encode", "held_out_sums", "prompt_ids"]
 
 
 def held_out_sums(
@@ -71,7 +32,7 @@ def held_out_sums(
         model ([`~transformers.PreTrainedModel`])
         tokenizer ([`~transformers.PreTrainedTokenizerBase`])
         rows (`Sequence[dict]`):
-            See [`encode`].
+            See [`~text.encode.encode_row`].
         gamma, terminal_value, batch_size, description:
             See [`~rewards.token_values.token_values`].
 
@@ -82,9 +43,11 @@ def held_out_sums(
     Raises:
         `ValueError`: a row does not fit into the model's context.
     """
+    encoded = [encode_row(tokenizer, row) for row in rows]
+    warn_of_seams(encoded)
     values = token_values(
         model,
-        [encode(tokenizer, row) for row in rows],
+        [row.ids_and_labels for row in encoded],
         stop_token_ids(model, tokenizer),
         gamma=gamma,
         terminal_value=terminal_value,

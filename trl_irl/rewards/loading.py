@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from peft import PeftConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.integrations import deepspeed
 
 
@@ -21,6 +30,93 @@ def whole_weights() -> Iterator[None]:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = reference
+
+
+def load_language_model(path: str, key: str = "model", **options) -> PreTrainedModel:
+    """
+    A language model by name, all of whose weights were saved.
+
+    Args:
+        path (`str`):
+            Folder, Hub id or adapter.
+        key (`str`, *optional*, defaults to `"model"`):
+            What the user set, for the message of an error.
+        **options:
+            Of `from_pretrained`.
+
+    Raises:
+        `ValueError`: it is a reward model, or weights are missing, which transformers would draw at random.
+    """
+    check_language_model(path, key)
+    model, info = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, use_safetensors=True, **options)
+    # Where embeddings and head are tied, a reward model lacks nothing; its own head is left over.
+    if any(name.split(".")[0] in ("score", "classifier") for name in info["unexpected_keys"]):
+        raise ValueError(_reward_model_error(path, key))
+    _check_whole(info["missing_keys"], path, key)
+    return model
+
+
+def check_language_model(path: str, key: str) -> None:
+    """
+    Before anything is loaded: is it no reward model, by what was saved with its weights?
+
+    Raises:
+        `ValueError`
+    """
+    if is_adapter(path):
+        is_reward_model = PeftConfig.from_pretrained(path).task_type == "SEQ_CLS"
+    else:
+        names = AutoConfig.from_pretrained(path).architectures or []
+        is_reward_model = any(name.endswith("ForSequenceClassification") for name in names)
+    if is_reward_model:
+        raise ValueError(_reward_model_error(path, key))
+
+
+def load_classifier(path: str, key: str = "model", new_head: bool = False, **options) -> PreTrainedModel:
+    """
+    A sequence-classification model with one label by name, all of whose weights were saved.
+
+    Args:
+        path (`str`):
+            Folder or Hub id, of no adapter.
+        key (`str`, *optional*, defaults to `"model"`):
+            What the user set, for the message of an error.
+        new_head (`bool`, *optional*, defaults to `False`):
+            Whether it may be a language model, which gets a new head.
+        **options:
+            Of `from_pretrained`.
+
+    Raises:
+        `ValueError`: weights are missing, which transformers would draw at random.
+    """
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        path, num_labels=1, output_loading_info=True, use_safetensors=True, **options
+    )
+    missing = info["missing_keys"]
+    _check_whole([name for name in missing if not (new_head and name.startswith("score."))], path, key)
+    return model
+
+
+def is_adapter(path: str) -> bool:
+    return (Path(path) / "adapter_config.json").is_file()
+
+
+def _reward_model_error(path: str, key: str) -> str:
+    return (
+        f"`{key}: {path}` is a reward model (a model with a head of one number, as `trl reward` trains it), and a "
+        "language model is needed here: its output head would be random, or not be what was trained. Name the model "
+        "that it was trained from, or use it as `reward_model_path`."
+    )
+
+
+def _check_whole(missing, path: str, key: str) -> None:
+    if missing:
+        first, *more = sorted(missing)
+        rest = f" and {len(more)} more" if more else ""
+        raise ValueError(
+            f"`{key}: {path}` has no weights for {first}{rest}: they would be random numbers. It is a model of "
+            "another kind, or was not saved whole. Name a model that was trained for this, or save it again."
+        )
 
 
 def check_same_tokens(tokenizer: PreTrainedTokenizerBase, path: str, key: str) -> None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from peft import AutoPeftModelForSequenceClassification, PeftConfig
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from peft.utils import load_peft_weights
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from .held_out import completion_text, encode, prompt_ids
-from .loading import whole_weights
+from ..text.encode import prompt_ids, whole_ids
+from ..text.messages import checked
+from .loading import is_adapter, load_classifier, whole_weights
 
 
 def check_one_label(path: str, key: str) -> None:
@@ -24,7 +20,7 @@ def check_one_label(path: str, key: str) -> None:
     Raises:
         `ValueError`: it is no reward model.
     """
-    if (Path(path) / "adapter_config.json").is_file():
+    if is_adapter(path):
         if PeftConfig.from_pretrained(path).task_type != "SEQ_CLS":
             raise ValueError(
                 f"`{key}: {path}` is an adapter of another kind of model. Train one with `trl reward` and "
@@ -39,12 +35,27 @@ def check_one_label(path: str, key: str) -> None:
         )
 
 
-def load_scorer(path: str, dtype: str) -> PreTrainedModel:
-    """A sequence-classification model with one label, an adapter merged into its base."""
+def load_scorer(path: str, dtype: str, key: str = "model", new_head: bool = False) -> PreTrainedModel:
+    """
+    A sequence-classification model with one label, an adapter merged into its base.
+
+    Raises:
+        `ValueError`: it has no head and `new_head` is not set, or other weights are missing.
+    """
+    if not is_adapter(path):
+        return load_classifier(path, key, new_head, dtype=dtype)
+    if not new_head and not any(".score." in name for name in load_peft_weights(path, device="cpu")):
+        raise ValueError(
+            f"`{key}: {path}` is an adapter without the head of its reward model, which would be random. Train it "
+            "with `lora_modules_to_save: [score]`, or `lora_task_type: SEQ_CLS`."
+        )
     options = {"num_labels": 1, "dtype": dtype, "use_safetensors": True}
-    if not (Path(path) / "adapter_config.json").is_file():
-        return AutoModelForSequenceClassification.from_pretrained(path, **options)
-    return AutoPeftModelForSequenceClassification.from_pretrained(path, **options).merge_and_unload()
+    scorer = AutoPeftModelForSequenceClassification.from_pretrained(path, **options).merge_and_unload()
+    try:  # an adapter has no config of its own, and was trained with its tokenizer's padding
+        scorer.config.get_text_config().pad_token_id = AutoTokenizer.from_pretrained(path).pad_token_id
+    except (OSError, ValueError):
+        pass  # none was saved with it
+    return scorer
 
 
 class PreferenceReward:
@@ -93,6 +104,7 @@ class PreferenceReward:
         if self.model.config.pad_token_id is None:  # by it the model finds where each row of a batch ends
             self.model.config.pad_token_id = self.tokenizer.eos_token_id
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self._ids_are_own = True
         self.__name__ = "preference"  # TRL's trainers log a reward function under its name
 
     def __call__(
@@ -111,17 +123,35 @@ class PreferenceReward:
             completions (`Sequence[str]` or `Sequence[list[dict]]`):
                 Text or messages.
             completion_ids (`Sequence[Sequence[int]]`, *optional*):
-                After text prompts: the completions as sampled, in this model's tokens. Those without an EOS token at
-                their end were cut, and are judged so; without ids all are taken as finished.
+                After text prompts: the completions as sampled. Those without an EOS token at their end were cut, and
+                are judged so; without ids all are taken as finished. Ids of another tokenizer than this model's are
+                left aside, with a warning, and the text is judged.
         """
-        rows = []
-        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            if completion_ids is not None and isinstance(prompt, str):
-                rows.append(prompt_ids(self.tokenizer, prompt) + list(completion_ids[i]))
-            else:
-                row = {"prompt": prompt, "completion": completion_text(completion)}
-                rows.append(encode(self.tokenizer, row)[0])
-        return self.of_ids(rows)
+        is_text = all(isinstance(prompt, str) for prompt in prompts)
+        if completion_ids is not None and is_text and self._are_own(completions, completion_ids):
+            pairs = zip(prompts, completion_ids, strict=True)
+            return self.of_ids([prompt_ids(self.tokenizer, prompt) + list(ids) for prompt, ids in pairs])
+        rows = [
+            {"prompt": prompt, "completion": checked(completion, "completion", f"Row {i}")}
+            for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
+        ]
+        return self.of_ids([whole_ids(self.tokenizer, row) for row in rows])
+
+    def _are_own(self, completions: Sequence[str], completion_ids: Sequence[Sequence[int]]) -> bool:
+        """Whether ids are of this model's tokenizer; if once they are not, they are never taken again."""
+        if self._ids_are_own:
+            read = self.tokenizer.batch_decode([list(ids) for ids in completion_ids], skip_special_tokens=True)
+            differing = next((pair for pair in zip(completions, read, strict=True) if pair[0] != pair[1]), None)
+            if differing is not None:
+                self._ids_are_own = False
+                warnings.warn(
+                    f"The policy's tokens are not the reward model's: ids that the policy reads as "
+                    f"{differing[0][:60]!r} are {differing[1][:60]!r} here. Completions are judged as text instead, "
+                    "and all as finished: which of them were cut cannot be seen. A reward model with the policy's "
+                    "tokenizer tells them apart.",
+                    stacklevel=3,
+                )
+        return self._ids_are_own
 
     def of_ids(self, rows: Sequence[list[int]]) -> list[float]:
         """One number a row: token ids of prompt and completion, read at the last one."""
@@ -144,8 +174,11 @@ class PreferenceReward:
 
         Args:
             pairs (`Sequence[dict]`):
-                With `prompt`, `chosen` and `rejected`, text or messages.
+                With `chosen` and `rejected`, text or messages, and `prompt` unless both have it in themselves; `tools`
+                and `chat_template_kwargs` reach the chat template.
         """
-        prompts = [pair["prompt"] for pair in pairs]
-        chosen, rejected = (self(prompts, [pair[key] for pair in pairs]) for key in ("chosen", "rejected"))
+        chosen, rejected = (
+            self.of_ids([whole_ids(self.tokenizer, {**pair, "completion": pair[key]}) for pair in pairs])
+            for key in ("chosen", "rejected")
+        )
         return sum(a > b for a, b in zip(chosen, rejected, strict=True)) / len(pairs)

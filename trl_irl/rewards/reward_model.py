@@ -104,6 +104,39 @@ class SoftQRewardModel(RewardFunctionModel):
         )
 
 
+def read_as_trained(scorer: PreTrainedModel, eos_token_id: int) -> nn.Module:
+    """
+    A sequence-classification model as PPO's reward model. PPO reads one at the EOS token of a response; a model that
+    was trained with EOS as its padding (as `trl reward` does where the tokenizer has no other) takes every EOS at the
+    end for padding and was trained to be read before. Any other stays as it is.
+    """
+    pads = scorer.config.get_text_config().pad_token_id
+    return _ReadBeforeEos(scorer, eos_token_id) if pads == eos_token_id else scorer
+
+
+class _ReadBeforeEos(nn.Module):
+    """The scorer, whose hidden states at EOS tokens are those of the last other token before."""
+
+    base_model_prefix = "backbone"
+
+    def __init__(self, scorer: PreTrainedModel, eos_token_id: int):
+        super().__init__()
+        self.backbone = _LastOther(getattr(scorer, scorer.base_model_prefix), eos_token_id)
+        self.score, self.config = scorer.score, scorer.config
+
+
+class _LastOther(nn.Module):
+    def __init__(self, inner: nn.Module, eos_token_id: int):
+        super().__init__()
+        self.inner, self.eos_token_id = inner, eos_token_id
+
+    def forward(self, input_ids: torch.Tensor, **kwargs) -> BaseModelOutput:
+        hidden = self.inner(input_ids=input_ids, **kwargs).hidden_states[-1]
+        places = torch.arange(input_ids.size(1), device=input_ids.device).expand_as(input_ids)
+        last = places.where(input_ids != self.eos_token_id, 0).cummax(dim=1).values
+        return BaseModelOutput(hidden_states=(hidden.gather(1, last[:, :, None].expand_as(hidden)),))
+
+
 class _Returns(nn.Module):
     def __init__(self, function, stop_tokens, pad_token_id, models):
         super().__init__()

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from .held_out import completion_text, encode, prompt_ids
-from .loading import whole_weights
+from ..text.encode import encode_row, prompt_ids, warn_of_seams
+from ..text.messages import checked
+from ..text.stop_tokens import stop_token_ids
+from .loading import load_language_model, whole_weights
 from .settings import saved_settings
-from .token_values import stop_token_ids, token_values
+from .token_values import token_values
 
 
 KINDS = ("soft_q", "log_ratio", "advantage")
@@ -118,7 +120,7 @@ class SoftQReward:
 
     Raises:
         `ValueError`: `kind` or `aggregate` is unknown, `"log_ratio"` has no reference, a model has no tokenizer, or
-            its adapter is of virtual tokens.
+            its adapter is of virtual tokens; or a model given by name is a reward model, or was not saved whole.
     """
 
     def __init__(
@@ -150,7 +152,7 @@ class SoftQReward:
         self.terminal_value = settings.get("terminal_value", "zero") if terminal_value is None else terminal_value
         self.tokenizer = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(model)
         self.model = _loaded(model, dtype)
-        self.ref_model = None if ref_model is None else _loaded(ref_model, dtype)
+        self.ref_model = None if ref_model is None else _loaded(ref_model, dtype, "ref_model")
         self.mean, self.std = 0.0, 1.0
         self.__name__ = f"{kind}_{aggregate}"  # TRL's trainers log a reward function under its name
 
@@ -167,7 +169,8 @@ class SoftQReward:
             prompts (`Sequence[str]`, `Sequence[list[dict]]` or `Sequence[list[int]]`):
                 Text, messages, or token ids, which need `completion_ids`.
             completions (`Sequence[str]` or `Sequence[list[dict]]`, *optional*):
-                Text, or messages; taken as finished: an EOS follows a text, and the chat template ends a message.
+                Text, or messages; taken as finished: an EOS follows a text, and the chat template ends a message. Of
+                several messages all tokens count, as in training.
             completion_ids (`Sequence[Sequence[int]]`, *optional*):
                 The completions as sampled, in the model's own tokens. Without a stop token at its end, a completion
                 was cut, and its last token has no reward.
@@ -182,10 +185,13 @@ class SoftQReward:
             if any(prompt and isinstance(prompt[0], int) for prompt in prompts):
                 raise ValueError("Prompts that are token ids need `completion_ids`, not `completions`.")
             rows = [
-                {"prompt": prompt, "completion": completion_text(completion)}
-                for prompt, completion in zip(prompts, completions, strict=True)
+                encode_row(
+                    self.tokenizer, {"prompt": prompt, "completion": checked(completion, "completion", f"Row {i}")}
+                )
+                for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
             ]
-            encoded = [encode(self.tokenizer, row) for row in rows]
+            warn_of_seams(rows)
+            encoded = [row.ids_and_labels for row in rows]
         else:
             if completions is not None:
                 self._check_tokenizer(completions, completion_ids)
@@ -245,16 +251,20 @@ class SoftQReward:
 
     def _check_tokenizer(self, completions: Sequence[Completion], completion_ids: Sequence[Sequence[int]]) -> None:
         for completion, ids in zip(completions, completion_ids, strict=True):
-            text = completion_text(completion)
             ours = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-            if ours != text:
+            if isinstance(completion, str):
+                text, is_own = completion, completion == ours
+            else:  # TRL may have parsed thoughts and tool calls out of the ids
+                texts = [m["content"] for m in completion if m["role"] == "assistant" and m.get("content")]
+                text, is_own = "".join(texts), all(text.strip() in ours for text in texts)
+            if not is_own:
                 raise ValueError(
                     f"The policy's tokens are not the reward model's: ids that the policy reads as {text[:60]!r} are "
                     f"{ours[:60]!r} here. Use a reward model with the policy's tokenizer."
                 )
 
 
-def _loaded(model: str | PreTrainedModel | PeftModel, dtype: str) -> PreTrainedModel:
+def _loaded(model: str | PreTrainedModel | PeftModel, dtype: str, key: str = "model") -> PreTrainedModel:
     if isinstance(model, PeftModel):
         if model.active_peft_config.is_prompt_learning:
             raise ValueError(
@@ -266,5 +276,5 @@ def _loaded(model: str | PreTrainedModel | PeftModel, dtype: str) -> PreTrainedM
         return model
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with whole_weights():
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, use_safetensors=True)
+        loaded = load_language_model(model, key, dtype=dtype)
     return loaded.to(device).eval()

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..soft_q import soft_q_head, soft_q_terms
+from ..text.stop_tokens import stop_token_ids
+
+
+__all__ = ["TokenValues", "stop_token_ids", "token_values"]
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,6 @@ class TokenValues:
     def log_pi(self) -> np.ndarray:
         """log pi(a_t|s_t), in nats: also the advantage Q(s_t, a_t) - V(s_t)."""
         return self.q - self.v
-
-
-def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Tokens after which the state is terminal: the tokenizer's EOS and those of the generation config."""
-    eos = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    return frozenset({tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None})
 
 
 @torch.no_grad()

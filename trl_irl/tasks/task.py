@@ -9,6 +9,7 @@ from pathlib import Path
 
 from datasets import DatasetDict, IterableDatasetDict
 
+from ..text.messages import Turns, checked
 from .arithmetic import make_arithmetic, make_arithmetic_facts
 from .files import load_from_hub_or_path
 from .final_answer import is_correct
@@ -122,39 +123,45 @@ def load_task(data: TaskData, train_split: str = "train") -> DatasetDict | Itera
                 for row in split.take(1):
                     prompt_from_columns(row, data)
             splits = splits.map(
-                lambda row: {
-                    "prompt": prompt_from_columns(row, data),
-                    "completion": f" {_column(row, data.target_column).lstrip()}",
-                }
+                lambda row, i: {
+                    "prompt": prompt_from_columns(row, data, f"Row {i}"),
+                    "completion": f" {str(_column(row, data.target_column)).lstrip()}",
+                },
+                with_indices=True,
             )
     if data.num_train_rows and train_split in splits:
         splits[train_split] = splits[train_split].take(data.num_train_rows)
     return splits
 
 
-def prompt_from_columns(row: Mapping, data: TaskData) -> str:
+def prompt_from_columns(row: Mapping, data: TaskData, where: str = "A row") -> str:
     """
-    The prompt of a row, made of its columns by the task's template.
+    The prompt of a row, made of its columns by the task's template; `where` says which row, for the message.
 
     Raises:
-        `ValueError`: a column that is named is missing.
+        `ValueError`: a column that is named is missing, or the row has nothing (null) in it.
     """
     template = data.prompt_template or _PROMPTS.get(data.task, "{source}")
 
     def fill(match: re.Match) -> str:
-        return str(_column(row, data.source_column if match[1] == "source" else match[1]))
+        return str(_column(row, data.source_column if match[1] == "source" else match[1], where))
 
-    _column(row, data.target_column)
+    _column(row, data.target_column, where)
     return _PLACEHOLDER.sub(fill, template)
 
 
-def _column(row: Mapping, name: str):
+def _column(row: Mapping, name: str, where: str = "A row"):
     value = row
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
             there = ", ".join(value) if isinstance(value, Mapping) else "no nested ones"
             raise ValueError(f"`{name}` is not among the dataset's columns: at `{part}` there are {there}.")
         value = value[part]
+    if value is None:
+        raise ValueError(
+            f"{where} has nothing (null) in the column `{name}`, which prompts and completions are made from. Leave "
+            "such rows out of the data, or fill them."
+        )
     return value
 
 
@@ -187,29 +194,45 @@ def exact_answer(prediction: str, row: dict) -> dict[str, float]:
     return {"accuracy": float(is_correct(prediction, row))}
 
 
-def as_prompt_completion(row: dict) -> dict:
+def as_prompt_completion(row: dict, where: str = "") -> dict:
     """
     A row in any of TRL's supervised formats, ready to be asked and scored.
 
     Args:
         row (`dict`):
-            With `prompt` and `completion`, as text or as messages, or with `messages` that end in the assistant's.
+            With `prompt` and `completion`, as text or as messages, or with `messages` (or `conversations`) that end in
+            the assistant's.
+        where (`str`, *optional*):
+            Which row, for the message of an error.
 
     Returns:
-        `dict`: the row's columns with `prompt` (text or messages) and `completion` (text).
+        `dict`: the row's columns with `prompt` (text, messages or token ids) and `completion` (text; of several
+        messages or a tool call [`~text.messages.Turns`], which [`~text.encode.encode_row`] encodes whole).
 
     Raises:
-        `ValueError`: it has neither.
+        `ValueError`: it has neither, or something that is no text in their place.
     """
-    if "messages" in row and "prompt" not in row:
-        messages = row["messages"]
-        if not messages or messages[-1]["role"] != "assistant":
-            raise ValueError("A row's `messages` do not end in the assistant's, so there is nothing to compare with.")
-        return {**row, "prompt": messages[:-1], "completion": messages[-1]["content"]}
+    key = next((key for key in ("messages", "conversations") if key in row), None)
+    if key is not None and "prompt" not in row:
+        messages = checked(row[key], key, where)
+        if isinstance(messages, str) or messages[-1]["role"] != "assistant":
+            at = f"{where}: its" if where else "A row's"
+            raise ValueError(f"{at} `{key}` do not end in the assistant's, so there is nothing to compare with.")
+        return {**row, "prompt": messages[:-1], "completion": _one_text(messages[-1:])}
     if not {"prompt", "completion"} <= row.keys():
         raise ValueError(
             f"Sampling asks each row's prompt and compares with its completion; this data has the columns "
             f"{', '.join(row)}. Name the columns to make them from with `source_column` and `target_column`."
         )
-    completion = row["completion"]
-    return {**row, "completion": completion if isinstance(completion, str) else completion[-1]["content"]}
+    prompt, completion = row["prompt"], checked(row["completion"], "completion", where)
+    if not (isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt)):
+        prompt = checked(prompt, "prompt", where)
+    return {**row, "prompt": prompt, "completion": _one_text(completion)}
+
+
+def _one_text(completion: str | list[dict]) -> str:
+    if isinstance(completion, str):
+        return completion
+    (first, *more) = completion
+    is_plain = not more and set(first) <= {"role", "content"} and first["role"] == "assistant"
+    return first["content"] if is_plain else Turns.of(completion)

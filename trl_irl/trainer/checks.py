@@ -3,11 +3,14 @@
 import os
 from collections.abc import Callable
 
-from datasets import Dataset, IterableDataset, List
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, IterableDataset, Json
 from peft import PeftConfig, PeftModel
 from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from ..text.messages import is_messages
 from .irl_config import IRLConfig
 from .token_metrics import TOKEN_METRICS
 
@@ -86,7 +89,12 @@ def check_best_metric(args: TrainingArguments, eval_dataset) -> None:
 
 
 def check_rows(dataset: Dataset | IterableDataset, text_field: str, name: str) -> None:
-    """Refuse a dataset without columns to train on, or with a row in them that is not text."""
+    """
+    Refuse a dataset without columns to train on, or with a row in them that is neither text nor messages.
+
+    Raises:
+        `ValueError`: with the column, the row's number and what it has.
+    """
     columns = dataset.column_names or list(next(iter(dataset)))
     accepted = [{"input_ids"}, {"messages"}, {"conversations"}, {"prompt", "completion"}, {text_field}]
     found = next((wanted for wanted in accepted if wanted <= set(columns)), None)
@@ -96,38 +104,66 @@ def check_rows(dataset: Dataset | IterableDataset, text_field: str, name: str) -
             f"'completion'; 'messages'; '{text_field}' (`dataset_text_field`); 'input_ids'. Rename its columns, set "
             "`dataset_text_field`, or pass a `formatting_func`."
         )
-    if not isinstance(dataset, Dataset) or found == {"input_ids"}:
-        return  # a stream's rows are not there yet
+    if found == {"input_ids"}:
+        return
+    if not isinstance(dataset, Dataset):  # a stream's other rows are not there yet
+        first = next(iter(dataset))
+        for column in sorted(found):
+            _check_value(first[column], column, f"Row 0 of the {name} dataset")
+        return
     for column in sorted(found):
-        feature = dataset.features[column]
-        # Text, or a conversation: a list of messages.
-        if not (isinstance(feature, List) or getattr(feature, "dtype", None) in ("string", "large_string")):
-            value = dataset[0][column]
+        for row in _rows_to_look_at(dataset, column):
+            _check_value(dataset[row][column], column, f"Row {row} of the {name} dataset")
+
+
+def _check_value(value, column: str, where: str) -> None:
+    if value is None:
+        raise ValueError(
+            f"{where} has nothing (null) as its '{column}', where text or a list of messages is needed. Remove such "
+            f"rows: `dataset.filter(lambda row: row['{column}'] is not None)`."
+        )
+    if isinstance(value, str):
+        return
+    if not is_messages(value):
+        raise ValueError(
+            f"{where} has {value!r} as its '{column}', which is neither text nor a list of messages. Convert the "
+            "column (numbers become text with `dataset.cast_column`), or name another."
+        )
+    for message in value:
+        content = message.get("content", message.get("value"))
+        if not (isinstance(content, str | list) or message.get("tool_calls")):
+            what = "nothing (null)" if content is None else repr(content)
             raise ValueError(
-                f"Row 0 of the {name} dataset has {value!r} as its '{column}', which is {_kind(feature)} and neither "
-                "text nor a list of messages. Convert the column, for instance with "
-                f"`dataset.cast_column('{column}', Value('string'))`, or name another."
-            )
-        row = _first_null(dataset, column)
-        if row is not None:
-            raise ValueError(
-                f"Row {row} of the {name} dataset has nothing (null) as its '{column}', where text or a list of "
-                f"messages is needed. Remove such rows: `dataset.filter(lambda row: row['{column}'] is not None)`."
+                f"{where} has a message in its '{column}' with {what} as its content, where text is needed. Remove "
+                "such rows, or give the message its text."
             )
 
 
-def _kind(feature) -> str:
-    return str(getattr(feature, "dtype", type(feature).__name__))
-
-
-def _first_null(dataset: Dataset, column: str) -> int | None:
-    start = 0
+def _rows_to_look_at(dataset: Dataset, column: str) -> list[int]:
+    """
+    The first row, for what the column is; those that have nothing (null), or a message without content; and, where
+    each row may be of another type (Json), all.
+    """
+    if isinstance(dataset.features[column], Json):
+        return list(range(len(dataset)))
+    found, start = [0], 0
     for batch in dataset.select_columns([column]).with_format("arrow").iter(10_000):
-        values = batch.column(column)
-        if values.null_count:
-            return start + values.is_null().to_pylist().index(True)
-        start += len(values)
-    return None
+        values = batch.column(column).combine_chunks()
+        for chunk in values.chunks if isinstance(values, pa.ChunkedArray) else [values]:
+            found += [start + i for i in _with_nulls(chunk)]
+            start += len(chunk)
+    return found
+
+
+def _with_nulls(values: pa.Array) -> list[int]:
+    found = set(pc.indices_nonzero(values.is_null()).to_pylist()) if values.null_count else set()
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        messages, parents = values.flatten(), pc.list_parent_indices(values)
+        if pa.types.is_struct(messages.type):
+            for key in ("content", "value"):
+                if messages.type.get_field_index(key) >= 0:
+                    found |= set(parents.filter(pc.struct_field(messages, key).is_null()).to_pylist())
+    return sorted(found)
 
 
 def sharding_of(args: TrainingArguments) -> str | None:

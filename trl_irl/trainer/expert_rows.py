@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from accelerate import PartialState
+from accelerate.logging import get_logger
 from datasets import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from ..rewards.held_out import completion_text, encode, prompt_ids
+from ..text.encode import Encoded, encode_row, seam_message
+from ..text.stop_tokens import cut_at_stop
+from .checks import check_rows
+from .row_ids import checked_row
 
 
+logger = get_logger(__name__)
+_AS_SFT = "as_sft"
 PROMPT, COMPLETION = "expert_prompt_ids", "expert_completion_ids"
 
 
@@ -33,6 +39,7 @@ def check_completions(dataset, name: str) -> None:
             "samples completions of `prompt`, and the discriminator compares them with `completion`, the expert's: "
             "rename the columns, or split the text into both (`trl-irl prepare`)."
         )
+    check_rows(dataset, "text", name)
 
 
 def expert_ids(
@@ -40,8 +47,8 @@ def expert_ids(
 ) -> tuple[list[int], list[int]]:
     """
     Token ids of a row's prompt and completion, such that nothing but what is said tells them from a policy's: they go
-    on from the prompt's own tokens (tokenised as one, the last of the prompt may merge with what follows), and end
-    after the stop token (a chat template may write a newline there) or where the policy would be cut.
+    on from the prompt's own tokens, and end after the first stop token (a chat template may write a newline there, or
+    more turns) or where the policy would be cut.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`])
@@ -54,14 +61,13 @@ def expert_ids(
         template (`dict`):
             Arguments of the chat template.
     """
-    text = completion_text(row["completion"])
-    prompt = prompt_ids(tokenizer, row["prompt"], **template)
-    ids, _ = encode(tokenizer, {"prompt": row["prompt"], "completion": text}, **template)
-    completion = ids[len(prompt) :]
-    if isinstance(row["prompt"], str) and ids[: len(prompt)] != prompt:
-        completion = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    end = next((i + 1 for i, token in enumerate(completion) if token in stop_tokens), len(completion))
-    return prompt, completion[: min(end, max_length)]
+    prompt, completion, _ = _encoded(tokenizer, row, template)
+    return prompt, cut_at_stop(completion, stop_tokens)[:max_length]
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, row: dict, template: dict) -> Encoded:
+    # Without the row's own `tools`: RLOO asks the policy without them.
+    return encode_row(tokenizer, {key: row[key] for key in ("prompt", "completion")}, **template)
 
 
 def with_expert_ids(dataset, name: str, tokenizer, stop_tokens, max_length: int, template: dict):
@@ -79,10 +85,20 @@ def with_expert_ids(dataset, name: str, tokenizer, stop_tokens, max_length: int,
         }
         return type(dataset)(several)
 
-    def add(row: dict) -> dict:
-        prompt, completion = expert_ids(tokenizer, row, stop_tokens, max_length, template)
-        return {PROMPT: prompt, COMPLETION: completion}
+    is_stream = isinstance(dataset, IterableDataset)
 
-    told = {} if isinstance(dataset, IterableDataset) else {"desc": f"Tokenizing {name} dataset"}
+    def add(row: dict, i: int) -> dict:
+        row = checked_row(row, f"Row {i} of the {name} dataset")
+        prompt, completion, as_sft = _encoded(tokenizer, row, template)
+        ids = {PROMPT: prompt, COMPLETION: cut_at_stop(completion, stop_tokens)[:max_length]}
+        return ids if is_stream else {**ids, _AS_SFT: as_sft}
+
+    told = {} if is_stream else {"desc": f"Tokenizing {name} dataset"}
     with PartialState().main_process_first():
-        return dataset.map(add, remove_columns=["completion"], **told)
+        with_ids = dataset.map(add, with_indices=True, remove_columns=["completion"], **told)
+    if is_stream:
+        return with_ids
+    count = len(with_ids) - sum(with_ids[_AS_SFT])
+    if count:
+        logger.warning(seam_message(f"{count} of {len(with_ids)} rows of the {name} dataset"))
+    return with_ids.remove_columns(_AS_SFT)

@@ -17,8 +17,9 @@ from trl import RLOOTrainer
 from trl.trainer.utils import get_config_model_id
 
 from ..rewards.discriminator import Discriminator
-from ..rewards.loading import check_same_tokens
+from ..rewards.loading import check_language_model, check_same_tokens
 from ..rewards.shared_discriminator import SharedDiscriminator
+from ..text.stop_tokens import cut_at_stop, end_turns_as_the_template_does, stop_token_ids
 from .adversary import Adversary
 from .checkpoints import how_to_go_on
 from .checks import sharding_of
@@ -118,6 +119,8 @@ class GAILTrainer(Interruptible, RLOOTrainer):
             raise TypeError(f"`args` is a `{type(args).__name__}`. Build a `GAILConfig`.")
         check_vllm(args)
         name = model if isinstance(model, str) else get_config_model_id(model.config)
+        if isinstance(model, str):
+            check_language_model(model, "model")
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(
                 name, padding_side="left", truncation_side="left", trust_remote_code=args.trust_remote_code
@@ -126,6 +129,10 @@ class GAILTrainer(Interruptible, RLOOTrainer):
             processing_class.pad_token = processing_class.eos_token
         for dataset, of in ((train_dataset, "train"), (eval_dataset, "eval")):
             check_completions(dataset, of)
+        stop_tokens, template = stop_token_ids(model, processing_class), args.chat_template_kwargs or {}
+        if train_dataset is not None:
+            prompt = next(iter(train_dataset))["prompt"]
+            end_turns_as_the_template_does(processing_class, prompt, stop_tokens, **template)
         if args.discriminator_shares_base:
             _check_sharing(args, model, discriminator, kwargs.get("peft_config"))
         else:
@@ -145,9 +152,11 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         if args.discriminator_shares_base:
             discriminator = SharedDiscriminator(self.model, args.discriminator_level, args.discriminator_lora_r)
         self._check_vocabulary(discriminator)
-        # TRL 1.12 ends a completion at the tokenizer's EOS alone; the default can go with it.
-        self._stop_tokens = set(getattr(self, "eos_token_ids", [processing_class.eos_token_id]))
-        told = (processing_class, self._stop_tokens, args.max_completion_length, args.chat_template_kwargs or {})
+        self._stop_tokens = stop_tokens
+        # TRL 1.12 ends a completion at the tokenizer's EOS alone. This, and the cut below, can go with it.
+        if not args.use_vllm:  # which reads the generation config itself
+            self.generation_config.eos_token_id = self.generation_kwargs["eos_token_id"] = sorted(stop_tokens)
+        told = (processing_class, stop_tokens, args.max_completion_length, template)
         self.train_dataset = with_expert_ids(train_dataset, "train", *told)
         self.eval_dataset = with_expert_ids(eval_dataset, "eval", *told)
         if isinstance(train_dataset, Dataset):
@@ -200,6 +209,9 @@ class GAILTrainer(Interruptible, RLOOTrainer):
             return self.discriminator.rewards(
                 policy, self.args.gail_reward, self.args.reward_clip or None, self._adversary.batch_size
             )
+
+    def _generate_single_turn(self, *args):
+        return [cut_at_stop(ids, self._stop_tokens) for ids in super()._generate_single_turn(*args)]
 
     def _generate(self, prompts: list):
         with self._clock.part("generation"):

@@ -39,6 +39,8 @@ from .irl_config import IRLConfig
 from .models import causal_lm, keep_4bit_weights_trainable, no_dropout, without_trl_head
 from .packing import check_documents_apart
 from .reference import own_reference, prepared_reference
+from .row_ends import why_nothing_ends
+from .row_ids import ready_rows
 from .td_scale import ScheduleCheck, drowning, measured_td_scale
 from .token_metrics import TokenMetrics
 
@@ -212,18 +214,10 @@ class IRLTrainer(Interruptible, SFTTrainer):
                 sixteen_bits = self.accelerator.mixed_precision in ("bf16", "fp16")
                 check_documents_apart(model, self._causal_lm, self.data_collator, sixteen_bits)
 
-    def _warn_if_nothing_ends(self, rows: int = 100) -> None:
-        if not isinstance(self.train_dataset, Dataset) or "labels" not in self.train_dataset.column_names:
-            return
-        labels = self.train_dataset.select(range(min(rows, len(self.train_dataset))))["labels"]
-        if not any(self.stop_token_ids.intersection(row) for row in labels):
-            stop_tokens = self._tokenizer.convert_ids_to_tokens(sorted(self.stop_token_ids))
-            logger.warning(
-                f"None of the first {len(labels)} training rows has a stop token ({', '.join(stop_tokens)}) among its "
-                "scored tokens, so no state is terminal and nothing anchors the values. If the chat template ends a "
-                "turn with another token, set `eos_token` in IRLConfig to it (for Qwen's base models "
-                "`eos_token='<|im_end|>'`). If completions are cut by `max_length`, raise it."
-            )
+    def _warn_if_nothing_ends(self) -> None:
+        reason = why_nothing_ends(self)
+        if reason is not None:
+            logger.warning(reason)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         if self._tokenizer.eos_token_id is None:
@@ -234,6 +228,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
             )
         if formatting_func is None:
             check_rows(dataset, args.dataset_text_field, dataset_name)
+            dataset = ready_rows(dataset, args, processing_class, self.completion_only_loss, dataset_name)
         prepared = super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         if isinstance(dataset, Dataset) and not packing:
             dropped = len(dataset) - len(prepared)

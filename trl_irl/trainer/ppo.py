@@ -16,6 +16,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from ..rewards import RewardFunctionModel
+from ..text.stop_tokens import stop_token_ids
 from .best_metric import set_direction
 
 
@@ -172,8 +173,12 @@ class PPOTrainer(_PPOTrainer):
     and can save its value model.
     """
 
-    def __init__(self, args: PPOConfig, *positional, **kwargs):
-        super().__init__(args, *positional, **kwargs)
+    def __init__(self, args: PPOConfig, processing_class, model, *positional, **kwargs):
+        stop_tokens = stop_token_ids(model, processing_class)
+        super().__init__(args, processing_class, model, *positional, **kwargs)
+        if args.stop_token == "eos":
+            # TRL leaves the tokenizer's EOS alone. A response may end in the others too; one is enough for TRL's cut.
+            self.policy_model.generation_config.eos_token_id = sorted(stop_tokens)
         args.check_prompts(self.train_dataset_len)
         unwrapped = self.accelerator.unwrap_model(self.model)
         if self.model is not unwrapped and not hasattr(self.model, "policy"):

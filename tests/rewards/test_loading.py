@@ -1,0 +1,86 @@
+"""Weights that nobody trained are an error in every model that is loaded by name."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from tests.conftest import make_model, make_tokenizer
+from tests.distributed.launchers import QUIET
+from trl_irl import GAILConfig, GAILTrainer, PreferenceReward, SoftQReward
+from trl_irl.commands.loaded_models import LoadedModel
+from trl_irl.rewards.discriminator import Discriminator
+from trl_irl.rewards.loading import load_classifier, load_language_model
+from trl_irl.rewards.preference_reward import load_scorer
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Language and reward models, whole and as adapters, with a head of their own and a tied one; two cut short."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, architecture in (("plain", "llama"), ("tied", "qwen2")):
+        make_model(architecture).save_pretrained(folder / name)
+        scorer = AutoModelForSequenceClassification.from_pretrained(folder / name, num_labels=1)
+        scorer.save_pretrained(folder / f"{name}-reward")
+        for task, model in (("CAUSAL_LM", AutoModelForCausalLM.from_pretrained(folder / name)), ("SEQ_CLS", scorer)):
+            lora = LoraConfig(r=2, target_modules=["q_proj"], task_type=task)
+            get_peft_model(model, lora).save_pretrained(folder / f"{name}-{task}")
+    for name in ("plain", "plain-reward"):
+        weights = load_file(folder / name / "model.safetensors")
+        del weights["model.layers.1.mlp.up_proj.weight"]
+        make_model("llama").save_pretrained(folder / f"{name}-cut")
+        (folder / f"{name}-cut/config.json").write_text((folder / name / "config.json").read_text())
+        save_file(weights, folder / f"{name}-cut/model.safetensors", {"format": "pt"})
+    for path in folder.iterdir():
+        make_tokenizer().save_pretrained(path)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["plain", "tied", "plain-CAUSAL_LM", "tied-CAUSAL_LM"])
+def test_language_models(name, folders):
+    found, expected = (
+        load(str(folders / name)) for load in (load_language_model, AutoModelForCausalLM.from_pretrained)
+    )
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(found(ids).logits, expected(ids).logits)
+
+
+READERS = {
+    "score": SoftQReward,
+    "evaluate": lambda path: LoadedModel(path).transformers(),
+    "log_ratio": lambda path: SoftQReward(make_model("llama"), make_tokenizer(), "log_ratio", path),
+    "gail": lambda path: GAILTrainer(path, GAILConfig("unused", **QUIET)),
+}
+
+
+@pytest.mark.parametrize("name", ["plain-reward", "tied-reward", "plain-SEQ_CLS", "tied-SEQ_CLS"])
+@pytest.mark.parametrize("reader", READERS)
+def test_a_reward_model_is_no_language_model(name, reader, folders):
+    with pytest.raises(ValueError, match=f"{name}` is a reward model"):
+        READERS[reader](str(folders / name))
+
+
+@pytest.mark.parametrize("reader", ["score", "evaluate", "log_ratio"])
+def test_weights_that_are_not_there(reader, folders):
+    with pytest.raises(ValueError, match="has no weights for model.layers.1.mlp.up_proj.weight: they would be random"):
+        READERS[reader](str(folders / "plain-cut"))
+
+
+def test_reward_models(folders):
+    assert load_scorer(str(folders / "plain-SEQ_CLS"), "float32").score.out_features == 1
+    assert PreferenceReward(str(folders / "tied-reward"))(["One"], [" two"])
+    for name in ("plain-reward-cut", "plain"):
+        with pytest.raises(ValueError, match="`reward_model_path: .* has no weights for (model.layers.1|score)"):
+            load_scorer(str(folders / name), "float32", "reward_model_path")
+    with pytest.raises(ValueError, match="an adapter without the head of its reward model"):
+        load_scorer(str(folders / "plain-CAUSAL_LM"), "float32")
+
+
+def test_a_new_head_is_meant_but_nothing_else_is_new(folders):
+    assert load_scorer(str(folders / "plain"), "float32", new_head=True).score.out_features == 1
+    assert Discriminator.load(str(folders / "tied")).model.score.out_features == 1
+    for load in (lambda path: load_classifier(path, new_head=True), Discriminator.load):
+        with pytest.raises(ValueError, match="has no weights for model.layers.1.mlp.up_proj.weight"):
+            load(str(folders / "plain-cut"))

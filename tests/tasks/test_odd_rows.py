@@ -1,0 +1,102 @@
+"""Rows for sampling, scoring and PPO: the text that they mean, or one message with the key, the row and the value."""
+
+import pickle
+
+import pytest
+from datasets import Dataset
+
+from tests.conftest import make_tokenizer
+from trl_irl.tasks.task import TaskData, as_prompt_completion, load_task
+from trl_irl.text.encode import encode_row
+from trl_irl.text.messages import Turns
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def bot(text, **more):
+    return {"role": "assistant", "content": text, **more}
+
+
+def parts(*texts):
+    return [{"type": "text", "text": text} for text in texts]
+
+
+PLAIN = {"prompt": [user("One?")], "completion": "It is."}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [user("One?"), bot("It is.")]},
+        {"conversations": [{"from": "user", "value": "One?"}, {"from": "assistant", "value": "It is."}]},
+        {"messages": [user(parts("One", "?")), bot(parts("It is."))]},
+        {"prompt": [user("One?")], "completion": [bot("It is.", tool_calls=None, name=None)]},
+    ],
+)
+def test_one_answer(row):
+    found = as_prompt_completion(row)
+    assert {key: found[key] for key in PLAIN} == PLAIN
+    assert type(found["completion"]) is str
+
+
+def test_several_turns_are_one_text_that_is_encoded_whole():
+    turns = [bot("Two."), user("Sure?"), bot("Yes.")]
+    found = as_prompt_completion({"prompt": [user("One?")], "completion": turns})
+    assert found["completion"] == "Two.\n\nYes." and isinstance(found["completion"], Turns)
+    assert pickle.loads(pickle.dumps(found["completion"])).messages == turns
+    tokenizer = make_tokenizer()
+    assert encode_row(tokenizer, found) == encode_row(tokenizer, {"prompt": [user("One?")], "completion": turns})
+    assert tokenizer.decode(encode_row(tokenizer, found).completion).count("<|im_end|>") == 3
+
+
+@pytest.mark.parametrize(
+    "row, told",
+    [
+        ({"prompt": "a", "completion": None}, r"Row 7 has nothing \(null\) as its `completion`"),
+        ({"prompt": None, "completion": "b"}, r"Row 7 has nothing \(null\) as its `prompt`"),
+        (
+            {"prompt": "2+1=", "completion": 3},
+            "Row 7 has 3 as its `completion`, which is neither text nor a list of mess",
+        ),
+        ({"prompt": ["a"], "completion": "b"}, r"Row 7 has \['a'\] as its `prompt`"),
+        ({"messages": None}, r"Row 7 has nothing \(null\) as its `messages`"),
+        ({"messages": []}, r"Row 7 has \[\] as its `messages`"),
+        (
+            {"messages": [user("a"), bot(None)]},
+            r"Row 7 has a message in its `messages` with nothing \(null\) as its cont",
+        ),
+        ({"messages": [user("a"), bot(4.5)]}, "Row 7 has a message in its `messages` with 4.5 as its content"),
+        ({"messages": [bot("b"), user("a")]}, "Row 7: its `messages` do not end in the assistant's"),
+        (
+            {"messages": [user([{"type": "image"}]), bot("b")]},
+            "Row 7 has a message .* of which not every part is text",
+        ),
+    ],
+)
+def test_one_message(row, told):
+    with pytest.raises(ValueError, match=told):
+        as_prompt_completion(row, "Row 7")
+
+
+@pytest.mark.parametrize("column", ["q", "a", "title"])
+def test_columns_with_nothing_in_them(column, tmp_path):
+    rows = [{"q": "One", "a": "two", "title": "x"} for _ in range(4)]
+    rows[2] = {**rows[2], column: None}
+    Dataset.from_list(rows).to_json(tmp_path / "rows.jsonl")
+    data = TaskData(
+        dataset_name=str(tmp_path / "rows.jsonl"),
+        source_column="q",
+        target_column="a",
+        prompt_template="{title}: {source}",
+    )
+    with pytest.raises(ValueError, match=rf"Row 2 has nothing \(null\) in the column `{column}`"):
+        load_task(data)
+
+
+def test_columns_of_numbers_are_their_text(tmp_path):
+    Dataset.from_list([{"q": 2, "a": 4}]).to_json(tmp_path / "rows.jsonl")
+    data = TaskData(dataset_name=str(tmp_path / "rows.jsonl"), source_column="q", target_column="a")
+    (row,) = load_task(data)["train"]
+    assert (row["prompt"], row["completion"]) == ("2", " 4")

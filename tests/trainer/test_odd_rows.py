@@ -1,0 +1,145 @@
+"""Columns that are neither plain text nor a plain list of messages: what SFTTrainer takes, and what means nothing."""
+
+import pyarrow as pa
+import pytest
+from datasets import Dataset, Features, IterableDataset, Json, Value
+from trl import SFTConfig, SFTTrainer
+
+from tests.conftest import make_model, make_tokenizer
+from tests.trainer.conftest import settings
+from trl_irl import GAILConfig, GAILTrainer
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def bot(text, **more):
+    return {"role": "assistant", "content": text, **more}
+
+
+CHAT = [[user("What is the sky?"), bot(f"It is {i}.")] for i in range(4)]
+MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
+
+
+def table(**columns):
+    return Dataset(pa.table(columns))
+
+
+def json_rows(rows, *columns):
+    features = {key: Json() if key in columns else Value("string") for key in rows[0]}
+    return Dataset.from_list(rows, features=Features(features))
+
+
+TAKEN = {
+    "large_list": lambda: table(messages=pa.array(CHAT, type=pa.large_list(MESSAGE))),
+    "large_list of prompts": lambda: table(
+        prompt=pa.array([c[:1] for c in CHAT], type=pa.large_list(MESSAGE)),
+        completion=pa.array([c[1:] for c in CHAT], type=pa.large_list(MESSAGE)),
+    ),
+    "string_view": lambda: table(text=pa.array([c[1]["content"] for c in CHAT], type=pa.string_view())),
+    "large_string": lambda: table(
+        prompt=pa.array([c[0]["content"] for c in CHAT], type=pa.large_string()),
+        completion=pa.array([f" {c[1]['content']}" for c in CHAT], type=pa.string_view()),
+    ),
+    "Json": lambda: json_rows([{"messages": c} for c in CHAT], "messages"),
+    "Json of prompts": lambda: json_rows(
+        [{"prompt": c[:1], "completion": c[1:]} for c in CHAT], "prompt", "completion"
+    ),
+    "from and value": lambda: Dataset.from_list(
+        [{"conversations": [{"from": m["role"], "value": m["content"]} for m in c]} for c in CHAT]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_what_sft_takes(name, make_trainer, tokenizer, tmp_path):
+    rows = TAKEN[name]()
+    sft = SFTTrainer(
+        make_model("qwen2"), SFTConfig(**settings(tmp_path)), train_dataset=rows, processing_class=tokenizer
+    )
+    irl = make_trainer(train_dataset=rows)
+    for column in ("input_ids", "labels"):
+        assert list(irl.train_dataset[column]) == list(sft.train_dataset[column])
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["messages", "prompt and completion"])
+def test_text_in_parts_is_the_text(split, make_trainer):
+    def in_parts(messages):
+        return [
+            {**m, "content": [{"type": "text", "text": m["content"][:4]}, {"type": "text", "text": m["content"][4:]}]}
+            for m in messages
+        ]
+
+    def dataset(of):
+        rows = [{"prompt": of(c[:1]), "completion": of(c[1:])} if split else {"messages": of(c)} for c in CHAT]
+        return make_trainer(train_dataset=Dataset.from_list(rows)).train_dataset
+
+    parts, whole = dataset(in_parts), dataset(lambda messages: messages)
+    for column in ("input_ids", "labels"):
+        assert list(parts[column]) == list(whole[column])
+
+
+def with_row_2(column, value, **others):
+    rows = [{column: c if column == "messages" else "text", **others} for c in CHAT]
+    rows[2] = {column: value, **others}
+    return rows
+
+
+REFUSED = {
+    "null text": (lambda: Dataset.from_list(with_row_2("text", None)), r"Row 2 .* nothing \(null\) as its 'text'"),
+    "null messages": (
+        lambda: Dataset.from_list(with_row_2("messages", None)),
+        r"Row 2 .* nothing \(null\)",
+    ),
+    "large_list": (
+        lambda: table(messages=pa.array([*CHAT[:2], None], pa.large_list(MESSAGE))),
+        r"Row 2 of the train dataset has nothing \(null\) as its 'messages'",
+    ),
+    "null content": (
+        lambda: Dataset.from_list(with_row_2("messages", [user("One?"), bot(None)])),
+        r"Row 2 of the train dataset has a message in its 'messages' with nothing \(null\) as its content",
+    ),
+    "numbers": (lambda: Dataset.from_dict({"text": [3, 4]}), "Row 0 of the train dataset has 3 as its 'text'"),
+    "lists": (lambda: Dataset.from_dict({"text": [["a", "b"]]}), r"Row 0 .* has \['a', 'b'\] as its 'text'"),
+    "Json": (
+        lambda: json_rows(with_row_2("messages", 3), "messages"),
+        "Row 2 of the train dataset has 3 as its 'messages'",
+    ),
+    "Json content": (
+        lambda: json_rows(with_row_2("messages", [user("One?"), bot(7)]), "messages"),
+        "Row 2 of the train dataset has a message in its 'messages' with 7 as its content",
+    ),
+    "stream": (
+        lambda: IterableDataset.from_generator(lambda: iter([{"text": None}])),
+        r"Row 0 of the train dataset has nothing \(null\) as its 'text'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_one_message_with_column_row_and_value(name, make_trainer):
+    make, told = REFUSED[name]
+    with pytest.raises(ValueError, match=told):
+        make_trainer(train_dataset=make())
+
+
+def test_a_later_row_of_a_stream(make_trainer):
+    rows = [{"prompt": "One", "completion": " two"}] * 20 + [{"prompt": "One", "completion": 5}]
+    stream = IterableDataset.from_generator(lambda: iter(rows))
+    trainer = make_trainer(train_dataset=stream)
+    with pytest.raises(ValueError, match="Row 20 of the train dataset has 5 as its `completion`"):
+        list(trainer.train_dataset)
+
+
+def test_gail_before_anything_is_loaded(tmp_path):
+    rows = Dataset.from_dict({"prompt": ["One", "Two"], "completion": [" two", None]})
+    args = GAILConfig(str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError, match=r"Row 1 of the train dataset has nothing \(null\) as its 'completion'"):
+        GAILTrainer(make_model("llama"), args, rows, processing_class=make_tokenizer())
+
+
+def test_a_tool_call_is_no_null(make_trainer):
+    call = [{"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}]
+    rows = json_rows([{"messages": [user("1?"), bot(None, tool_calls=call)]}] * 3, "messages")
+    assert len(make_trainer(train_dataset=rows).train_dataset) == 3

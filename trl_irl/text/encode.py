@@ -1,0 +1,216 @@
+"""
+A row as token ids: the prompt as the policy is asked, and after it what the policy should write.
+
+SFTTrainer writes prompt and completion together and takes the first tokens of the whole for the prompt. Where these
+are the prompt's own tokens, so is it here, token for token. Where they are not, TRL 1.12 drops tokens of the answer,
+and 1.16 trains after another prompt than the policy is asked with. The rule here is, on both: the prompt's own ids,
+since a policy goes on from these, then the completion's own.
+
+- Text ("Answer: " and "Paris" merge into " Paris"): then the ids of completion and EOS, encoded alone.
+- Messages whose generation prompt is no beginning of the written conversation (templates that ask with "<think>" and
+  write answers without): then what the conversation has after their common beginning, never later than where the
+  answer's own text starts. An answer that holds the thoughts that it is asked for goes on after them in full, where
+  the template would drop them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from .messages import Turns, as_messages, completion_text
+
+
+class Encoded(NamedTuple):
+    """
+    Attributes:
+        prompt (`list[int]`): token ids, as the policy is asked.
+        completion (`list[int]`): token ids, as it should answer.
+        as_sft (`bool`): whether both are what SFTTrainer makes of the row; if not, the rule above joined them.
+    """
+
+    prompt: list[int]
+    completion: list[int]
+    as_sft: bool = True
+
+    @property
+    def ids_and_labels(self) -> tuple[list[int], list[int]]:
+        """All ids, and labels, -100 on the prompt."""
+        return self.prompt + self.completion, [-100] * len(self.prompt) + self.completion
+
+
+def template_arguments(row: Mapping, **told) -> dict:
+    """What a chat template gets beside messages: the row's `tools` and `chat_template_kwargs`, as in SFTTrainer."""
+    tools = row.get("tools")
+    own = row.get("chat_template_kwargs") or {}
+    tools = json.loads(tools) if isinstance(tools, str) else tools
+    return {**({"tools": tools} if tools else {}), **told, **{k: x for k, x in own.items() if x is not None}}
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict] | list[int], **template_kwargs
+) -> list[int]:
+    """Token ids of a prompt: text as it is, messages by the chat template (with its arguments), ids themselves."""
+    if isinstance(prompt, str):
+        return _text_ids(tokenizer, prompt)
+    if not prompt or isinstance(prompt[0], int):
+        return list(prompt)
+    return _written(tokenizer, as_messages(prompt), add_generation_prompt=True, **template_kwargs)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, row: Mapping, **template_kwargs) -> tuple[list[int], list[int]]:
+    """
+    Token ids of a row in TRL's prompt-completion format, and its labels: see [`encode_row`].
+
+    Returns:
+        `tuple[list[int], list[int]]`: all ids, and labels, -100 on the prompt.
+    """
+    return encode_row(tokenizer, row, **template_kwargs).ids_and_labels
+
+
+def encode_row(tokenizer: PreTrainedTokenizerBase, row: Mapping, **template_kwargs) -> Encoded:
+    """
+    Token ids of a row in TRL's prompt-completion format, as training has them: see [`~text.encode`].
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`])
+        row (`Mapping`):
+            `prompt`, text, messages or token ids, and `completion`, text or messages. After a text prompt an EOS token
+            follows; messages are written by the chat template, which ends a turn by itself. `tools` and
+            `chat_template_kwargs` reach the template.
+        **template_kwargs:
+            Arguments of the chat template.
+    """
+    prompt, completion = row["prompt"], row["completion"]
+    if not isinstance(prompt, str) and prompt and not isinstance(prompt[0], int):
+        options = template_arguments(row, **template_kwargs)
+        return _conversation(tokenizer, as_messages(prompt), _turns(completion), options)
+    text = completion_text(completion)
+    text = text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token
+    asked = prompt_ids(tokenizer, prompt)
+    if isinstance(prompt, str):
+        whole = _text_ids(tokenizer, prompt + text)
+        if whole[: len(asked)] == asked:
+            return Encoded(asked, whole[len(asked) :])
+    return Encoded(asked, _alone(tokenizer, text), not isinstance(prompt, str))
+
+
+def whole_ids(tokenizer: PreTrainedTokenizerBase, row: Mapping) -> list[int]:
+    """
+    Token ids of a row as RewardTrainer makes them: written and encoded as one, wherever the prompt ends. `prompt` may
+    be left out, where the completion has it in itself.
+    """
+    prompt, completion = row.get("prompt"), row["completion"]
+    if isinstance(prompt, str) or (prompt is None and isinstance(completion, str)):
+        text = (prompt or "") + completion_text(completion)
+        return list(tokenizer(text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token)["input_ids"])
+    messages = [*as_messages(prompt or []), *_turns(completion)]
+    return _written(tokenizer, messages, **template_arguments(row))
+
+
+def warn_of_seams(rows: Sequence[Encoded]) -> None:
+    """One warning, with a count, if some rows are not as SFTTrainer would have made them."""
+    count = sum(not row.as_sft for row in rows)
+    if count:
+        warnings.warn(seam_message(f"{count} of {len(rows)} rows"), stacklevel=3)
+
+
+def seam_message(which: str) -> str:
+    return (
+        f"In {which} the prompt's tokens are not how prompt and completion begin when they are written together: the "
+        "two merge into one token, or the chat template asks for an answer otherwise than it writes one. There the "
+        "prompt's own tokens are taken, and the completion's own after them, as in sampling; nothing of an answer is "
+        "dropped."
+    )
+
+
+def _turns(completion: str | Sequence[Mapping]) -> list[dict]:
+    if isinstance(completion, Turns):
+        return completion.messages
+    if isinstance(completion, str):
+        return [{"role": "assistant", "content": completion}]
+    return as_messages(completion)
+
+
+def _conversation(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[dict], completion: list[dict], options: dict
+) -> Encoded:
+    asked = _written(tokenizer, prompt, add_generation_prompt=True, **options)
+    whole = _written(tokenizer, prompt + completion, **options)
+    _check_tool_calls(tokenizer, completion, whole)
+    if whole[: len(asked)] == asked:
+        return Encoded(asked, whole[len(asked) :])
+    options = {**options, "tokenize": False}
+    asked_text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **options)
+    return Encoded(asked, _alone(tokenizer, _answer(tokenizer, prompt, completion, asked_text, options)), False)
+
+
+def _answer(tokenizer, prompt: list[dict], completion: list[dict], asked: str, options: dict) -> str:
+    """What is to be written after `asked`, which is no beginning of the written conversation."""
+
+    def write(first: dict) -> str:
+        return tokenizer.apply_chat_template([*prompt, first, *completion[1:]], **options)
+
+    first = completion[0]
+    whole = write(first)
+    if whole.startswith(asked):  # only their tokens merge
+        return whole[len(asked) :]
+    content = first.get("content")
+    if not isinstance(content, str):  # a tool call: where its text starts cannot be told
+        return whole[len(os.path.commonprefix([asked, whole])) :]
+    others = [write({**first, "content": letter}) for letter in "ab"]
+    header = os.path.commonprefix(others)  # what is written before an answer, whatever it says
+    ending = others[0][len(header) + 1 :]
+    if header.startswith(asked):  # asked for without thoughts, and the answer has some
+        return content + ending
+    start = os.path.commonprefix([asked, header, whole])
+    unasked = tokenizer.apply_chat_template(prompt, **options)
+    if not start.startswith(os.path.commonprefix([unasked, asked])):  # earlier turns are written otherwise
+        return whole[len(os.path.commonprefix([header, whole])) :]
+    opening = asked[len(start) :].strip()  # what the answer is asked to go on from, such as "<think>"
+    if opening and content.startswith(opening) and content not in whole:
+        return content[len(opening) :].lstrip("\n") + ending
+    return whole[len(start) :]
+
+
+def _check_tool_calls(tokenizer, completion: list[dict], whole: list[int]) -> None:
+    # A template that knows no tool calls writes "None" for a message that is nothing else.
+    called = [m["tool_calls"] for m in completion if m.get("content") is None and m.get("tool_calls")]
+    names = [call.get("function", call).get("name", "") for calls in called for call in calls]
+    if names and not all(name in tokenizer.decode(whole) for name in names):
+        raise ValueError(
+            f"A message of the `completion` is a call of the tool {names[0]!r} without text, and the chat template "
+            "does not write tool calls. Take a tokenizer whose template does, or leave such rows out."
+        )
+
+
+def _written(tokenizer: PreTrainedTokenizerBase, messages: list[dict], **options) -> list[int]:
+    return list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"])
+
+
+def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text that begins a row; without the EOS that some tokenizers put behind every text."""
+    ids, eos = list(tokenizer(text)["input_ids"]), tokenizer.eos_token_id
+    if eos is None or ids[-1:] != [eos]:
+        return ids
+    if not text.endswith(tokenizer.eos_token):
+        return ids[:-1]
+    return ids[:-1] if ids[-2:] == [eos, eos] and not text.endswith(2 * tokenizer.eos_token) else ids
+
+
+def _alone(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text that goes on from others: without special tokens, and without a space of its own."""
+
+    def ids(of: str) -> list[int]:
+        return list(tokenizer(of, add_special_tokens=False)["input_ids"])
+
+    if not tokenizer.convert_ids_to_tokens(ids("a")[:1])[0].startswith("\u2581"):
+        return ids(text)
+    # SentencePiece's tokenizers begin a text with a space of their own. Behind a line they do not.
+    line, both = ids("\n"), ids(f"\n{text}")
+    return both[len(line) :] if both[: len(line)] == line else ids(text)

@@ -1,0 +1,100 @@
+"""What the values of a row mean: text, or messages in the one form that chat templates read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+_RENAMED = {"from": "role", "value": "content"}  # as TRL's `maybe_convert_to_chatml` has them
+
+
+class Turns(str):
+    """
+    The text of a completion of several messages: what the assistant says in them, turn after turn. [`encode`] reads
+    `messages`, all of them; what compares texts reads the text.
+    """
+
+    messages: list[dict]
+
+    @classmethod
+    def of(cls, messages: Sequence[Mapping]) -> Turns:
+        texts = [message.get("content") for message in messages if message["role"] == "assistant"]
+        turns = cls("\n\n".join(text for text in texts if isinstance(text, str)))
+        turns.messages = list(messages)
+        return turns
+
+    def __reduce__(self):
+        return Turns.of, (self.messages,)
+
+
+def as_messages(value: Sequence[Mapping]) -> list[dict]:
+    """
+    Messages as chat templates read them: `from` and `value` renamed, the parts of a text joined (text alone; images
+    stay parts), and keys left out that hold nothing, as a column has them where only some rows use a key. `content`
+    stays, whatever it is.
+    """
+    found = []
+    for message in value:
+        named = {_RENAMED.get(key, key): x for key, x in message.items()}
+        parts = named.get("content")
+        if isinstance(parts, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in parts):
+            named["content"] = "".join(part["text"] for part in parts)
+        found.append({key: x for key, x in named.items() if x is not None or key == "content"})
+    return found
+
+
+def is_messages(value) -> bool:
+    """Whether it is a list of messages, in TRL's form or with `from` and `value`."""
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and len(value) > 0
+        and all(isinstance(message, Mapping) and ("role" in message or "from" in message) for message in value)
+    )
+
+
+def completion_text(completion: str | Sequence[Mapping]) -> str:
+    """A completion's text: of messages, what the assistant says in them."""
+    return completion if isinstance(completion, str) else Turns.of(as_messages(completion))
+
+
+def checked(value, key: str, where: str = ""):
+    """
+    The value of a row's `prompt` or `completion`: text as it is, messages by [`as_messages`].
+
+    Args:
+        value: what the row has.
+        key (`str`): its column, for the message.
+        where (`str`, *optional*): which row, for the message.
+
+    Raises:
+        `ValueError`: it is neither, or a message has no text where one is needed.
+    """
+    at = f"{where} has" if where else "A row has"
+    if isinstance(value, str):
+        return value
+    if value is None:
+        raise ValueError(f"{at} nothing (null) as its `{key}`, where text or a list of messages is needed. Remove it.")
+    if not is_messages(value):
+        raise ValueError(
+            f"{at} {_shown(value)} as its `{key}`, which is neither text nor a list of messages (`role`, `content`). "
+            "Convert it, or name another column."
+        )
+    messages = as_messages(value)
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str) or (content is None and message.get("tool_calls")):
+            continue
+        if isinstance(content, list):
+            raise ValueError(
+                f"{at} a message in its `{key}` with the content {_shown(content)}, of which not every part is text. "
+                "Only text can be read here: leave such rows out."
+            )
+        what = "nothing (null)" if content is None else _shown(content)
+        raise ValueError(f"{at} a message in its `{key}` with {what} as its content. Give it text, or leave it out.")
+    return messages
+
+
+def _shown(value) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 120 else f"{shown[:117]}..."

@@ -1,0 +1,53 @@
+"""Which tokens end a completion, and completions up to the first of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from .encode import encode_row
+from .messages import is_messages
+
+
+def stop_token_ids(model: PreTrainedModel | str, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """
+    Tokens after which the state is terminal: the tokenizer's EOS and those of the generation config.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or `str`):
+            Itself, or a folder or Hub id whose generation config says it; without one it is the tokenizer's EOS alone.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`])
+    """
+    config = _generation_config(model) if isinstance(model, str) else getattr(model, "generation_config", None)
+    eos = getattr(config, "eos_token_id", None)
+    return frozenset({tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None})
+
+
+def _generation_config(path: str) -> GenerationConfig | None:
+    try:
+        return GenerationConfig.from_pretrained(path)
+    except OSError:
+        return None  # none was saved with it
+
+
+def end_turns_as_the_template_does(
+    tokenizer: PreTrainedTokenizerBase, prompt, stop_tokens: Collection[int], **template_kwargs
+) -> None:
+    """
+    After a prompt of messages, the stop token that the chat template ends an answer with becomes the tokenizer's EOS:
+    TRL 1.12's RLOO and PPO know no other end. Prompts of text or ids, and templates that end an answer with none of
+    `stop_tokens`, leave it as it is.
+    """
+    if not is_messages(prompt):
+        return
+    row: Mapping = {"prompt": prompt, "completion": "x"}
+    ends = [token for token in encode_row(tokenizer, row, **template_kwargs).completion if token in stop_tokens]
+    if ends and ends[0] != tokenizer.eos_token_id:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
+
+
+def cut_at_stop(ids: Sequence[int], stop_tokens: Collection[int]) -> list[int]:
+    """A completion's token ids up to its first stop token, that one included; all of them if it has none."""
+    end = next((i + 1 for i, token in enumerate(ids) if token in stop_tokens), len(ids))
+    return list(ids[:end])

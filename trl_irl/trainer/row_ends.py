@@ -1,0 +1,72 @@
+"""Whether completions end in a stop token among the scored tokens of the first rows, as the model will see them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+
+import numpy as np
+import torch
+from datasets import Dataset, IterableDataset
+from trl import SFTTrainer
+
+
+def why_nothing_ends(trainer: SFTTrainer, rows: int = 100, rows_of_stream: int = 16) -> str | None:
+    """
+    What to tell the user if none of the first training rows has a stop token (`trainer.stop_token_ids`) among its
+    scored tokens, once the collator has made its labels; `None` if one has, or they cannot be looked at (images, and
+    datasets that are not of `datasets`). A stream is read from its start, and starts anew for training.
+    """
+    dataset, stop_tokens = trainer.train_dataset, trainer.stop_token_ids
+    if not isinstance(dataset, Dataset | IterableDataset) or trainer.processing_class is not trainer._tokenizer:
+        return None
+    if not trainer.accelerator.is_main_process:
+        return None
+    count = rows if isinstance(dataset, Dataset) else rows_of_stream
+    with _random_states_kept():
+        found = [_seen_by_the_collator(trainer, row) for row in islice(dataset, count)]
+        labels = trainer.data_collator(found).get("labels")
+    if labels is None or torch.isin(labels, torch.tensor(sorted(stop_tokens))).any():
+        return None
+    told = ", ".join(trainer._tokenizer.convert_ids_to_tokens(sorted(stop_tokens)))
+    message = (
+        f"None of the first {len(found)} training rows has a stop token ({told}) among its scored tokens, so no state "
+        "is terminal and nothing anchors the values."
+    )
+    own = [row.get("labels", row.get("input_ids", ())) for row in found]
+    if any(not stop_tokens.isdisjoint(map(int, row)) for row in own):
+        return (
+            f"{message} The rows have one, and the data collator, a {type(trainer.data_collator).__name__}, masks it: "
+            f"some mask every padding token, and padding is {trainer._tokenizer.pad_token} here. Leave "
+            "`data_collator` unset, or pad with a token that ends nothing."
+        )
+    if trainer.args.eos_token is None:
+        message += (
+            " If the chat template ends a turn with another token, set `eos_token` in IRLConfig to it (for Qwen's "
+            "base models `eos_token='<|im_end|>'`)."
+        )
+    return (
+        f"{message} If completions are cut by `max_length`, raise it. Rows that come as token ids must end in a stop "
+        "token themselves."
+    )
+
+
+def _seen_by_the_collator(trainer: SFTTrainer, row: dict) -> dict:
+    if not trainer.args.remove_unused_columns:
+        return row
+    trainer._set_signature_columns_if_needed()
+    return {name: value for name, value in row.items() if name in trainer._signature_columns}
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    # Collators and a stream's functions may draw.
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
