@@ -6,6 +6,10 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from ..text.encode import prompt_ids
+from ..text.generation import as_it_is
+from ..text.stop_tokens import cut_at_stop, stop_token_ids
+
 
 Prompt = str | list[dict]  # text, or messages
 
@@ -82,6 +86,7 @@ def sample(
         raise ValueError(f"`temperature={temperature}` must be 0 (greedy) or more.")
     encoded = encode_prompts(tokenizer, prompts)
     check_context(model, encoded, max_new_tokens)
+    stop_tokens = stop_token_ids(model, tokenizer)
     was_training = model.training
     model.eval()
     set_seed(seed)
@@ -90,43 +95,38 @@ def sample(
         choice = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
     repeats = num_samples if temperature > 0 else 1
     flat = [ids for ids in encoded for _ in range(repeats)]
-    stop_tokens = _stop_tokens(model, tokenizer)
     completions: list[Completion] = []
     for start in tqdm(range(0, len(flat), batch_size), desc=description, leave=False, disable=not description):
         batch = tokenizer.pad(
             {"input_ids": flat[start : start + batch_size]}, padding_side="left", return_tensors="pt"
         )
-        generated = model.generate(
-            **batch.to(model.device),
-            max_new_tokens=max_new_tokens,
-            pad_token_id=tokenizer.pad_token_id,
-            **choice,
-            **generate_kwargs,
-        )
-        for ids in generated[:, batch["input_ids"].size(1) :].tolist():
-            stop = next((i for i, token in enumerate(ids) if token in stop_tokens), None)
-            length = len(ids) if stop is None else stop + 1
-            text = tokenizer.decode(ids[:length], skip_special_tokens=True)
-            completions.append(Completion(text, length, stop is not None, ids[:length]))
+        with as_it_is(model):
+            generated = model.generate(
+                **batch.to(model.device),
+                max_new_tokens=max_new_tokens,
+                eos_token_id=sorted(stop_tokens),
+                pad_token_id=tokenizer.pad_token_id,
+                **choice,
+                **generate_kwargs,
+            )
+        for row in generated[:, batch["input_ids"].size(1) :].tolist():
+            ids = cut_at_stop(row, stop_tokens)
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            completions.append(Completion(text, len(ids), ids[-1] in stop_tokens, ids))
     model.train(was_training)
     return [completions[i : i + repeats] * (num_samples // repeats) for i in range(0, len(completions), repeats)]
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) -> list[list[int]]:
     """Token ids of prompts, as training has them: text as it is, messages by the chat template."""
-    if prompts and isinstance(prompts[0], str):
-        return tokenizer(prompts)["input_ids"]
+    if all(isinstance(prompt, str) for prompt in prompts):
+        return [prompt_ids(tokenizer, prompt) for prompt in prompts]
     if tokenizer.chat_template is None:
         raise ValueError(
             "The prompts are messages, and the tokenizer has no chat template to write them out with. Sample from a "
             "chat model, or give prompts as text."
         )
-    return tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
-
-
-def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    eos = model.generation_config.eos_token_id
-    return {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+    return [prompt_ids(tokenizer, prompt) for prompt in prompts]
 
 
 def check_context(

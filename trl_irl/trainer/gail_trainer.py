@@ -19,6 +19,7 @@ from trl.trainer.utils import get_config_model_id
 from ..rewards.discriminator import Discriminator
 from ..rewards.loading import check_language_model, check_same_tokens
 from ..rewards.shared_discriminator import SharedDiscriminator
+from ..text.generation import as_it_is
 from ..text.stop_tokens import cut_at_stop, end_turns_as_the_template_does, stop_token_ids
 from .adversary import Adversary
 from .checkpoints import how_to_go_on
@@ -214,7 +215,7 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         return [cut_at_stop(ids, self._stop_tokens) for ids in super()._generate_single_turn(*args)]
 
     def _generate(self, prompts: list):
-        with self._clock.part("generation"):
+        with self._clock.part("generation"), as_it_is(self.accelerator.unwrap_model(self.model)):
             return super()._generate(prompts)
 
     def _generate_and_score_completions(self, inputs):

@@ -15,6 +15,9 @@ from accelerate.utils import gather_object
 from transformers import PretrainedConfig, PreTrainedModel
 from trl.generation.vllm_generation import VLLMGeneration
 
+from ..text.generation import as_it_is
+from ..text.stop_tokens import cut_at_stop
+
 
 # Generations in a row without one completion that ends, or with empty ones alone, before the run is ended.
 MAX_WITHOUT_END = 20
@@ -38,8 +41,7 @@ class PolicySample:
     @classmethod
     def cut(cls, prompt: list[int], completion: list[int], stop_tokens: Collection[int]) -> PolicySample:
         """With what was generated after a stop token left out."""
-        stop = next((i for i, token in enumerate(completion) if token in stop_tokens), len(completion) - 1)
-        return cls(prompt, completion[: stop + 1])
+        return cls(prompt, cut_at_stop(completion, stop_tokens))
 
 
 def prompts_of(batch: dict[str, torch.Tensor]) -> list[list[int]]:
@@ -101,18 +103,19 @@ def sample_policy(
         width = max(map(len, chosen))
         ids = torch.tensor([[pad_token_id] * (width - len(row)) + row for row in chosen], device=model.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in chosen], device=model.device)
-        generated = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=True,
-            temperature=temperature,
-            top_k=0,
-            top_p=1.0,
-            max_new_tokens=max_completion_length,
-            eos_token_id=sorted(stop_tokens),
-            pad_token_id=pad_token_id,
-            synced_gpus=synced_gpus,
-        )
+        with as_it_is(model):
+            generated = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                do_sample=True,
+                temperature=temperature,
+                top_k=0,
+                top_p=1.0,
+                max_new_tokens=max_completion_length,
+                eos_token_id=sorted(stop_tokens),
+                pad_token_id=pad_token_id,
+                synced_gpus=synced_gpus,
+            )
         rows = generated[:, width:].tolist()
         found += [PolicySample.cut(*pair, stop_tokens) for pair in zip(chosen, rows, strict=True)]
     model.train(was_training)

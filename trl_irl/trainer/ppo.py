@@ -5,6 +5,7 @@ PPO as in InstructGPT, by TRL 1.12's `PPOTrainer`: what its users miss, around i
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from ..rewards import RewardFunctionModel
+from ..text.generation import as_it_is
 from ..text.stop_tokens import stop_token_ids
 from .best_metric import set_direction
 
@@ -179,6 +181,7 @@ class PPOTrainer(_PPOTrainer):
         if args.stop_token == "eos":
             # TRL leaves the tokenizer's EOS alone. A response may end in the others too; one is enough for TRL's cut.
             self.policy_model.generation_config.eos_token_id = sorted(stop_tokens)
+        self._generate_as_it_is()
         args.check_prompts(self.train_dataset_len)
         unwrapped = self.accelerator.unwrap_model(self.model)
         if self.model is not unwrapped and not hasattr(self.model, "policy"):
@@ -190,6 +193,16 @@ class PPOTrainer(_PPOTrainer):
         self.model_wrapped = self.model  # where callbacks look for what generates
         np.random.seed(self.local_seed % 2**32)  # TRL shuffles mini-batches by numpy, and seeds torch alone
         self.add_callback(_EvaluateAtSteps(self))
+
+    def _generate_as_it_is(self) -> None:
+        policy, generate = self.policy_model, self.policy_model.generate
+
+        @functools.wraps(generate)
+        def plain(*args, **kwargs):
+            with as_it_is(policy):
+                return generate(*args, **kwargs)
+
+        policy.generate = plain
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         # TRL hands the policy to Trainer as if it were DeepSpeed's engine, which transformers 5.23 sees through.

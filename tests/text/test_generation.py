@@ -1,0 +1,135 @@
+"""What a model's generation config adds to sampling, every method leaves out: it samples from the policy as it is."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+
+from tests.conftest import make_model
+from trl_irl import GAILConfig, GAILTrainer
+from trl_irl.evaluation.sampling import sample
+from trl_irl.text.generation import as_it_is
+from trl_irl.trainer.policy_samples import sample_policy
+
+
+# Each changes what is sampled from the tiny model below.
+LEAKS = {
+    "repetition_penalty": 1.8,
+    "no_repeat_ngram_size": 1,
+    "min_p": 0.4,
+    "typical_p": 0.2,
+    "epsilon_cutoff": 0.02,
+    "bad_words_ids": [[i] for i in range(4, 150)],
+    "suppress_tokens": list(range(4, 150)),
+    "min_new_tokens": 12,
+    "sequence_bias": [[[40], 20.0]],
+    "top_k": 1,
+    "temperature": 0.1,
+    "forced_eos_token_id": 1,
+    "num_beams": 6,
+}
+PROMPTS = ["The quick brown", "What is", "One two three one two"]
+
+
+def policy(**leaks):
+    model = make_model("llama").eval()
+    for name, value in leaks.items():
+        setattr(model.generation_config, name, value)
+    return model
+
+
+def evaluated(model, tokenizer, temperature):
+    groups = sample(model, tokenizer, PROMPTS, 12, temperature=temperature, num_samples=4, description="")
+    return [completion.token_ids for group in groups for completion in group]
+
+
+def online(model, tokenizer, temperature):
+    torch.manual_seed(0)
+    ids = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS * 4]
+    samples = sample_policy(model, ids, {tokenizer.eos_token_id}, tokenizer.pad_token_id, 12, temperature or 1.0, 12)
+    return [one.completion for one in samples]
+
+
+@pytest.mark.parametrize("how, temperature", [(evaluated, 0.0), (evaluated, 1.0), (online, 1.0)])
+@pytest.mark.parametrize("leak", LEAKS)
+def test_nothing_leaks(tokenizer, how, temperature, leak):
+    expected = how(policy(), tokenizer, temperature)
+    model = policy(**{leak: LEAKS[leak]})
+    assert how(model, tokenizer, temperature) == expected
+    assert getattr(model.generation_config, leak) == LEAKS[leak]  # and is saved with the model
+
+
+def test_the_leaks_are_real(tokenizer):
+    """Without the guard each of them changes something of what transformers samples."""
+
+    def raw(model, **options):
+        torch.manual_seed(0)
+        ids = torch.tensor([tokenizer("The quick brown")["input_ids"]])
+        return model.generate(ids, max_new_tokens=12, do_sample=True, num_return_sequences=6, **options).tolist()
+
+    plain = raw(policy())
+    for name, value in LEAKS.items():
+        assert raw(policy(**{name: value})) != plain, name
+
+
+def test_what_is_asked_for_holds_and_token_ids_stay():
+    model = policy(eos_token_id=[1, 3], repetition_penalty=1.8)
+    own = model.generation_config
+    with as_it_is(model):
+        assert model.generation_config.eos_token_id == [1, 3] and model.generation_config.pad_token_id == 0
+        assert model.generation_config.repetition_penalty in (None, 1.0)
+        greedy = model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=8, do_sample=False, bad_words_ids=[[9]])
+        assert 9 not in greedy[0].tolist()
+    assert model.generation_config is own
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    with as_it_is(adapted):
+        assert adapted.generation_config.repetition_penalty in (None, 1.0)
+    assert adapted.generation_config.repetition_penalty == 1.8
+    with pytest.raises(KeyError), as_it_is(model):
+        raise KeyError
+    assert model.generation_config is own
+
+
+def test_gail_samples_as_it_is(tokenizer, tmp_path):
+    rows = Dataset.from_list([{"prompt": prompt, "completion": " fox"} for prompt in (*PROMPTS, "It is")])
+    seen = []
+    for leaks in ({}, {name: LEAKS[name] for name in ("repetition_penalty", "min_p", "bad_words_ids", "typical_p")}):
+        model = policy(do_sample=True, **leaks)
+        model.save_pretrained(tmp_path / "start")
+        tokenizer.save_pretrained(tmp_path / "start")
+        keys = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 8, "max_steps": 1}
+        keys |= {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "logging_steps": 1}
+        told = []
+
+        def watched(completion_ids, told=told, **kwargs):
+            told.extend(completion_ids)
+            return [0.0] * len(completion_ids)
+
+        trainer = GAILTrainer(
+            str(tmp_path / "start"),
+            GAILConfig(str(tmp_path / "run"), **keys),
+            train_dataset=rows,
+            processing_class=copy.deepcopy(tokenizer),
+            reward_funcs=watched,
+        )
+        trainer.train()
+        seen.append(told)
+    assert len(seen[0]) == 4 and seen[0] == seen[1]
+
+
+def test_ppo_samples_as_it_is():
+    ppo = pytest.importorskip("trl_irl.trainer.ppo")
+    if not hasattr(ppo, "PPOTrainer"):
+        pytest.skip("PPOTrainer is not in this TRL")
+    ids = torch.tensor([[5, 6, 7]])
+    generated = []
+    for leaks in ({}, {"repetition_penalty": 1.8, "no_repeat_ngram_size": 1, "min_p": 0.4}):
+        model = policy(**leaks)
+        if leaks:
+            ppo.PPOTrainer._generate_as_it_is(SimpleNamespace(policy_model=model))
+        torch.manual_seed(0)
+        generated.append(model.generate(ids, max_new_tokens=12, do_sample=True, top_k=0).tolist())
+    assert generated[0] == generated[1]
