@@ -3,11 +3,13 @@
 import json
 
 import pytest
+import torch
 from datasets import load_dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
 from tests.commands.test_irl import run as run_module
+from tests.conftest import make_model
 from trl_irl.commands import reward_data
 from trl_irl.tasks.arithmetic import make_arithmetic
 from trl_irl.tasks.final_answer import is_correct
@@ -48,11 +50,53 @@ def test_references_against_slips(run, tmp_path, capsys, model_folder):
     assert trainer.state.global_step == 2
 
 
-def test_samples_of_a_model(run, tmp_path, model_folder, capsys):
+@pytest.fixture(scope="module")
+def ending_model(tokenizer, tmp_path_factory):
+    """A model that says EOS with probability 0.15, whatever came before, and else any token."""
+    folder = tmp_path_factory.mktemp("ending")
+    model = make_model("llama")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "layers" in name and parameter.dim() > 1:
+                parameter.mul_(0.01)
+        model.model.embed_tokens.weight[:, 0] = 10.0
+        model.model.norm.weight.zero_()
+        model.model.norm.weight[0] = 1.0
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[tokenizer.eos_token_id, 0] = 1.0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_samples_that_were_cut_make_no_pairs(run, tmp_path, ending_model, tokenizer, capsys, monkeypatch):
+    """`trl reward` would teach that they ended there. Those that ended are pairs; the others are counted."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "One", "completion": " x"}) + "\n")
+    sampled = []
+    sample = reward_data.LoadedModel.sample
+
+    def watched(self, *args, **kwargs):
+        sampled.extend(sample(self, *args, **kwargs))
+        return sampled
+
+    monkeypatch.setattr(reward_data.LoadedModel, "sample", watched)
+    words = ["--task", "tests.commands.test_reward_data:words_of", "--dataset_name", str(tmp_path / "rows.jsonl")]
+    words += ["--model", str(ending_model), "--max_new_tokens", "6", "--num_samples", "40", "--pairs_per_prompt", "20"]
+    assert run(*words) == 0
+    (group,) = sampled
+    ended = {completion.text for completion in group if completion.ended}
+    cut = [completion for completion in group if not completion.ended]
+    assert 5 < len(cut) < 35
+    pairs = load_dataset(str(tmp_path / "pairs"), split="train")
+    assert {text for pair in pairs for text in (pair["chosen"], pair["rejected"])} <= ended
+    assert f"{len(cut)} of 40 samples were cut at `max_new_tokens: 6`" in capsys.readouterr().out
+
+
+def test_samples_of_a_model(run, tmp_path, ending_model, capsys):
     rows = [{"prompt": text, "completion": " x"} for text in ("One", "The quick brown fox", "What is the sky?")]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["--task", "tests.commands.test_reward_data:words_of", "--dataset_name", str(tmp_path / "rows.jsonl")]
-    words += ["--model", str(model_folder), "--max_new_tokens", "12", "--pairs_per_prompt", "2"]
+    words += ["--model", str(ending_model), "--max_new_tokens", "60", "--pairs_per_prompt", "2"]
     assert run(*words) == 0
     pairs = load_dataset(str(tmp_path / "pairs"), split="train")
     assert f"train: {len(pairs)} pairs of" in capsys.readouterr().out and len(pairs) > 1

@@ -2,17 +2,21 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from tests.conftest import make_model, make_tokenizer
 from tests.distributed.launchers import QUIET
-from trl_irl import GAILConfig, GAILTrainer, PreferenceReward, SoftQReward
+from trl_irl import GAILConfig, GAILTrainer, IRLConfig, IRLTrainer, PreferenceReward, SoftQReward
 from trl_irl.commands.loaded_models import LoadedModel
 from trl_irl.rewards.discriminator import Discriminator
 from trl_irl.rewards.loading import load_classifier, load_language_model
 from trl_irl.rewards.preference_reward import load_scorer
+
+
+ROWS = Dataset.from_list([{"prompt": "One", "completion": " two"}] * 8)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,8 @@ READERS = {
     "score": SoftQReward,
     "evaluate": lambda path: LoadedModel(path).transformers(),
     "log_ratio": lambda path: SoftQReward(make_model("llama"), make_tokenizer(), "log_ratio", path),
-    "gail": lambda path: GAILTrainer(path, GAILConfig("unused", **QUIET)),
+    "gail": lambda path: GAILTrainer(path, GAILConfig("unused", **QUIET), train_dataset=ROWS),
+    "irl": lambda path: IRLTrainer(path, IRLConfig("unused", **QUIET), train_dataset=ROWS),
 }
 
 
@@ -62,7 +67,7 @@ def test_a_reward_model_is_no_language_model(name, reader, folders):
         READERS[reader](str(folders / name))
 
 
-@pytest.mark.parametrize("reader", ["score", "evaluate", "log_ratio"])
+@pytest.mark.parametrize("reader", READERS)
 def test_weights_that_are_not_there(reader, folders):
     with pytest.raises(ValueError, match="has no weights for model.layers.1.mlp.up_proj.weight: they would be random"):
         READERS[reader](str(folders / "plain-cut"))

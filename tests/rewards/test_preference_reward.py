@@ -144,3 +144,26 @@ def test_ids_as_sampled_are_read_at_their_end(trained):
 def test_no_reward_model(model_folder):
     with pytest.raises(ValueError, match="num_labels = 2, and a reward is one number"):
         PreferenceReward(str(model_folder))
+
+
+@pytest.mark.parametrize("rows", [TEXT, CHAT], ids=["text", "messages"])
+def test_a_completion_that_was_cut_is_read_where_it_was_cut(rows, trained):
+    """Against the model itself on the written text without what ends a turn."""
+    folder, _ = trained(rows)
+    reward, tokenizer = PreferenceReward(folder, dtype="float32"), make_tokenizer()
+    prompts, completions = [row["prompt"] for row in rows], [row["chosen"] for row in rows]
+    ended = [i % 2 == 0 for i in range(len(rows))]
+    found, finished = reward(prompts, completions, ended=ended), reward(prompts, completions)
+    for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        if ended[i]:
+            assert found[i] == pytest.approx(finished[i], abs=1e-5)
+            continue
+        if rows is TEXT:
+            ids = tokenizer(prompt + completion)["input_ids"]
+        else:
+            head = f"<|im_start|>user\n{prompt[0]['content']}<|im_end|>\n<|im_start|>assistant\n"
+            ids = tokenizer(head + completion[0]["content"])["input_ids"]
+        with torch.no_grad():
+            expected = reward.model(input_ids=torch.tensor([ids])).logits[0, 0].item()
+        assert found[i] == pytest.approx(expected, abs=1e-5)
+        assert abs(found[i] - finished[i]) > 1e-4

@@ -121,9 +121,7 @@ def test_gail_samples_as_it_is(tokenizer, tmp_path):
 
 
 def test_ppo_samples_as_it_is():
-    ppo = pytest.importorskip("trl_irl.trainer.ppo")
-    if not hasattr(ppo, "PPOTrainer"):
-        pytest.skip("PPOTrainer is not in this TRL")
+    ppo = pytest.importorskip("trl_irl.trainer.ppo", reason="TRL without PPO", exc_type=ImportError)
     ids = torch.tensor([[5, 6, 7]])
     generated = []
     for leaks in ({}, {"repetition_penalty": 1.8, "no_repeat_ngram_size": 1, "min_p": 0.4}):

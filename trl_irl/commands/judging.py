@@ -62,8 +62,9 @@ class ReferenceJudge:
         """
         Args:
             groups (`Sequence[Sequence[dict]]`):
-                For each row its completions: dicts of [`~evaluation.sampling.Completion`]'s attributes. The text is
-                judged, in the judge's own tokens: its tokenizer may be another.
+                For each row its completions: dicts of [`~evaluation.sampling.Completion`]'s attributes. One that was
+                cut is judged without the EOS that it never had. What is read is the text, in the judge's own tokens,
+                unless its tokenizer is the policy's.
 
         Returns:
             `dict[str, Statistic]`: `reward` and `win_rate`, over prompts.
@@ -71,7 +72,10 @@ class ReferenceJudge:
         from ..evaluation.statistics import mean_of
 
         prompts = [prompt for prompt, group in zip(self.prompts, groups, strict=True) for _ in group]
-        given = iter(self.reward(prompts, [completion["text"] for group in groups for completion in group]))
+        texts, ids, ended = (
+            [completion[key] for group in groups for completion in group] for key in ("text", "token_ids", "ended")
+        )
+        given = iter(self.reward(prompts, texts, ids, ended))
         rewards, wins = [], []
         for group, of_reference in zip(groups, self.of_references, strict=True):
             values = [next(given) for _ in group]

@@ -12,6 +12,7 @@ trl reward --config recipes/gsm8k/reward.yaml --dataset_name data/gsm8k_pairs
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .loaded_models import LoadedModel
 from .task_arguments import TaskArguments, completion_score, default_metrics
 
 
@@ -73,7 +74,12 @@ def pairs_of(arguments: RewardDataArguments, rows: list[dict], model, score) -> 
     if model is None:
         return reference_pairs(rows, arguments.pairs_per_prompt, arguments.seed)
     options = {name: getattr(arguments, name) for name in ("temperature", "num_samples", "max_new_tokens", "seed")}
-    groups = model.sample([row["prompt"] for row in rows], "Sampling", **options)
+    sampled = model.sample([row["prompt"] for row in rows], "Sampling", **options)
+    # `trl reward` writes an EOS behind every text: one that was cut would be learnt as one that ended there.
+    groups = [[completion for completion in group if completion.ended] for group in sampled]
+    total, cut = sum(map(len, sampled)), sum(map(len, sampled)) - sum(map(len, groups))
+    if cut:
+        print(f"{cut} of {total} samples were cut at `max_new_tokens: {arguments.max_new_tokens}` and are left out.")
     texts = [[completion.text for completion in group] for group in groups]
     scorer = Scorer(score)
     scored = [[scorer.scores_of(text, row) for text in group] for group, row in zip(texts, rows, strict=True)]
@@ -87,7 +93,6 @@ def main(arguments: RewardDataArguments) -> None:
 
     from ..tasks.files import check_local_model, check_writable
     from ..tasks.task import as_prompt_completion, load_task
-    from .loaded_models import LoadedModel
     from .prepare import save
 
     model = None
@@ -105,8 +110,8 @@ def main(arguments: RewardDataArguments) -> None:
             found[name] = Dataset.from_list(pairs)
     if "train" not in found:
         raise ValueError(
-            "Not one pair: no prompt of the train split has completions of different scores. Raise `num_samples` or "
-            "`temperature`, or take a model that is right sometimes."
+            "Not one pair: no prompt of the train split has finished completions of different scores. Raise "
+            "`max_new_tokens`, `num_samples` or `temperature`, or take a model that is right sometimes."
         )
     save(found, Path(arguments.output_dir))
     print(f"Pairs: {arguments.output_dir}")

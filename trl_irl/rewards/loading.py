@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.integrations import deepspeed
+
+
+_HEADS = ("score", "classifier")  # of sequence classification
 
 
 @contextmanager
@@ -50,15 +55,16 @@ def load_language_model(path: str, key: str = "model", **options) -> PreTrainedM
     check_language_model(path, key)
     model, info = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, use_safetensors=True, **options)
     # Where embeddings and head are tied, a reward model lacks nothing; its own head is left over.
-    if any(name.split(".")[0] in ("score", "classifier") for name in info["unexpected_keys"]):
+    if any(name.split(".")[0] in _HEADS for name in info["unexpected_keys"]):
         raise ValueError(_reward_model_error(path, key))
     _check_whole(info["missing_keys"], path, key)
     return model
 
 
-def check_language_model(path: str, key: str) -> None:
+def check_language_model(path: str, key: str, **options) -> None:
     """
-    Before anything is loaded: is it no reward model, by what was saved with its weights?
+    Before anything is loaded: is it no reward model, by what was saved with its weights? `options` are of
+    `AutoConfig.from_pretrained`, such as `trust_remote_code`.
 
     Raises:
         `ValueError`
@@ -66,10 +72,47 @@ def check_language_model(path: str, key: str) -> None:
     if is_adapter(path):
         is_reward_model = PeftConfig.from_pretrained(path).task_type == "SEQ_CLS"
     else:
-        names = AutoConfig.from_pretrained(path).architectures or []
+        names = AutoConfig.from_pretrained(path, **options).architectures or []
         is_reward_model = any(name.endswith("ForSequenceClassification") for name in names)
     if is_reward_model:
         raise ValueError(_reward_model_error(path, key))
+
+
+class _LoadReports(logging.Handler):
+    """Raises where transformers only reports that it has drawn weights, since they are not in the file."""
+
+    def __init__(self, path: str, key: str):
+        super().__init__()
+        self.path, self.key = path, key
+
+    def emit(self, record: logging.LogRecord) -> None:
+        report = re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage())
+        if f"LOAD REPORT from: {self.path}" not in report:
+            return
+        found = re.findall(r"^(\S+)\s*\|\s*(MISSING|UNEXPECTED)\b", report, re.MULTILINE)
+        if any(what == "UNEXPECTED" and name.split(".")[0] in _HEADS for name, what in found):
+            raise ValueError(_reward_model_error(self.path, self.key))
+        _check_whole([name for name, what in found if what == "MISSING"], self.path, self.key)
+
+
+@contextmanager
+def whole_language_model(path: str | PreTrainedModel, key: str = "model") -> Iterator[None]:
+    """
+    Around what loads a language model by name on the way, such as a trainer's `__init__`: a reward model, or one
+    without some of its weights, is an error, as in [`load_language_model`]. A model that is loaded already passes.
+
+    Raises:
+        `ValueError`
+    """
+    if not isinstance(path, str):
+        yield
+        return
+    logger, handler = logging.getLogger("transformers.modeling_utils"), _LoadReports(path, key)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def load_classifier(path: str, key: str = "model", new_head: bool = False, **options) -> PreTrainedModel:

@@ -112,6 +112,7 @@ class PreferenceReward:
         prompts: Sequence[str | list[dict]],
         completions: Sequence[str | list[dict]],
         completion_ids: Sequence[Sequence[int]] | None = None,
+        ended: Sequence[bool] | None = None,
         **kwargs,
     ) -> list[float]:
         """
@@ -126,6 +127,9 @@ class PreferenceReward:
                 After text prompts: the completions as sampled. Those without an EOS token at their end were cut, and
                 are judged so; without ids all are taken as finished. Ids of another tokenizer than this model's are
                 left aside, with a warning, and the text is judged.
+            ended (`Sequence[bool]`, *optional*):
+                Where the text is judged: which completions ended by themselves. The others were cut, and nothing is
+                written behind them.
         """
         is_text = all(isinstance(prompt, str) for prompt in prompts)
         if completion_ids is not None and is_text and self._are_own(completions, completion_ids):
@@ -135,7 +139,8 @@ class PreferenceReward:
             {"prompt": prompt, "completion": checked(completion, "completion", f"Row {i}")}
             for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
         ]
-        return self.of_ids([whole_ids(self.tokenizer, row) for row in rows])
+        ended = [True] * len(rows) if ended is None else ended
+        return self.of_ids([whole_ids(self.tokenizer, row, end) for row, end in zip(rows, ended, strict=True)])
 
     def _are_own(self, completions: Sequence[str], completion_ids: Sequence[Sequence[int]]) -> bool:
         """Whether ids are of this model's tokenizer; if once they are not, they are never taken again."""
@@ -147,8 +152,8 @@ class PreferenceReward:
                 warnings.warn(
                     f"The policy's tokens are not the reward model's: ids that the policy reads as "
                     f"{differing[0][:60]!r} are {differing[1][:60]!r} here. Completions are judged as text instead, "
-                    "and all as finished: which of them were cut cannot be seen. A reward model with the policy's "
-                    "tokenizer tells them apart.",
+                    "and in training all as finished: which of them were cut cannot be seen. A reward model with the "
+                    "policy's tokenizer tells them apart.",
                     stacklevel=3,
                 )
         return self._ids_are_own

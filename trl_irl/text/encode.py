@@ -100,16 +100,24 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Mapping, **template_kwar
     return Encoded(asked, _alone(tokenizer, text), not isinstance(prompt, str))
 
 
-def whole_ids(tokenizer: PreTrainedTokenizerBase, row: Mapping) -> list[int]:
+def whole_ids(tokenizer: PreTrainedTokenizerBase, row: Mapping, ended: bool = True) -> list[int]:
     """
     Token ids of a row as RewardTrainer makes them: written and encoded as one, wherever the prompt ends. `prompt` may
-    be left out, where the completion has it in itself.
+    be left out, where the completion has it in itself. With `ended=False` the completion was cut: nothing follows its
+    text, neither EOS nor what the chat template ends a turn with.
     """
     prompt, completion = row.get("prompt"), row["completion"]
     if isinstance(prompt, str) or (prompt is None and isinstance(completion, str)):
         text = (prompt or "") + completion_text(completion)
+        if not ended:
+            return _text_ids(tokenizer, text)
         return list(tokenizer(text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token)["input_ids"])
     messages = [*as_messages(prompt or []), *_turns(completion)]
+    if not ended:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, **template_arguments(row))
+        said = messages[-1].get("content") or ""
+        end = text.rfind(said) + len(said)
+        return list(tokenizer(text[:end], add_special_tokens=False)["input_ids"])
     return _written(tokenizer, messages, **template_arguments(row))
 
 

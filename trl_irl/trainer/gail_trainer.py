@@ -17,7 +17,7 @@ from trl import RLOOTrainer
 from trl.trainer.utils import get_config_model_id
 
 from ..rewards.discriminator import Discriminator
-from ..rewards.loading import check_language_model, check_same_tokens
+from ..rewards.loading import check_language_model, check_same_tokens, whole_language_model
 from ..rewards.shared_discriminator import SharedDiscriminator
 from ..text.generation import as_it_is
 from ..text.stop_tokens import cut_at_stop, end_turns_as_the_template_does, stop_token_ids
@@ -27,7 +27,7 @@ from .checks import sharding_of
 from .expert_rows import COMPLETION, PROMPT, check_completions, with_expert_ids
 from .faults import Interruptible
 from .gail_config import GAILConfig
-from .irl_trainer import keep_4bit_weights_trainable
+from .models import keep_4bit_weights_trainable
 from .policy_samples import GenerationWatch, check_room
 from .step_clock import StepClock
 from .vllm_arguments import check_vllm
@@ -119,9 +119,9 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         if not isinstance(args, GAILConfig):
             raise TypeError(f"`args` is a `{type(args).__name__}`. Build a `GAILConfig`.")
         check_vllm(args)
-        name = model if isinstance(model, str) else get_config_model_id(model.config)
         if isinstance(model, str):
-            check_language_model(model, "model")
+            check_language_model(model, "model", trust_remote_code=args.trust_remote_code)
+        name = model if isinstance(model, str) else get_config_model_id(model.config)
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(
                 name, padding_side="left", truncation_side="left", trust_remote_code=args.trust_remote_code
@@ -140,15 +140,16 @@ class GAILTrainer(Interruptible, RLOOTrainer):
             set_seed(args.seed)  # its head starts from random weights
             discriminator = discriminator or _load_discriminator(args, name, processing_class)
         more = [] if reward_funcs is None else reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-        super().__init__(
-            model=model,
-            reward_funcs=[self._reward_function(), *more],
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            **kwargs,
-        )
+        with whole_language_model(model):
+            super().__init__(
+                model=model,
+                reward_funcs=[self._reward_function(), *more],
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                **kwargs,
+            )
         keep_4bit_weights_trainable(self.model)
         if args.discriminator_shares_base:
             discriminator = SharedDiscriminator(self.model, args.discriminator_level, args.discriminator_lora_r)

@@ -21,6 +21,7 @@ from transformers.trainer_utils import EvalPrediction, PredictionOutput
 from trl import SFTTrainer
 from trl.trainer.utils import get_config_model_id
 
+from ..rewards.loading import check_language_model, whole_language_model
 from ..rewards.settings import save_settings, saved_settings
 from ..rewards.token_values import stop_token_ids
 from ..soft_q import SoftQOutput, SoftQTerms, attach_soft_q_head, soft_q_terms
@@ -138,28 +139,31 @@ class IRLTrainer(Interruptible, SFTTrainer):
             args = IRLConfig(f"{name.split('/')[-1]}-IRL")
         check_arguments(args, model, compute_loss_func, peft_config, ref_model)
         check_quantization(args, model, quantization_config, peft_config)
+        if isinstance(model, str):
+            check_language_model(model, "model", trust_remote_code=args.trust_remote_code)
         for name, dataset in named({"train": train_dataset}, eval_dataset).items():
             check_not_empty(dataset, name)
         check_best_metric(args, eval_dataset)
         # Adapters start from random weights. TRL 1.16 sets the seed before it makes them; this can go with TRL 1.12.
         set_seed(args.seed)
 
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            compute_metrics=compute_metrics,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-            quantization_config=quantization_config,
-            peft_config=peft_config,
-            formatting_func=formatting_func,
-        )
+        with whole_language_model(model):
+            super().__init__(
+                model=model,
+                args=args,
+                data_collator=data_collator,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                compute_metrics=compute_metrics,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+                preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+                quantization_config=quantization_config,
+                peft_config=peft_config,
+                formatting_func=formatting_func,
+            )
         self._check_parallelism()
 
         # The loss below is normalised by the token count of the whole accumulated batch, whatever the architecture's
