@@ -106,6 +106,21 @@ def make_model(architecture: str = "qwen2", vocab_size: int = 300, dtype=torch.f
     return model
 
 
+def make_model_that_says(token: int, weight: float):
+    """A model that says a token with a probability of its own, whatever came before: logit 4 * weight, others 0."""
+    model = make_model("llama")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "layers" in name and parameter.dim() > 1:
+                parameter.mul_(0.01)
+        model.model.embed_tokens.weight[:, 0] = 10.0
+        model.model.norm.weight.zero_()
+        model.model.norm.weight[0] = 1.0
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[token, 0] = weight
+    return model
+
+
 @pytest.fixture(scope="session")
 def model_folder(tokenizer, tmp_path_factory):
     """A tiny model and its tokenizer, saved: what a command takes as `model_name_or_path`."""

@@ -3,13 +3,12 @@
 import json
 
 import pytest
-import torch
 from datasets import load_dataset
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
 from tests.commands.test_irl import run as run_module
-from tests.conftest import make_model
+from tests.conftest import make_model_that_says
 from trl_irl.commands import reward_data
 from trl_irl.tasks.arithmetic import make_arithmetic
 from trl_irl.tasks.final_answer import is_correct
@@ -54,16 +53,7 @@ def test_references_against_slips(run, tmp_path, capsys, model_folder):
 def ending_model(tokenizer, tmp_path_factory):
     """A model that says EOS with probability 0.15, whatever came before, and else any token."""
     folder = tmp_path_factory.mktemp("ending")
-    model = make_model("llama")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "layers" in name and parameter.dim() > 1:
-                parameter.mul_(0.01)
-        model.model.embed_tokens.weight[:, 0] = 10.0
-        model.model.norm.weight.zero_()
-        model.model.norm.weight[0] = 1.0
-        model.lm_head.weight.zero_()
-        model.lm_head.weight[tokenizer.eos_token_id, 0] = 1.0
+    model = make_model_that_says(tokenizer.eos_token_id, 1.0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

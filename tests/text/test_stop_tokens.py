@@ -11,7 +11,7 @@ from peft import LoraConfig
 from transformers import GenerationConfig
 from trl import RewardConfig, RewardTrainer
 
-from tests.conftest import make_model, make_tokenizer
+from tests.conftest import make_model, make_model_that_says, make_tokenizer
 from tests.distributed.launchers import QUIET
 from trl_irl import GAILConfig, GAILTrainer, PreferenceReward
 from trl_irl.rewards.reward_model import read_as_trained
@@ -63,16 +63,7 @@ def test_the_templates_end_of_turn(prompt, stop_tokens, eos):
 def says_im_end(tmp_path_factory):
     """A chat model that says <|im_end|> with probability 1/2 and more, whatever came before; its EOS is another."""
     folder = tmp_path_factory.mktemp("policy")
-    model = make_model("llama")
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "layers" in name and weight.dim() > 1:
-                weight.mul_(0.01)
-        model.model.embed_tokens.weight[:, 0] = 10.0
-        model.model.norm.weight.zero_()
-        model.model.norm.weight[0] = 1.0
-        model.lm_head.weight.zero_()
-        model.lm_head.weight[END, 0] = 1.6
+    model = make_model_that_says(END, 1.6)
     model.generation_config.eos_token_id = [1, END]
     model.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
