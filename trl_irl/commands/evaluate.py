@@ -115,8 +115,9 @@ def sample_cells(
 ) -> Iterator[tuple[float, list[dict]]]:
     """The temperature and samples of each temperature and seed, from disk where they were drawn before."""
     from ..evaluation.cells import CellKey, load_or_sample
+    from ..text.encode import asked
 
-    prompts, weights = [row["prompt"] for row in rows], weights_of(model.path)
+    prompts, weights = [asked(row) for row in rows], weights_of(model.path)
     for temperature in arguments.temperatures:
         # Greedy decoding has one completion a prompt, whatever the seed.
         seeds, count = (arguments.seeds[:1], 1) if temperature == 0 else (arguments.seeds, arguments.num_samples)

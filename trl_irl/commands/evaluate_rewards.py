@@ -146,8 +146,10 @@ def add_rewards(sampled: dict[tuple[str, float], Sampled], rows: Sequence[dict],
     """Every completion's returns by one model, under `name kind aggregate`."""
     import numpy as np
 
+    from ..text.encode import asked
+
     for one in sampled.values():
-        flat = [(row["prompt"], c) for row, group in zip(rows, one.groups, strict=True) for c in group]
+        flat = [(asked(row), c) for row, group in zip(rows, one.groups, strict=True) for c in group]
         returns = judge.returns(
             [prompt for prompt, _ in flat],
             [completion["text"] for _, completion in flat],
@@ -160,8 +162,9 @@ def add_rewards(sampled: dict[tuple[str, float], Sampled], rows: Sequence[dict],
 def corruption_of_references(judge: Judge, rows: Sequence[dict]) -> dict[str, dict]:
     """By kind, what replacing one token of each reference does: see [`~rewards.corruption.sensitivity`]."""
     from ..rewards.corruption import corrupt, sensitivity
+    from ..text.encode import asked
 
-    prompts = [row["prompt"] for row in rows]
+    prompts = [asked(row) for row in rows]
     before = judge.score(prompts, [row["completion"] for row in rows])
     corrupted = corrupt([one.token_ids.tolist() for one in before["soft_q"]], judge.soft_q.stop_tokens)
     after = judge.score([prompts[i] for i in corrupted.rows], completion_ids=corrupted.token_ids)

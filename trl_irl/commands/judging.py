@@ -53,9 +53,10 @@ class ReferenceJudge:
 
     def __init__(self, path: str, rows: Sequence[dict], batch_size: int, dtype: str):
         from ..rewards import PreferenceReward
+        from ..text.encode import asked
 
         self.reward = PreferenceReward(path, batch_size, dtype)
-        self.prompts = [row["prompt"] for row in rows]
+        self.prompts = [asked(row) for row in rows]
         self.of_references = self.reward(self.prompts, [row["completion"] for row in rows])
 
     def statistics(self, groups: Sequence[Sequence[dict]]) -> dict[str, Statistic]:

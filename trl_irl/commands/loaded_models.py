@@ -111,13 +111,14 @@ def check_lengths(name: str, path: str, rows: list[dict], max_new_tokens: int, r
 
     from ..evaluation.sampling import check_context, encode_prompts
     from ..rewards.held_out import encode
+    from ..text.encode import asked
 
     tokenizer = AutoTokenizer.from_pretrained(path)
     config = AutoConfig.from_pretrained(base_and_adapter(path)[0])
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context is None:
         return
-    prompts = encode_prompts(tokenizer, [row["prompt"] for row in rows])
+    prompts = encode_prompts(tokenizer, [asked(row) for row in rows])
     check_context(SimpleNamespace(config=config), prompts, max_new_tokens)
     lengths = [len(encode(tokenizer, row)[0]) for row in rows] if references else []
     too_long = [i for i, length in enumerate(lengths) if length > context]

@@ -19,7 +19,7 @@ def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]
         `ValueError`: a split is missing, has no prompts, or none that is short enough.
     """
     from ..tasks.task import as_prompt_completion, load_task
-    from ..text.encode import prompt_ids
+    from ..text.encode import asked, prompt_ids
     from ..text.messages import checked
 
     splits = load_task(script_args.task_data(), script_args.dataset_train_split)
@@ -46,7 +46,7 @@ def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]
                 )
             if "input_ids" not in row and not isinstance(row["prompt"], str):
                 row = {**row, "prompt": checked(row["prompt"], "prompt", where)}
-            ids = row["input_ids"] if "input_ids" in row else prompt_ids(tokenizer, row["prompt"])
+            ids = row["input_ids"] if "input_ids" in row else prompt_ids(tokenizer, asked(row))
             if 0 < len(ids) <= training_args.max_prompt_length:
                 rows.append({**row, "input_ids": list(ids)})
             else:
@@ -167,7 +167,7 @@ def after_eos(tokenizer, row: dict) -> list[int]:
     prompt = row.get("prompt")
     if not prompt or isinstance(prompt, str) or isinstance(prompt[0], int):
         return []
-    ids, _ = encode(tokenizer, {"prompt": prompt, "completion": "x"})
+    ids, _ = encode(tokenizer, {**row, "completion": "x"})
     return ids[::-1][: ids[::-1].index(tokenizer.eos_token_id)][::-1] if tokenizer.eos_token_id in ids else []
 
 

@@ -70,11 +70,12 @@ def pairs_of(arguments: RewardDataArguments, rows: list[dict], model, score) -> 
     """The pairs of one split; `model` is [`~commands.loaded_models.LoadedModel`] or `None`."""
     from ..evaluation.scoring import Scorer
     from ..tasks.preferences import reference_pairs, sampled_pairs
+    from ..text.encode import asked
 
     if model is None:
         return reference_pairs(rows, arguments.pairs_per_prompt, arguments.seed)
     options = {name: getattr(arguments, name) for name in ("temperature", "num_samples", "max_new_tokens", "seed")}
-    sampled = model.sample([row["prompt"] for row in rows], "Sampling", **options)
+    sampled = model.sample([asked(row) for row in rows], "Sampling", **options)
     # `trl reward` writes an EOS behind every text: one that was cut would be learnt as one that ended there.
     groups = [[completion for completion in group if completion.ended] for group in sampled]
     total, cut = sum(map(len, sampled)), sum(map(len, sampled)) - sum(map(len, groups))

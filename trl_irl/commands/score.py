@@ -84,6 +84,7 @@ def score_rows(arguments: ScoreArguments, rows: list[dict], parts: Path) -> list
 
     from ..rewards import SoftQReward
     from ..rewards.token_pieces import token_pieces
+    from ..text.encode import asked
 
     @cache
     def reward():
@@ -109,7 +110,7 @@ def score_rows(arguments: ScoreArguments, rows: list[dict], parts: Path) -> list
                     **{name: getattr(one, name).tolist() for name in ("token_ids", "rewards", "has_reward", "q", "v")},
                 }
                 for prompt, completion, one in zip(
-                    prompts, completions, reward().score(prompts, completions), strict=True
+                    prompts, completions, reward().score([asked(row) for row in chunk], completions), strict=True
                 )
             ]
             unfinished = part.with_suffix(".part")
@@ -120,12 +121,14 @@ def score_rows(arguments: ScoreArguments, rows: list[dict], parts: Path) -> list
 
 
 def _digest(arguments: ScoreArguments, chunk: list[dict]) -> str:
+    from ..text.encode import asked
     from .loaded_models import weights_of
 
     keys = ("model", "kind", "ref_model", "gamma", "terminal_value", "dtype")
     told = {key: getattr(arguments, key) for key in keys}
-    told |= {"format": 2, "weights": [weights_of(arguments.model), weights_of(arguments.ref_model or "")]}
-    told["rows"] = [[row["prompt"], row["completion"]] for row in chunk]
+    told |= {"format": 3, "weights": [weights_of(arguments.model), weights_of(arguments.ref_model or "")]}
+    # Of several messages, the text is not all.
+    told["rows"] = [[asked(row), getattr(row["completion"], "messages", row["completion"])] for row in chunk]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from trl.models.utils import unwrap_model_for_generation
 
+from ..text.encode import asked
 from .metrics import check_installed
 from .sampling import check_context, encode_prompts, sample
 from .scoring import Scorer
@@ -90,8 +91,8 @@ class GenerationCallback(TrainerCallback):
         trainer ([`~transformers.Trainer`]):
             The trainer it is added to: [`~trl.SFTTrainer`], [`IRLTrainer`], or this package's PPOTrainer.
         rows (`Sequence[dict]`):
-            With `prompt`, as text or messages, and `completion`, the reference's text. The first `eval_generations`
-            are used, or all if that is 0.
+            With `prompt`, as text or messages (and `tools`, `chat_template_kwargs`), and `completion`, the reference's
+            text. The first `eval_generations` are used, or all if that is 0.
         score (`Callable[[str, dict], dict[str, float]]`):
             From a completion's text and its row to named numbers; see [`~evaluation.scoring.Scorer`].
         arguments ([`GenerationArguments`], *optional*)
@@ -120,9 +121,20 @@ class GenerationCallback(TrainerCallback):
             raise ValueError("`eval_generations` has no prompt: the evaluation data has no rows.")
         self.tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
         Scorer(score, corpus).check(self.rows)
-        prompts = encode_prompts(self.tokenizer, [row["prompt"] for row in self.rows])
-        check_context(trainer.model, prompts, self.arguments.eval_max_new_tokens, "eval_max_new_tokens")
+        self._prompts = [self._asked(row) for row in self.rows]
+        check_context(
+            trainer.model,
+            encode_prompts(self.tokenizer, self._prompts),
+            self.arguments.eval_max_new_tokens,
+            "eval_max_new_tokens",
+        )
         self._last: tuple[tuple[int, int], dict[str, float]] | None = None  # of which weights, and what was found
+
+    def _asked(self, row: dict):
+        if not hasattr(self.trainer.args, "chat_template_kwargs"):
+            return asked(row)
+        # RLOO's, and so GAIL's: there the run says what the chat template gets, and rows do not.
+        return {"prompt": row["prompt"], "chat_template_kwargs": self.trainer.args.chat_template_kwargs}
 
     def on_evaluate(self, args, state, control, metrics: dict[str, float] | None = None, **kwargs):
         # Asked again about the same weights: another of several evaluation datasets, or the evaluation at the end.
@@ -158,7 +170,7 @@ class GenerationCallback(TrainerCallback):
             groups = sample(
                 model,
                 self.tokenizer,
-                [self.rows[i]["prompt"] for i in chosen],
+                [self._prompts[i] for i in chosen],
                 max_new_tokens=options.eval_max_new_tokens,
                 temperature=options.eval_temperature,
                 num_samples=options.eval_num_samples if options.eval_temperature > 0 else 1,

@@ -1,17 +1,19 @@
 """Completions of prompts, in batches, with transformers' generation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from ..text.encode import prompt_ids
+from ..text.encode import as_row, prompt_ids
 from ..text.generation import as_it_is
+from ..text.messages import is_messages
 from ..text.stop_tokens import cut_at_stop, stop_token_ids
 
 
-Prompt = str | list[dict]  # text, or messages
+Prompt = str | list[dict] | Mapping  # text, messages, or either with `tools` and `chat_template_kwargs`
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,9 @@ def sample(
         model ([`~transformers.PreTrainedModel`])
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             With a padding token; prompts are padded on the left, whatever its `padding_side`.
-        prompts (`list[str]` or `list[list[dict]]`):
-            Text, or messages, which the tokenizer's chat template writes out.
+        prompts (`list[str]`, `list[list[dict]]` or `list[dict]`):
+            Text, or messages, which the tokenizer's chat template writes out, or a row's prompt with its `tools` and
+            `chat_template_kwargs`: see [`~text.encode.asked`].
         max_new_tokens (`int`):
             Longest completion, in tokens.
         temperature (`float`, *optional*, defaults to `0.0`):
@@ -119,9 +122,7 @@ def sample(
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) -> list[list[int]]:
     """Token ids of prompts, as training has them: text as it is, messages by the chat template."""
-    if all(isinstance(prompt, str) for prompt in prompts):
-        return [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    if tokenizer.chat_template is None:
+    if tokenizer.chat_template is None and any(is_messages(as_row(prompt)["prompt"]) for prompt in prompts):
         raise ValueError(
             "The prompts are messages, and the tokenizer has no chat template to write them out with. Sample from a "
             "chat model, or give prompts as text."

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from peft import AutoPeftModelForSequenceClassification, PeftConfig
 from peft.utils import load_peft_weights
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..text.encode import prompt_ids, whole_ids
+from ..text.encode import as_row, prompt_ids, whole_ids
 from ..text.messages import checked
 from .loading import is_adapter, load_classifier, whole_weights
 
@@ -109,7 +109,7 @@ class PreferenceReward:
 
     def __call__(
         self,
-        prompts: Sequence[str | list[dict]],
+        prompts: Sequence[str | list[dict] | Mapping],
         completions: Sequence[str | list[dict]],
         completion_ids: Sequence[Sequence[int]] | None = None,
         ended: Sequence[bool] | None = None,
@@ -119,8 +119,8 @@ class PreferenceReward:
         One number a completion, in logits of the Bradley-Terry model: only differences mean something.
 
         Args:
-            prompts (`Sequence[str]` or `Sequence[list[dict]]`):
-                Text or messages.
+            prompts (`Sequence[str]`, `Sequence[list[dict]]` or `Sequence[dict]`):
+                Text or messages, or either with `tools` and `chat_template_kwargs`: see [`~text.encode.asked`].
             completions (`Sequence[str]` or `Sequence[list[dict]]`):
                 Text or messages.
             completion_ids (`Sequence[Sequence[int]]`, *optional*):
@@ -136,7 +136,7 @@ class PreferenceReward:
             pairs = zip(prompts, completion_ids, strict=True)
             return self.of_ids([prompt_ids(self.tokenizer, prompt) + list(ids) for prompt, ids in pairs])
         rows = [
-            {"prompt": prompt, "completion": checked(completion, "completion", f"Row {i}")}
+            {**as_row(prompt), "completion": checked(completion, "completion", f"Row {i}")}
             for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
         ]
         ended = [True] * len(rows) if ended is None else ended

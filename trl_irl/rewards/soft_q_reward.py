@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..text.encode import encode_row, prompt_ids, warn_of_seams
+from ..text.encode import as_row, encode_row, prompt_ids, warn_of_seams
 from ..text.messages import checked
 from ..text.stop_tokens import stop_token_ids
 from .loading import load_language_model, whole_weights
@@ -21,7 +21,7 @@ from .token_values import token_values
 KINDS = ("soft_q", "log_ratio", "advantage")
 AGGREGATES = ("sum", "mean", "discounted")
 
-Prompt = str | list[dict] | list[int]
+Prompt = str | list[dict] | list[int] | Mapping
 Completion = str | list[dict]
 
 
@@ -166,8 +166,9 @@ class SoftQReward:
         Rewards of every token.
 
         Args:
-            prompts (`Sequence[str]`, `Sequence[list[dict]]` or `Sequence[list[int]]`):
-                Text, messages, or token ids, which need `completion_ids`.
+            prompts (`Sequence[str]`, `Sequence[list[dict]]`, `Sequence[list[int]]` or `Sequence[dict]`):
+                Text, messages, or token ids, which need `completion_ids`; or a row's `prompt` with its `tools` and
+                `chat_template_kwargs`, as [`~text.encode.asked`] gives it.
             completions (`Sequence[str]` or `Sequence[list[dict]]`, *optional*):
                 Text, or messages; taken as finished: an EOS follows a text, and the chat template ends a message. Of
                 several messages all tokens count, as in training.
@@ -182,13 +183,12 @@ class SoftQReward:
         if completions is None and completion_ids is None:
             raise ValueError("There is nothing to score: give `completions` or `completion_ids`.")
         if completion_ids is None:
-            if any(prompt and isinstance(prompt[0], int) for prompt in prompts):
+            prompts = [as_row(prompt) for prompt in prompts]
+            if any(row["prompt"] and isinstance(row["prompt"][0], int) for row in prompts):
                 raise ValueError("Prompts that are token ids need `completion_ids`, not `completions`.")
             rows = [
-                encode_row(
-                    self.tokenizer, {"prompt": prompt, "completion": checked(completion, "completion", f"Row {i}")}
-                )
-                for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
+                encode_row(self.tokenizer, {**row, "completion": checked(completion, "completion", f"Row {i}")})
+                for i, (row, completion) in enumerate(zip(prompts, completions, strict=True))
             ]
             warn_of_seams(rows)
             encoded = [row.ids_and_labels for row in rows]

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from itertools import product
 
+from ..text.encode import as_row, asked
 from .final_answer import final_answer, is_correct
 
 
@@ -51,13 +52,14 @@ def reference_pairs(rows: Sequence[dict], pairs_per_prompt: int = 1, seed: int =
     Each row's own solution against corrupted ones ([`corrupted_solution`]).
 
     Returns:
-        `list[dict]`: `prompt`, `chosen` and `rejected`; rows without a final answer are left out.
+        `list[dict]`: `prompt`, `chosen` and `rejected` (and the row's `tools`, `chat_template_kwargs`); rows without a
+        final answer are left out.
     """
     rng = random.Random(seed)
     pairs = []
     for row in rows:
         wrong = {corrupted_solution(row, rng) for _ in range(pairs_per_prompt)} - {None}
-        pairs += [_pair(row["prompt"], row["completion"], text) for text in sorted(wrong)]
+        pairs += [_pair(row, row["completion"], text) for text in sorted(wrong)]
     return pairs
 
 
@@ -88,13 +90,14 @@ def sampled_pairs(
         scored = {text: value for text, value in zip(texts, values, strict=True) if value is not None}
         found = [(a, b) for (a, x), (b, y) in product(scored.items(), repeat=2) if x > y]
         for chosen, rejected in rng.sample(found, min(pairs_per_prompt, len(found))):
-            pairs.append(_pair(row["prompt"], chosen, rejected))
+            pairs.append(_pair(row, chosen, rejected))
     return pairs
 
 
-def _pair(prompt: str | list[dict], chosen: str, rejected: str) -> dict:
-    """In TRL's preference format, after messages as messages."""
-    if isinstance(prompt, str):
-        return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+def _pair(row: dict, chosen: str, rejected: str) -> dict:
+    """In TRL's preference format, after messages as messages, with what else the chat template gets."""
+    row = as_row(asked(row))
+    if isinstance(row["prompt"], str):
+        return {**row, "chosen": chosen, "rejected": rejected}
     turns = ([{"role": "assistant", "content": text}] for text in (chosen, rejected))
-    return {"prompt": prompt, **dict(zip(("chosen", "rejected"), turns, strict=True))}
+    return {**row, **dict(zip(("chosen", "rejected"), turns, strict=True))}

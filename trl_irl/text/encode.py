@@ -52,10 +52,30 @@ def template_arguments(row: Mapping, **told) -> dict:
     return {**({"tools": tools} if tools else {}), **told, **{k: x for k, x in own.items() if x is not None}}
 
 
+def asked(row: Mapping):
+    """
+    What a policy is asked with in a row, for whoever takes prompts: its `prompt` or, where the row has `tools` or
+    `chat_template_kwargs`, which the chat template writes into it, a mapping of the three.
+    """
+    own = {key: row[key] for key in ("tools", "chat_template_kwargs") if row.get(key)}
+    return {"prompt": row["prompt"], **own} if own else row["prompt"]
+
+
+def as_row(prompt) -> dict:
+    """A row of a prompt as [`asked`] gives it."""
+    return dict(prompt) if isinstance(prompt, Mapping) else {"prompt": prompt}
+
+
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict] | list[int], **template_kwargs
+    tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict] | list[int] | Mapping, **template_kwargs
 ) -> list[int]:
-    """Token ids of a prompt: text as it is, messages by the chat template (with its arguments), ids themselves."""
+    """
+    Token ids of a prompt: text as it is, messages by the chat template (with its arguments), ids themselves, and of a
+    mapping ([`asked`]) those of its `prompt`, whose `tools` and `chat_template_kwargs` reach the template.
+    """
+    if isinstance(prompt, Mapping):
+        template_kwargs = template_arguments(prompt, **template_kwargs)
+        prompt = prompt["prompt"]
     if isinstance(prompt, str):
         return _text_ids(tokenizer, prompt)
     if not prompt or isinstance(prompt[0], int):
