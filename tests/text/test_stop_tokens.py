@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import GenerationConfig
+from transformers import AutoModelForSequenceClassification, GenerationConfig
 from trl import RewardConfig, RewardTrainer
 
 from tests.conftest import make_model, make_model_that_says, make_tokenizer
@@ -109,6 +109,58 @@ def test_ppo_takes_no_penalty_off_a_finished_answer(says_im_end, tmp_path):
     logs = [entry for entry in trainer.state.log_history if "objective/scores" in entry]
     assert sum(entry["val/num_eos_tokens"] for entry in logs) >= 15  # a row may have one end
     assert all(entry["objective/scores"] == entry["val/num_eos_tokens"] / 8 - 1 for entry in logs)
+
+
+@needs_ppo
+@pytest.mark.parametrize("response_length", [2, 32])
+def test_ppo_after_text_takes_every_end_for_one(response_length, says_im_end, tmp_path, monkeypatch):
+    """The tokenizer's EOS stays another than the end of a turn that the policy nearly always says."""
+    from trl.experimental.ppo import ppo_trainer
+
+    from trl_irl.commands import ppo
+
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"What is {i}?"}) + "\n" for i in range(16)))
+    keys = {"model_name_or_path": says_im_end, "dataset_name": data, "output_dir": tmp_path / "run"}
+    keys |= {"task": "tests.text.test_stop_tokens:nothing", "reward_metric": "nothing", "missing_eos_penalty": 1.5}
+    keys |= {"response_length": response_length, "total_episodes": 16, "per_device_train_batch_size": 8, **QUIET}
+    keys["temperature"] = 1.6 if response_length == 2 else 1.0  # some are cut
+    told = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+    generated, drawn = ppo_trainer.batch_generation, []
+
+    def watched(model, queries, *args):
+        found = generated(model, queries, *args)
+        drawn.append(found[0][:, queries.size(1) :])
+        return found
+
+    monkeypatch.setattr(ppo_trainer, "batch_generation", watched)
+    trainer = ppo.make_trainer(*ppo.make_parser().parse(told))
+    assert trainer.processing_class.eos_token_id == 1
+    trainer.train()
+    cut = [1 - torch.isin(rows, torch.tensor([1, END])).any(1).double().mean().item() for rows in drawn]
+    scores = [entry["objective/scores"] for entry in trainer.state.log_history if "objective/scores" in entry]
+    assert scores == [-1.5 * share for share in cut] and len(scores) == 2
+    assert sum(cut) < 0.2 if response_length == 32 else 0 < sum(cut)
+
+
+@needs_ppo
+@pytest.mark.parametrize("pad, expected", [(0, [0, 0, 1, 0, 1]), (1, [0, 0, 0, 0, 1])])
+def test_what_is_given_back(pad, expected):
+    """To a reward model's own numbers, whatever they are: the penalty, where the only end is another than EOS."""
+    from trl.experimental.utils import get_reward
+
+    from trl_irl.rewards.reward_model import OtherEndsForgiven
+
+    scorer = AutoModelForSequenceClassification.from_config(make_model("llama").config, dtype=torch.bfloat16)
+    scorer.config.num_labels, scorer.score = 1, torch.nn.Linear(16, 1, bias=False, dtype=torch.bfloat16)
+    rows = torch.tensor([[END, 7, 8, 9, 9], [END, 7, 8, 1, pad], [END, 7, END, pad, pad], [7, 1, 8, 9, pad]])
+    rows = torch.cat([rows, torch.tensor([[7, 7, 8, 9, END]])])
+    own = get_reward(scorer, rows, pad, 2)[1]
+    wrapped = OtherEndsForgiven(scorer, 1, {1, END}, pad, 0.3)
+    assert torch.equal(get_reward(wrapped, rows, pad, 2)[1].float(), own.float())  # nothing was asked yet
+    wrapped.prompt_width = 2
+    given = get_reward(wrapped, rows, pad, 2)[1].float()  # float32, or it would be off by the rounding of bfloat16
+    torch.testing.assert_close(given, own.float() + 0.3 * torch.tensor(expected), rtol=0, atol=1e-6)
 
 
 @needs_ppo

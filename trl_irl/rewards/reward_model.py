@@ -137,6 +137,47 @@ class _LastOther(nn.Module):
         return BaseModelOutput(hidden_states=(hidden.gather(1, last[:, :, None].expand_as(hidden)),))
 
 
+class OtherEndsForgiven(nn.Module):
+    """
+    A reward model of PPO (or a function as one) that gives `penalty` back to responses which end in a stop token other
+    than the tokenizer's EOS: TRL takes `missing_eos_penalty` off every response without that one token.
+
+    Args:
+        inner (`nn.Module`):
+            As PPO takes it.
+        eos_token_id (`int`), stop_tokens (`Collection[int]`), pad_token_id (`int`):
+            The tokenizer's EOS, all that ends a response, and what pads one.
+        penalty (`float`)
+    """
+
+    base_model_prefix = "backbone"
+
+    def __init__(
+        self, inner: nn.Module, eos_token_id: int, stop_tokens: Collection[int], pad_token_id: int, penalty: float
+    ):
+        super().__init__()
+        self.inner, self.config, self.penalty = inner, inner.config, penalty
+        self.eos_token_id, self.pads_with_eos = eos_token_id, pad_token_id == eos_token_id
+        self.others = sorted(set(stop_tokens) - {eos_token_id})
+        self.prompt_width: int | None = None  # of the prompts that were asked last; nothing is given back without
+        self._given_back: torch.Tensor | None = None
+
+    def backbone(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs):
+        ids, mask = (x[:, self.prompt_width or input_ids.size(1) :] for x in (input_ids, attention_mask.bool()))
+        has_eos = (ids == self.eos_token_id) & mask
+        if self.pads_with_eos:  # then TRL takes padding for an end
+            has_eos |= ~mask
+        other = torch.isin(ids, torch.tensor(self.others, device=ids.device)) & mask
+        self._given_back = self.penalty * (other.any(1) & ~has_eos.any(1)).float()
+        own = getattr(self.inner, self.inner.base_model_prefix)
+        return own(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+
+    def score(self, hidden: torch.Tensor) -> torch.Tensor:
+        reward = self.inner.score(hidden)
+        # In float32, so that what TRL takes off and what is given back are the same number.
+        return reward.float() + self._given_back[:, None, None] if self._given_back.any() else reward
+
+
 class _Returns(nn.Module):
     def __init__(self, function, stop_tokens, pad_token_id, models):
         super().__init__()

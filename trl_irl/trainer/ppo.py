@@ -17,6 +17,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from ..rewards import RewardFunctionModel
+from ..rewards.reward_model import OtherEndsForgiven
 from ..text.generation import as_it_is
 from ..text.stop_tokens import stop_token_ids
 from .best_metric import set_direction
@@ -172,12 +173,22 @@ class _EvaluateAtSteps(TrainerCallback):
 class PPOTrainer(_PPOTrainer):
     """
     [`~trl.experimental.ppo.PPOTrainer`] that also runs an adapter under DDP, lets callbacks evaluate at `eval_steps`,
-    and can save its value model.
+    charges `missing_eos_penalty` only where a response ends in no stop token at all, and can save its value model.
     """
 
-    def __init__(self, args: PPOConfig, processing_class, model, *positional, **kwargs):
+    def __init__(self, args: PPOConfig, processing_class, model, ref_model, reward_model, *positional, **kwargs):
         stop_tokens = stop_token_ids(model, processing_class)
-        super().__init__(args, processing_class, model, *positional, **kwargs)
+        self._forgiving = None
+        if args.missing_eos_penalty is not None and args.stop_token == "eos":
+            if stop_tokens - {processing_class.eos_token_id}:
+                reward_model = self._forgiving = OtherEndsForgiven(
+                    reward_model,
+                    processing_class.eos_token_id,
+                    stop_tokens,
+                    processing_class.pad_token_id,
+                    args.missing_eos_penalty,
+                )
+        super().__init__(args, processing_class, model, ref_model, reward_model, *positional, **kwargs)
         if args.stop_token == "eos":
             # TRL leaves the tokenizer's EOS alone. A response may end in the others too; one is enough for TRL's cut.
             self.policy_model.generation_config.eos_token_id = sorted(stop_tokens)
@@ -199,10 +210,21 @@ class PPOTrainer(_PPOTrainer):
 
         @functools.wraps(generate)
         def plain(*args, **kwargs):
+            if self._forgiving is not None:
+                self._forgiving.prompt_width = (args[0] if args else kwargs["input_ids"]).size(1)
             with as_it_is(policy):
                 return generate(*args, **kwargs)
 
         policy.generate = plain
+
+    def generate_completions(self, sampling: bool = False) -> None:
+        if self._forgiving is None:
+            return super().generate_completions(sampling)
+        penalty, self._forgiving.penalty = self._forgiving.penalty, 0.0  # none is taken off in this table
+        try:
+            return super().generate_completions(sampling)
+        finally:
+            self._forgiving.penalty = penalty
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         # TRL hands the policy to Trainer as if it were DeepSpeed's engine, which transformers 5.23 sees through.
