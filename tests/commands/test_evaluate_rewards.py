@@ -143,7 +143,7 @@ def test_win_rate_of_a_reward_model(run, tokenizer, tmp_path):
     for model in ("a", "b"):
         for temperature in (0.0, 1.5):
             groups = [
-                [reward([row["prompt"]], [c["text"]])[0] for c in group]
+                [reward([row["prompt"]], [c["text"]], [c["token_ids"]])[0] for c in group]  # no EOS where it was cut
                 for row, group in zip(ROWS, completions_of(tmp_path / "out", model, [temperature]), strict=True)
             ]
             told = found(results, model=model, temperature=temperature)["metrics"]
