@@ -1,6 +1,7 @@
 """What a model does between backbone, projection and logits: run as it is, measured, or refused."""
 
 import copy
+import functools
 import io
 
 import pytest
@@ -94,6 +95,79 @@ def test_what_is_not_known_is_refused(change, why):
         attach_soft_q_head(changed(change))
 
 
+def test_trainable_weights_after_the_projection_are_refused_and_frozen_ones_measured():
+    """A temperature that is learned, and a bias that is zero at first, so that no number shows it."""
+    for value, change in ((0.4, lambda m, x: x * m.extra), (0.0, lambda m, x: x + m.extra.expand(x.size(-1)))):
+        model = changed(None)
+        model.extra = torch.nn.Parameter(torch.tensor(value))
+        model.change = functools.partial(change, model)
+        with pytest.raises(UnknownHeadError, match="trainable weights"):
+            attach_soft_q_head(model)
+        model.extra.requires_grad_(False)
+        attach_soft_q_head(model)
+        v = model(input_ids=IDS, labels=IDS, soft_q="values").v
+        torch.testing.assert_close(v, model(input_ids=IDS).logits[:, :-1].logsumexp(-1))
+
+
+class Capped(torch.nn.Linear):
+    def forward(self, hidden):
+        return 30 * torch.tanh(super().forward(hidden) / 30)
+
+
+class Normalised(torch.nn.Linear):
+    def forward(self, hidden):
+        return torch.nn.functional.linear(hidden, torch.nn.functional.normalize(self.weight))
+
+
+class WithAdapter(torch.nn.Linear):
+    """Whose second weight is zero at first."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.more = torch.nn.Parameter(torch.zeros_like(self.weight))
+
+    def forward(self, hidden):
+        return super().forward(hidden) + hidden @ self.more.T
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "head, why",
+    [
+        (lambda: Capped(16, 300, bias=False), "does more than multiply"),
+        (lambda: Normalised(16, 300, bias=False), "does more than multiply"),
+        (lambda: WithAdapter(16, 300), r"weights beside `weight` and `bias` \(more\)"),
+        (lambda: torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.Linear(8, 300)), "Sequential with layers"),
+    ],
+)
+def test_a_head_that_is_more_than_linear_is_refused_by_name(head, why, dtype):
+    """Also where its first logits are so small that they do not show it."""
+    model = make_model("llama")
+    model.lm_head = head()
+    for parameter in model.lm_head.parameters():
+        parameter.data.mul_(1e-3)
+    with pytest.raises(ValueError, match=why):
+        attach_soft_q_head(model.to(dtype))
+
+
+def test_a_parametrised_head_and_one_with_a_bias_give_their_own_gradients():
+    model = make_model("llama")
+    model.lm_head = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(16, 300))
+    attach_soft_q_head(model)
+    gradients = []
+    output = model(input_ids=IDS, labels=IDS, soft_q="values")
+    own = model(input_ids=IDS).logits[:, :-1]
+    for x in (
+        (output.v - 2 * output.q).sum(),
+        (own.logsumexp(-1) - 2 * own.gather(2, IDS[:, 1:, None])[..., 0]).sum(),
+    ):
+        model.zero_grad()
+        x.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    torch.testing.assert_close(*gradients)
+    assert {"lm_head.bias", "lm_head.parametrizations.weight.original0"} <= gradients[0].keys()
+
+
 def test_a_model_whose_logits_are_not_finite_is_refused():
     model = make_model("llama")
     with torch.no_grad():
@@ -120,7 +194,7 @@ class Needy(LlamaForCausalLM):
 
 
 def test_a_projection_that_is_not_called_once_is_refused_with_the_reason():
-    for by_hand, match in ((True, "its logits, of shape"), (False, "2 times")):
+    for by_hand, match in ((True, "go past it"), (False, "2 times")):
         model = make_model("llama")
         model.__class__, model.by_hand = ByHand, by_hand
         with pytest.raises(UnknownHeadError, match=match):

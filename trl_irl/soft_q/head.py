@@ -24,15 +24,24 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
 from .own_forward import (
-    PROBE_LOGITS,
     Postprocessing,
     UnknownHeadError,
     fit_postprocessing,
     forward_before,
+    probe_ids,
     probe_logits,
     run_without_projection,
 )
-from .projection import Projection, check_head, product_dtype, project, projection_gradients, sum_dtype, tile_memory
+from .projection import (
+    Projection,
+    check_head,
+    check_linear,
+    product_dtype,
+    project,
+    projection_gradients,
+    sum_dtype,
+    tile_memory,
+)
 from .reference_kl import reference_kl
 from .tiles import RunningStatistics, fold, gradient
 
@@ -342,7 +351,7 @@ def _measured(model: PreTrainedModel) -> Postprocessing:
     The model's postprocessing, from a forward of a few tokens with known numbers in the projection's place; then a
     forward as training calls it, whose Q and V must be those of the model's own logits.
     """
-    input_ids = _probe_ids(model)
+    input_ids = probe_ids(model)
     head, given = model.get_output_embeddings(), []
     vocabulary = _projection_size(model)
     name, was_training = type(model).__name__, model.training
@@ -352,9 +361,10 @@ def _measured(model: PreTrainedModel) -> Postprocessing:
     try:
         with torch.random.fork_rng(devices=[input_ids.device] if input_ids.is_cuda else []):
             asked = {"input_ids": input_ids}
-            _, output = run_without_projection(
-                model, (), asked, lambda hidden: given.append(probe_logits(hidden, vocabulary)) or given[0]
-            )
+            with torch.enable_grad():  # shows trainable weights after the projection
+                _, output = run_without_projection(
+                    model, (), asked, lambda hidden: given.append(probe_logits(hidden, vocabulary)) or given[0]
+                )
             postprocessing = fit_postprocessing(model, given[0], output.logits)
             hidden, output = run_without_projection(model, (), asked, head)
     except UnknownHeadError:
@@ -374,7 +384,8 @@ def _measured(model: PreTrainedModel) -> Postprocessing:
     logits = output.logits[0].to(torch.promote_types(output.logits.dtype, torch.float32))
     labels = input_ids[0].to(logits.device)
     projection = Projection.of(model, postprocessing)
-    q, v, *_ = soft_q_values(hidden[0].to(projection.weight.device), projection, labels.to(projection.weight.device))
+    hidden = hidden[0].to(projection.weight.device)
+    q, v, *_ = soft_q_values(hidden, projection, labels.to(projection.weight.device))
     own = torch.stack([logits.gather(1, labels.unsqueeze(1)).squeeze(1), logits.logsumexp(1)])
     ours = torch.stack([q, v]).to(own)
     if not own.isfinite().all():
@@ -385,6 +396,7 @@ def _measured(model: PreTrainedModel) -> Postprocessing:
     # 16-bit logits are rounded, and so are the products they are sums of.
     sixteen_bits = min(torch.finfo(x.dtype).bits for x in (output.logits, hidden, projection.weight)) == 16
     tolerance = (0.02 if sixteen_bits else 1e-3) * own.abs().max().clamp(min=1)
+    check_linear(model, projection, hidden)
     if (own - ours).abs().max() > tolerance:
         raise UnknownHeadError(
             f"{name} does something to its logits that the soft-Q head does not know: on a probe, its own Q and V are "
@@ -392,20 +404,3 @@ def _measured(model: PreTrainedModel) -> Postprocessing:
             "function. Please report the architecture."
         )
     return postprocessing
-
-
-def _probe_ids(model: PreTrainedModel) -> torch.Tensor:
-    """One row of as many ordinary tokens as there are probe logits."""
-    embeddings = model.get_input_embeddings()
-    config = model.config
-    # Multimodal models put something else in the place of these.
-    special = {
-        value
-        for part in (config, config.get_text_config())
-        for key, value in part.to_dict().items()
-        if key.endswith(("token_id", "token_index")) and isinstance(value, int)
-    }
-    size = getattr(embeddings, "num_embeddings", None) or config.get_text_config().vocab_size
-    found = [i for i in range(min(size, 4096)) if i not in special] or [0]
-    ids = [found[i % len(found)] for i in range(1, len(PROBE_LOGITS) + 1)]
-    return torch.tensor([ids], device=model.device)

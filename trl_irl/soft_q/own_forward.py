@@ -137,6 +137,23 @@ def run_without_projection(
     return hidden, output
 
 
+def probe_ids(model: PreTrainedModel) -> torch.Tensor:
+    """One row of as many ordinary tokens as there are probe logits."""
+    embeddings = model.get_input_embeddings()
+    config = model.config
+    # Multimodal models put something else in the place of these.
+    special = {
+        value
+        for part in (config, config.get_text_config())
+        for key, value in part.to_dict().items()
+        if key.endswith(("token_id", "token_index")) and isinstance(value, int)
+    }
+    size = getattr(embeddings, "num_embeddings", None) or config.get_text_config().vocab_size
+    found = [i for i in range(min(size, 4096)) if i not in special] or [0]
+    ids = [found[i % len(found)] for i in range(1, len(PROBE_LOGITS) + 1)]
+    return torch.tensor([ids], device=model.device)
+
+
 def probe_logits(hidden: torch.Tensor, vocabulary: int) -> torch.Tensor:
     """[`PROBE_LOGITS`] as logits of shape `(1, positions, vocabulary)`, float32 or wider."""
     dtype = torch.promote_types(hidden.dtype, torch.float32)
@@ -149,8 +166,15 @@ def fit_postprocessing(model: PreTrainedModel, given: torch.Tensor, logits: torc
     The postprocessing that turned `given`, from [`probe_logits`], into `logits`.
 
     Raises:
-        [`UnknownHeadError`]: it is no scale and no soft cap, or not the same for every token of the vocabulary.
+        [`UnknownHeadError`]: it is no scale and no soft cap, not the same for every token of the vocabulary, or it is
+            of weights that training would change.
     """
+    if logits.requires_grad:  # where gradients are recorded: the numbers given have none
+        raise UnknownHeadError(
+            f"{type(model).__name__} makes its logits of more than its output projection: trainable weights, such as "
+            "a learned scale or bias, come after it or go past it. The soft-Q head would leave them out, and they "
+            "would never be trained. Freeze them (`requires_grad_(False)`), or make them part of the projection."
+        )
     vocabulary = logits.size(-1)
     x, y = given[0, :, 0].double(), logits[0].double()
     # float32 arithmetic; a model may round its logits to 16 bits at the end.

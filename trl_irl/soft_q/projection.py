@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
-from .own_forward import Postprocessing
+from .own_forward import Postprocessing, UnknownHeadError
 
 
 # With all the tokens of a micro-batch in one tile, the weight gradient of a vocabulary tile is one product, written
@@ -133,10 +133,55 @@ def check_head(model: PreTrainedModel) -> None:
             "the head's own weight, so the adapter would be left out of Q and V and never be trained. Remove "
             "'lm_head' from `target_modules`, or train the whole head with `modules_to_save=['lm_head']`."
         )
-    if isinstance(head, nn.Module) and not head.weight.is_floating_point():
+    trained = getattr(head, "original_module", head)
+    if not isinstance(getattr(trained, "weight", None), torch.Tensor) or (more := _parameters_beside(trained)):
+        what = f"weights beside `weight` and `bias` ({', '.join(more)})" if hasattr(trained, "weight") else "layers"
+        raise ValueError(
+            f"The output head of {name} is a {type(trained).__name__} with {what}, and the soft-Q head multiplies by "
+            "`weight` alone: the rest would be left out of Q and V and never be trained. Let "
+            "`get_output_embeddings()` return a plain `nn.Linear`, and call what comes before it in the forward."
+        )
+    if not head.weight.is_floating_point():
         raise ValueError(
             f"The output head of {name} is quantised ({type(head).__name__}), and Q and V need its float weight. Keep "
             "it out of quantisation, e.g. `BitsAndBytesConfig(..., llm_int8_skip_modules=['lm_head'])`."
+        )
+
+
+def _parameters_beside(head: nn.Module) -> list[str]:
+    # A parametrised weight is computed from others when it is asked for, and its gradient reaches them.
+    names = [name for name, parameter in head.named_parameters() if parameter.requires_grad]
+    return [name for name in names if name not in ("weight", "bias") and not name.startswith("parametrizations.")]
+
+
+def check_linear(model: PreTrainedModel, projection: Projection, hidden: torch.Tensor) -> None:
+    """
+    Refuse a head that does not give what its weight and bias give, also where its outputs are large: a soft cap or a
+    normalised weight of its own may not show on a model's first logits.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`])
+        projection ([`Projection`]):
+            Of the model.
+        hidden (`torch.Tensor` of shape `(positions, hidden)`):
+            Hidden states of the model, finite. They are scaled up for outputs of up to a thousand.
+
+    Raises:
+        [`~soft_q.own_forward.UnknownHeadError`]
+    """
+    head, weight, bias = model.get_output_embeddings(), projection.weight, projection.bias
+    hidden = hidden.to(weight)
+    of_inputs, of_outputs = (x.abs().amax(-1).float() for x in (hidden, nn.functional.linear(hidden, weight)))
+    factors = torch.logspace(0, 3, len(hidden), device=hidden.device) / of_outputs.clamp(min=1e-6)
+    factors = torch.minimum(factors, 1e4 / of_inputs.clamp(min=1e-6))  # finite in float16
+    hidden = (hidden * factors[:, None]).to(hidden.dtype)
+    expected, actual = nn.functional.linear(hidden, weight, bias).float(), head(hidden).float()
+    tolerance = 0.02 if hidden.dtype.itemsize == 2 else 1e-3
+    if not ((actual - expected).abs().amax(-1) <= tolerance * expected.abs().amax(-1)).all():
+        raise UnknownHeadError(
+            f"The output head of {type(model).__name__}, {type(head).__name__}, does more than multiply by its weight "
+            "and add its bias (or a hook on it does), and the soft-Q head would leave that out. Training would "
+            "optimise the wrong function. Please report the architecture."
         )
 
 
