@@ -32,4 +32,4 @@ def test_where_the_order_is_not_known_it_is_refused(tokenizer):
 def test_a_row_that_cannot_be_scored_is_found_before_training(tokenizer):
     rows = rows_of(tokenizer, [("One", "a"), ("Two", None)])
     with pytest.raises(ValueError, match="for an empty response to prompt 1, TypeError"):
-        metric_reward("hit", starts_as, rows, tokenizer)
+        metric_reward("hit", starts_as, rows, tokenizer, tried=2)

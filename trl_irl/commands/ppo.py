@@ -16,6 +16,7 @@ from trl import ScriptArguments
 from ..rewards.loading import check_same_tokens
 from ..rewards.soft_q_reward import AGGREGATES, KINDS
 from .ppo_inputs import (
+    TRIED,
     after_eos,
     check_one_row_a_prompt,
     demonstrations_of,
@@ -196,7 +197,8 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     function = None
     if script_args.reward_metric is not None:
         check_one_row_a_prompt([*rows, *held_out])
-        function = metric_reward(script_args.reward_metric, score, [*rows, *held_out], tokenizer)
+        tried = 1 if ":" in (script_args.task or "") else TRIED
+        function = metric_reward(script_args.reward_metric, score, [*rows, *held_out], tokenizer, tried)
 
     set_seed(training_args.seed)  # a value model without a head of its own gets a random one
     options = {"dtype": model_args.dtype}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 _DEMONSTRATIONS = 256  # to calibrate a reward on
-_TRIED = 256  # rows that a scoring function is tried on before anything loads
+TRIED = 256  # rows that a task's own score is tried on before anything loads
 
 
 def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]:
@@ -93,15 +93,16 @@ def load_tokenizer(path: str, config, use_peft: bool):
     return tokenizer
 
 
-def metric_reward(metric: str, score, rows: Sequence[dict], tokenizer):
+def metric_reward(metric: str, score, rows: Sequence[dict], tokenizer, tried: int = 1):
     """
     A function of token ids, for [`~rewards.RewardFunctionModel`]: what `score(response, row)` gives as `metric`. Of
     rows with the same prompt, and other columns that differ, the first is taken for the first such prompt in a call,
     the second for the second, and so on: right for batches in the order of the rows. PPO shuffles them, see
-    [`check_one_row_a_prompt`].
+    [`check_one_row_a_prompt`]. An empty response to the first `tried` rows is scored at once: one, since a function of
+    the user's may be dear, or count its calls.
 
     Raises:
-        `ValueError`: one of the first rows' own prompts cannot be scored so.
+        `ValueError`: one of these cannot be scored so.
     """
     by_prompt = _rows_by_prompt(rows)
 
@@ -119,7 +120,7 @@ def metric_reward(metric: str, score, rows: Sequence[dict], tokenizer):
             seen[prompt] += 1
         return rewards
 
-    for i, row in enumerate(rows[:_TRIED]):
+    for i, row in enumerate(rows[:tried]):
         try:
             one("", row)
         except Exception as error:  # it may be a user's function
