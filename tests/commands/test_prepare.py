@@ -230,6 +230,26 @@ def test_a_row_with_nothing_in_it_is_named(column, run, capsys):
     assert f"Row 2 of `train` has nothing (null) in the column `{column}`" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "message, told",
+    [
+        ({"role": "assistant", "content": None}, "Row 2 of `train` has a message in its `completion` with nothing"),
+        ({"role": "assistant", "content": 7}, "Row 2 of `train` has a message in its `completion` with 7"),
+    ],
+)
+def test_a_message_with_no_text_is_named(message, told, run, capsys):
+    rows = [
+        {"prompt": [{"role": "user", "content": f"{i}?"}], "completion": [{"role": "assistant", "content": "No."}]}
+        for i in range(4)
+    ]
+    rows[2]["completion"] = [message]
+    if message["content"] == 7:  # a column of mixed types is JSON, whose values may be anything
+        rows[1]["completion"] = [{"role": "assistant", "content": "x", "tool_calls": [1, "a"]}]
+    status, splits = run(rows=rows)
+    assert status == 2 and splits is None
+    assert told in capsys.readouterr().err
+
+
 def test_a_column_to_cut_needs_columns(run, capsys):
     rows = [{"prompt": "One", "completion": " two"}]
     status, _ = run("--truncate_field", "post", "--max_length", "9", rows=rows)

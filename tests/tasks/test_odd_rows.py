@@ -6,8 +6,9 @@ import pytest
 from datasets import Dataset
 
 from tests.conftest import make_tokenizer
+from trl_irl.evaluation.sampling import encode_prompts
 from trl_irl.tasks.task import TaskData, as_prompt_completion, load_task
-from trl_irl.text.encode import encode_row
+from trl_irl.text.encode import encode_row, encode_rows
 from trl_irl.text.messages import Turns
 
 
@@ -100,3 +101,44 @@ def test_columns_of_numbers_are_their_text(tmp_path):
     data = TaskData(dataset_name=str(tmp_path / "rows.jsonl"), source_column="q", target_column="a")
     (row,) = load_task(data)["train"]
     assert (row["prompt"], row["completion"]) == ("2", " 4")
+
+
+@pytest.mark.parametrize("column", ["q", "a"])
+@pytest.mark.parametrize(
+    "value, told",
+    [
+        (["x", "y"], r"Row 1 has \['x', 'y'\] in the column `{}`, which is neither text nor a number"),
+        ({"text": ["x"]}, r"Row 1 has \{{'text': \['x'\]\}} in the column `{}`"),
+        (float("nan"), r"Row 1 has nothing \(null\) in the column `{}`"),
+    ],
+)
+def test_columns_that_mean_no_text(column, value, told, tmp_path):
+    """A list's or a mapping's Python spelling is not trained on, and a NaN is a null."""
+    fine = {list: ["x"], dict: {"text": ["y"]}, float: 1.0}[type(value)]
+    rows = [{"q": "One", "a": "two", column: value} for _ in range(2)]
+    if isinstance(value, float):
+        rows[0][column] = fine
+    Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    data = TaskData(dataset_name=str(tmp_path / "rows.parquet"), source_column="q", target_column="a")
+    row = "Row 1" if isinstance(value, float) else "A row|Row 0"  # columns of lists are lists from the first on
+    with pytest.raises(ValueError, match=told.format(column).replace("Row 1", f"({row})")):
+        load_task(data)
+
+
+def test_a_nested_column_that_is_null(tmp_path):
+    rows = [{"t": {"de": "eins", "en": "one"}}, {"t": None}]
+    Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    data = TaskData(dataset_name=str(tmp_path / "rows.parquet"), source_column="t.de", target_column="t.en")
+    with pytest.raises(ValueError, match=r"Row 1 has nothing \(null\) in the column `t.en`"):
+        load_task(data)
+
+
+def test_the_template_cannot_write_a_row():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content + m.name }}{% endfor %}"
+    rows = [{"prompt": [{**user("a"), "name": "x"}], "completion": [{**bot("b"), "name": "y"}]}, PLAIN]
+    told = "the chat template cannot write its messages .*name"
+    with pytest.raises(ValueError, match=f"Row 1 of `test`: {told}"):
+        encode_rows(tokenizer, rows, "`test`")
+    with pytest.raises(ValueError, match=f"Prompt 0: {told}"):
+        encode_prompts(tokenizer, [PLAIN["prompt"]])

@@ -42,7 +42,7 @@ def test_the_closing_line_stays():
 
 def test_lengths():
     rows = [{"p": 3, "c": 2}, {"p": 1, "c": 5}, {"p": 2, "c": 2}]
-    lengths = measure(rows, lambda row: ([7] * (row["p"] + row["c"]), [-100] * row["p"] + [7] * row["c"]))
+    lengths = measure(rows, lambda i, row: ([7] * (row["p"] + row["c"]), [-100] * row["p"] + [7] * row["c"]))
     assert lengths.prompt.tolist() == [3, 1, 2] and lengths.completion.tolist() == [2, 5, 2]
     limits = {"prompt": 2, "completion": None, "total": 5}
     assert lengths.too_long(limits) == {"prompt": [0], "total": [1]}

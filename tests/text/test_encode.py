@@ -123,6 +123,17 @@ def test_an_answer_that_begins_like_what_is_asked_loses_no_letter():
     assert tokenizer.decode(found.completion) == "<thinker> is a name<｜end▁of▁sentence｜>"
 
 
+@pytest.mark.parametrize("template, options", [("qwen3_5_nothink", {}), ("qwen3", {"enable_thinking": False})])
+def test_thoughts_after_an_empty_thought_are_whole(template, options):
+    """Asked not to think, and the message brings its thoughts in a key of their own: as where they are in its text."""
+    tokenizer = with_template(template)
+    row = {**PLAIN, "completion": [bot("It jumps.", reasoning_content="quick brown")], "chat_template_kwargs": options}
+    found = encode_row(tokenizer, row)
+    assert tokenizer.decode(found.prompt).endswith("<think>\n\n</think>\n\n")
+    assert tokenizer.decode(found.completion) == "<think>\nquick brown\n</think>\n\nIt jumps.<|im_end|>\n"
+    assert found == encode_row(tokenizer, {**row, "completion": THOUGHTS["completion"]})
+
+
 def test_a_template_that_writes_earlier_turns_otherwise():
     tokenizer = make_tokenizer()
     tokenizer.chat_template = (

@@ -1,5 +1,7 @@
 """Columns that are neither plain text nor a plain list of messages: what SFTTrainer takes, and what means nothing."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, IterableDataset, Json, Value
@@ -143,3 +145,34 @@ def test_a_tool_call_is_no_null(make_trainer):
     call = [{"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}]
     rows = json_rows([{"messages": [user("1?"), bot(None, tool_calls=call)]}] * 3, "messages")
     assert len(make_trainer(train_dataset=rows).train_dataset) == 3
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+def no_system_role():
+    """As Gemma's."""
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (Path(__file__).parents[1] / "text" / "templates" / "gemma.jinja").read_text()
+    return tokenizer
+
+
+@pytest.mark.parametrize("kind", ["prompt", "messages", "several", "gail"])
+def test_what_the_template_refuses_is_told_with_its_row(kind, make_trainer, tmp_path):
+    rows = [[user("Sky?"), bot("It is blue.")] for _ in range(4)]
+    rows[2] = [SYSTEM, *rows[2]]
+    data = Dataset.from_list([{"prompt": row[:-1], "completion": row[-1:]} for row in rows])
+    if kind in ("messages", "several"):
+        data = Dataset.from_list([{"messages": row} for row in rows])
+    told = r"Row 2 of the (train|later) dataset: the chat template cannot write .*System role not supported"
+    with pytest.raises(ValueError, match=told):
+        if kind == "gail":
+            make_model("llama").save_pretrained(tmp_path / "m")
+            args = GAILConfig(str(tmp_path), num_generations=2, use_cpu=True, bf16=False, report_to="none")
+            GAILTrainer(str(tmp_path / "m"), args, data, processing_class=no_system_role())
+        elif kind == "several":
+            make_trainer(
+                train_dataset=data.select([0, 1]), eval_dataset={"later": data}, processing_class=no_system_role()
+            )
+        else:
+            make_trainer(train_dataset=data, processing_class=no_system_role())

@@ -127,7 +127,9 @@ def generation_rows(script_args, training_args, generation_args, splits) -> list
             "none. Set `eval_strategy: steps` and `eval_steps`, or `do_eval: true` for one at the end."
         )
     split = splits[script_args.dataset_test_split]
-    return [as_prompt_completion(row) for row in islice(split, generation_args.eval_generations)]
+    name = script_args.dataset_test_split
+    chosen = enumerate(islice(split, generation_args.eval_generations))
+    return [as_prompt_completion(row, f"Row {i} of `{name}`") for i, row in chosen]
 
 
 def make_trainer(script_args, training_args, model_args, mixture, generation_args):

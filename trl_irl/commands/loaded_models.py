@@ -110,8 +110,7 @@ def check_lengths(name: str, path: str, rows: list[dict], max_new_tokens: int, r
     from transformers import AutoConfig, AutoTokenizer
 
     from ..evaluation.sampling import check_context, encode_prompts
-    from ..rewards.held_out import encode
-    from ..text.encode import asked
+    from ..text.encode import asked, encode_rows
 
     tokenizer = AutoTokenizer.from_pretrained(path)
     config = AutoConfig.from_pretrained(base_and_adapter(path)[0])
@@ -120,7 +119,7 @@ def check_lengths(name: str, path: str, rows: list[dict], max_new_tokens: int, r
         return
     prompts = encode_prompts(tokenizer, [asked(row) for row in rows])
     check_context(SimpleNamespace(config=config), prompts, max_new_tokens)
-    lengths = [len(encode(tokenizer, row)[0]) for row in rows] if references else []
+    lengths = [len(row.prompt + row.completion) for row in encode_rows(tokenizer, rows)] if references else []
     too_long = [i for i, length in enumerate(lengths) if length > context]
     if too_long:
         raise ValueError(

@@ -20,7 +20,7 @@ def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]
     """
     from ..tasks.task import as_prompt_completion, load_task
     from ..text.encode import asked, prompt_ids
-    from ..text.messages import checked
+    from ..text.messages import checked, naming_row
 
     splits = load_task(script_args.task_data(), script_args.dataset_train_split)
     if script_args.dataset_train_split not in splits:
@@ -46,7 +46,8 @@ def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]
                 )
             if "input_ids" not in row and not isinstance(row["prompt"], str):
                 row = {**row, "prompt": checked(row["prompt"], "prompt", where)}
-            ids = row["input_ids"] if "input_ids" in row else prompt_ids(tokenizer, asked(row))
+            with naming_row(where):
+                ids = row["input_ids"] if "input_ids" in row else prompt_ids(tokenizer, asked(row))
             if 0 < len(ids) <= training_args.max_prompt_length:
                 rows.append({**row, "input_ids": list(ids)})
             else:
@@ -179,14 +180,13 @@ def demonstrations_of(rows: Sequence[dict], tokenizer) -> list[tuple[list[int], 
     Raises:
         `ValueError`: there are no completions.
     """
-    from ..text.encode import encode_row
+    from ..text.encode import encode_rows
     from ..text.stop_tokens import cut_at_stop
 
     if not all("completion" in row and "prompt" in row for row in rows[:_DEMONSTRATIONS]):
         raise ValueError("`normalize_reward` needs demonstrations: a column `completion` beside `prompt`.")
     found = []
-    for row in rows[:_DEMONSTRATIONS]:
-        prompt, completion, _ = encode_row(tokenizer, row)
+    for prompt, completion, _ in encode_rows(tokenizer, rows[:_DEMONSTRATIONS], "the demonstrations"):
         # As PPO cuts a response: a chat template may put a newline after the end of a turn.
         found.append((prompt, cut_at_stop(completion, {tokenizer.eos_token_id})))
     return found

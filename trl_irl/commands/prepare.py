@@ -176,6 +176,8 @@ def with_reference(row: dict, column: str | None) -> dict:
 
 def main(arguments: PrepareArguments) -> None:
     """Load, shorten, check, split and save."""
+    from functools import partial
+
     from datasets import Dataset, DatasetDict
     from transformers import AutoTokenizer
 
@@ -184,6 +186,7 @@ def main(arguments: PrepareArguments) -> None:
     from ..tasks.files import check_local_path, check_no_other_splits, check_writable
     from ..tasks.prepare import DISTRIBUTION_HEADER, measure
     from ..tasks.task import as_prompt_completion, load_task
+    from ..text.messages import naming_row
 
     check_local_path(arguments.tokenizer, "tokenizer")
     check_writable(arguments.output_dir, "output_dir")
@@ -192,15 +195,18 @@ def main(arguments: PrepareArguments) -> None:
     check_no_other_splits(arguments.output_dir, "output_dir", [*splits, *["validation"] * carves])
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
 
-    def ids_and_labels(row: dict) -> tuple[list[int], list[int]]:
-        return encode(tokenizer, as_prompt_completion(row))
-
     prepared, table, problems = {}, [list(DISTRIBUTION_HEADER)], []
     for name, split in splits.items():
         rows = list(split)
         check_filled(rows, name)
+
+        def ids_and_labels(i: int, row: dict, name=name) -> tuple[list[int], list[int]]:
+            where = f"Row {i} of `{name}`"
+            with naming_row(where):
+                return encode(tokenizer, as_prompt_completion(row, where))
+
         if arguments.truncate_field is not None:
-            shortened = [shorten(row, arguments, ids_and_labels) for row in rows]
+            shortened = [shorten(row, arguments, partial(ids_and_labels, i)) for i, row in enumerate(rows)]
             cut = sum(new is not old for new, old in zip(shortened, rows, strict=True))
             print(f"{name}: {cut} of {len(rows)} prompts shortened.")
             rows = shortened

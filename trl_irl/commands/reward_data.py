@@ -104,7 +104,7 @@ def main(arguments: RewardDataArguments) -> None:
     score = completion_score(arguments.task)
     found = {}
     for name, split in load_task(arguments.task_data()).items():
-        rows = [as_prompt_completion(row) for row in split]
+        rows = [as_prompt_completion(row, f"Row {i} of `{name}`") for i, row in enumerate(split)]
         pairs = pairs_of(arguments, rows, model, score)
         print(f"{name}: {len(pairs)} pairs of {len({str(pair['prompt']) for pair in pairs})} of {len(rows)} prompts.")
         if pairs:

@@ -137,9 +137,11 @@ def main(arguments: ScoreArguments) -> None:
     import shutil
 
     from datasets import Dataset
+    from transformers import AutoTokenizer
 
     from ..rewards.heatmap import write_heatmap
     from ..tasks.files import check_local_model, check_writable, remove_if_empty
+    from ..text.encode import encode_rows
 
     for key in ("model", "ref_model"):
         if getattr(arguments, key) is not None:
@@ -151,6 +153,7 @@ def main(arguments: ScoreArguments) -> None:
                 raise ValueError(f"`{key}: {getattr(arguments, key)}` is a folder. Name a file in it.")
             check_writable(str(Path(getattr(arguments, key)).parent), key)
     rows = load_rows(arguments, arguments.num_rows)
+    encode_rows(AutoTokenizer.from_pretrained(arguments.model), rows, f"`{arguments.split}`")  # can each be read?
     parts = output.with_name(f"{output.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
     try:

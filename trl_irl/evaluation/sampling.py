@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..text.encode import as_row, prompt_ids
 from ..text.generation import as_it_is
-from ..text.messages import is_messages
+from ..text.messages import is_messages, naming_row
 from ..text.stop_tokens import cut_at_stop, stop_token_ids
 
 
@@ -127,7 +127,11 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) ->
             "The prompts are messages, and the tokenizer has no chat template to write them out with. Sample from a "
             "chat model, or give prompts as text."
         )
-    return [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    found = []
+    for i, prompt in enumerate(prompts):
+        with naming_row(f"Prompt {i}"):
+            found.append(prompt_ids(tokenizer, prompt))
+    return found
 
 
 def check_context(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..text.encode import encode, encode_row, prompt_ids, warn_of_seams
+from ..text.encode import encode, encode_rows, prompt_ids, warn_of_seams
 from ..text.messages import completion_text
 from ..text.stop_tokens import stop_token_ids
 from .token_values import token_values
@@ -43,7 +43,7 @@ def held_out_sums(
     Raises:
         `ValueError`: a row does not fit into the model's context.
     """
-    encoded = [encode_row(tokenizer, row) for row in rows]
+    encoded = encode_rows(tokenizer, rows)
     warn_of_seams(encoded)
     values = token_values(
         model,

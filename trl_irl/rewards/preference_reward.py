@@ -11,7 +11,7 @@ from peft.utils import load_peft_weights
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..text.encode import as_row, prompt_ids, whole_ids
-from ..text.messages import checked
+from ..text.messages import checked, naming_row
 from .loading import is_adapter, load_classifier, whole_weights
 
 
@@ -140,7 +140,14 @@ class PreferenceReward:
             for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
         ]
         ended = [True] * len(rows) if ended is None else ended
-        return self.of_ids([whole_ids(self.tokenizer, row, end) for row, end in zip(rows, ended, strict=True)])
+        return self.of_ids(self._whole_ids(rows, ended))
+
+    def _whole_ids(self, rows: Sequence[dict], ended: Sequence[bool]) -> list[list[int]]:
+        found = []
+        for i, (row, end) in enumerate(zip(rows, ended, strict=True)):
+            with naming_row(f"Row {i}"):
+                found.append(whole_ids(self.tokenizer, row, end))
+        return found
 
     def _are_own(self, completions: Sequence[str], completion_ids: Sequence[Sequence[int]]) -> bool:
         """Whether ids are of this model's tokenizer; if once they are not, they are never taken again."""
@@ -183,7 +190,7 @@ class PreferenceReward:
                 and `chat_template_kwargs` reach the chat template.
         """
         chosen, rejected = (
-            self.of_ids([whole_ids(self.tokenizer, {**pair, "completion": pair[key]}) for pair in pairs])
+            self.of_ids(self._whole_ids([{**pair, "completion": pair[key]} for pair in pairs], [True] * len(pairs)))
             for key in ("chosen", "rejected")
         )
         return sum(a > b for a, b in zip(chosen, rejected, strict=True)) / len(pairs)

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..text.encode import as_row, encode_row, prompt_ids, warn_of_seams
+from ..text.encode import as_row, encode_rows, prompt_ids, warn_of_seams
 from ..text.messages import checked
 from ..text.stop_tokens import stop_token_ids
 from .loading import load_language_model, whole_weights
@@ -186,10 +186,9 @@ class SoftQReward:
             prompts = [as_row(prompt) for prompt in prompts]
             if any(row["prompt"] and isinstance(row["prompt"][0], int) for row in prompts):
                 raise ValueError("Prompts that are token ids need `completion_ids`, not `completions`.")
-            rows = [
-                encode_row(self.tokenizer, {**row, "completion": checked(completion, "completion", f"Row {i}")})
-                for i, (row, completion) in enumerate(zip(prompts, completions, strict=True))
-            ]
+            pairs = enumerate(zip(prompts, completions, strict=True))
+            rows = [{**row, "completion": checked(said, "completion", f"Row {i}")} for i, (row, said) in pairs]
+            rows = encode_rows(self.tokenizer, rows)
             warn_of_seams(rows)
             encoded = [row.ids_and_labels for row in rows]
         else:

@@ -87,16 +87,16 @@ class Lengths:
 DISTRIBUTION_HEADER = ("split", "part", "mean", "median", "90 %", "99 %", "longest", "limit", "above")
 
 
-def measure(rows: Sequence[dict], encode: Callable[[dict], tuple[list[int], list[int]]]) -> Lengths:
+def measure(rows: Sequence[dict], encode: Callable[[int, dict], tuple[list[int], list[int]]]) -> Lengths:
     """
     Lengths of rows in tokens.
 
     Args:
         rows (`Sequence[dict]`)
         encode (`Callable`):
-            From a row to its token ids and its labels, -100 on the prompt.
+            From a row's number and the row to its token ids and its labels, -100 on the prompt.
     """
-    pairs = [encode(row) for row in tqdm(rows, desc="Counting tokens", leave=False)]
+    pairs = [encode(i, row) for i, row in enumerate(tqdm(rows, desc="Counting tokens", leave=False))]
     prompts = [sum(label == -100 for label in labels) for _, labels in pairs]
     totals = [len(ids) for ids, _ in pairs]
     return Lengths(np.array(prompts, dtype=np.int64), np.subtract(totals, prompts, dtype=np.int64))

@@ -125,7 +125,7 @@ def load_task(data: TaskData, train_split: str = "train") -> DatasetDict | Itera
             splits = splits.map(
                 lambda row, i: {
                     "prompt": prompt_from_columns(row, data, f"Row {i}"),
-                    "completion": f" {str(_column(row, data.target_column)).lstrip()}",
+                    "completion": f" {_column(row, data.target_column, f'Row {i}').lstrip()}",
                 },
                 with_indices=True,
             )
@@ -139,30 +139,40 @@ def prompt_from_columns(row: Mapping, data: TaskData, where: str = "A row") -> s
     The prompt of a row, made of its columns by the task's template; `where` says which row, for the message.
 
     Raises:
-        `ValueError`: a column that is named is missing, or the row has nothing (null) in it.
+        `ValueError`: a column that is named is missing, or the row has nothing (null) in it, or no text or number.
     """
     template = data.prompt_template or _PROMPTS.get(data.task, "{source}")
 
     def fill(match: re.Match) -> str:
-        return str(_column(row, data.source_column if match[1] == "source" else match[1], where))
+        return _column(row, data.source_column if match[1] == "source" else match[1], where)
 
     _column(row, data.target_column, where)
     return _PLACEHOLDER.sub(fill, template)
 
 
-def _column(row: Mapping, name: str, where: str = "A row"):
+def _column(row: Mapping, name: str, where: str = "A row") -> str:
+    """The text, or the number as text, that is in a column."""
     value = row
     for part in name.split("."):
+        if value is None:
+            break
         if not isinstance(value, Mapping) or part not in value:
             there = ", ".join(value) if isinstance(value, Mapping) else "no nested ones"
             raise ValueError(f"`{name}` is not among the dataset's columns: at `{part}` there are {there}.")
         value = value[part]
-    if value is None:
+    if value is None or value != value:  # NaN, as data frames write null among numbers
         raise ValueError(
             f"{where} has nothing (null) in the column `{name}`, which prompts and completions are made from. Leave "
             "such rows out of the data, or fill them."
         )
-    return value
+    if not isinstance(value, str | int | float):
+        shown = repr(value)
+        raise ValueError(
+            f"{where} has {shown if len(shown) <= 120 else shown[:117] + '...'} in the column `{name}`, which is "
+            "neither text nor a number, and prompts and completions are made from it. Name a column in it with a dot "
+            f"(`{name}.text`), or make text of it first."
+        )
+    return str(value)
 
 
 def custom_score(name: str) -> Score:

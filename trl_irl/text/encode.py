@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from .messages import Turns, as_messages, completion_text
+from .messages import RowError, Turns, as_messages, completion_text, naming_row
 
 
 class Encoded(NamedTuple):
@@ -120,6 +122,20 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Mapping, **template_kwar
     return Encoded(asked, _alone(tokenizer, text), not isinstance(prompt, str))
 
 
+def encode_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping], of: str = "") -> list[Encoded]:
+    """
+    [`encode_row`] of several rows; `of` says what they are of, for the message of an error.
+
+    Raises:
+        `ValueError`: the chat template cannot write a row.
+    """
+    found = []
+    for i, row in enumerate(rows):
+        with naming_row(f"Row {i} of {of}" if of else f"Row {i}"):
+            found.append(encode_row(tokenizer, row))
+    return found
+
+
 def whole_ids(tokenizer: PreTrainedTokenizerBase, row: Mapping, ended: bool = True) -> list[int]:
     """
     Token ids of a row as RewardTrainer makes them: written and encoded as one, wherever the prompt ends. `prompt` may
@@ -134,7 +150,7 @@ def whole_ids(tokenizer: PreTrainedTokenizerBase, row: Mapping, ended: bool = Tr
         return list(tokenizer(text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token)["input_ids"])
     messages = [*as_messages(prompt or []), *_turns(completion)]
     if not ended:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, **template_arguments(row))
+        text = _template(tokenizer, messages, tokenize=False, **template_arguments(row))
         said = messages[-1].get("content") or ""
         end = text.rfind(said) + len(said)
         return list(tokenizer(text[:end], add_special_tokens=False)["input_ids"])
@@ -174,7 +190,7 @@ def _conversation(
     if whole[: len(asked)] == asked:
         return Encoded(asked, whole[len(asked) :])
     options = {**options, "tokenize": False}
-    asked_text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **options)
+    asked_text = _template(tokenizer, prompt, add_generation_prompt=True, **options)
     return Encoded(asked, _alone(tokenizer, _answer(tokenizer, prompt, completion, asked_text, options)), False)
 
 
@@ -182,7 +198,7 @@ def _answer(tokenizer, prompt: list[dict], completion: list[dict], asked: str, o
     """What is to be written after `asked`, which is no beginning of the written conversation."""
 
     def write(first: dict) -> str:
-        return tokenizer.apply_chat_template([*prompt, first, *completion[1:]], **options)
+        return _template(tokenizer, [*prompt, first, *completion[1:]], **options)
 
     first = completion[0]
     whole = write(first)
@@ -197,7 +213,10 @@ def _answer(tokenizer, prompt: list[dict], completion: list[dict], asked: str, o
     if header.startswith(asked):  # asked for without thoughts, and the answer has some
         return content + ending
     start = os.path.commonprefix([asked, header, whole])
-    unasked = tokenizer.apply_chat_template(prompt, **options)
+    closed = re.match(r"\s*</(\w+)>", asked[len(start) :])
+    if closed:  # asked for with an empty thought, and the answer has one of its own: it is not cut in its middle
+        return whole[max(start.rfind(f"<{closed[1]}>"), 0) :]
+    unasked = _template(tokenizer, prompt, **options)
     if not start.startswith(os.path.commonprefix([unasked, asked])):  # earlier turns are written otherwise
         return whole[len(os.path.commonprefix([header, whole])) :]
     opening = asked[len(start) :].strip()  # what the answer is asked to go on from, such as "<think>"
@@ -211,14 +230,25 @@ def _check_tool_calls(tokenizer, completion: list[dict], whole: list[int]) -> No
     called = [m["tool_calls"] for m in completion if m.get("content") is None and m.get("tool_calls")]
     names = [call.get("function", call).get("name", "") for calls in called for call in calls]
     if names and not all(name in tokenizer.decode(whole) for name in names):
-        raise ValueError(
+        raise RowError(
             f"A message of the `completion` is a call of the tool {names[0]!r} without text, and the chat template "
             "does not write tool calls. Take a tokenizer whose template does, or leave such rows out."
         )
 
 
 def _written(tokenizer: PreTrainedTokenizerBase, messages: list[dict], **options) -> list[int]:
-    return list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"])
+    return list(_template(tokenizer, messages, tokenize=True, return_dict=True, **options)["input_ids"])
+
+
+def _template(tokenizer: PreTrainedTokenizerBase, messages: list[dict], **options):
+    try:
+        return tokenizer.apply_chat_template(messages, **options)
+    except (TemplateError, TypeError) as error:  # what templates raise themselves, and what they trip over
+        roles = ", ".join(str(message.get("role")) for message in messages)
+        raise RowError(
+            f"the chat template cannot write its messages ({roles}): {error}. Change or leave out such rows, or take "
+            "a tokenizer whose template can."
+        ) from error
 
 
 def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 
 _RENAMED = {"from": "role", "value": "content"}  # as TRL's `maybe_convert_to_chatml` has them
+
+
+class RowError(ValueError):
+    """What is wrong with one row; [`naming_row`] says which it is."""
+
+
+@contextmanager
+def naming_row(where: str) -> Iterator[None]:
+    """Puts `where`, such as "Row 3 of the train dataset", before the message of a [`RowError`] raised inside."""
+    try:
+        yield
+    except RowError as error:
+        raise ValueError(f"{where}: {error}") from error.__cause__
 
 
 class Turns(str):

@@ -10,6 +10,7 @@ from datasets import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from ..text.encode import Encoded, encode_row, seam_message
+from ..text.messages import naming_row
 from ..text.stop_tokens import cut_at_stop
 from .checks import check_rows
 from .row_ids import checked_row
@@ -88,8 +89,9 @@ def with_expert_ids(dataset, name: str, tokenizer, stop_tokens, max_length: int,
     is_stream = isinstance(dataset, IterableDataset)
 
     def add(row: dict, i: int) -> dict:
-        row = checked_row(row, f"Row {i} of the {name} dataset")
-        prompt, completion, as_sft = _encoded(tokenizer, row, template)
+        where = f"Row {i} of the {name} dataset"
+        with naming_row(where):
+            prompt, completion, as_sft = _encoded(tokenizer, checked_row(row, where), template)
         ids = {PROMPT: prompt, COMPLETION: cut_at_stop(completion, stop_tokens)[:max_length]}
         return ids if is_stream else {**ids, _AS_SFT: as_sft}
 

@@ -6,6 +6,7 @@ import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from jinja2 import TemplateError
 from peft import PeftConfig, PeftModel
 from transformers import (
     BitsAndBytesConfig,
@@ -41,7 +42,7 @@ from .models import causal_lm, keep_4bit_weights_trainable, no_dropout, without_
 from .packing import check_documents_apart
 from .reference import own_reference, prepared_reference
 from .row_ends import why_nothing_ends
-from .row_ids import ready_rows
+from .row_ids import ready_rows, what_cannot_be_written
 from .td_scale import ScheduleCheck, drowning, measured_td_scale
 from .token_metrics import TokenMetrics
 
@@ -233,7 +234,13 @@ class IRLTrainer(Interruptible, SFTTrainer):
         if formatting_func is None:
             check_rows(dataset, args.dataset_text_field, dataset_name)
             dataset = ready_rows(dataset, args, processing_class, self.completion_only_loss, dataset_name)
-        prepared = super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        try:
+            prepared = super()._prepare_dataset(
+                dataset, processing_class, args, packing, formatting_func, dataset_name
+            )
+        except TemplateError as error:  # raised by the chat template, or by what it trips over
+            message = what_cannot_be_written(dataset, self._tokenizer, dataset_name)
+            raise ValueError(message or f"The {dataset_name} dataset: {error}") from error
         if isinstance(dataset, Dataset) and not packing:
             dropped = len(dataset) - len(prepared)
             if len(prepared) == 0:

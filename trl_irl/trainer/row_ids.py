@@ -9,12 +9,23 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl import SFTConfig
 
-from ..text.encode import encode_row, seam_message
-from ..text.messages import as_messages, checked, is_messages
+from ..text.encode import encode_row, seam_message, whole_ids
+from ..text.messages import RowError, as_messages, checked, is_messages, naming_row
 
 
 logger = get_logger(__name__)
 _AS_SFT = "as_sft"
+
+
+def what_cannot_be_written(dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> str | None:
+    """Of rows of messages the first that the chat template cannot write, and why; `None` if it can write all."""
+    key = next((key for key in ("messages", "conversations") if key in columns_of(dataset)), None)
+    for i, row in enumerate(dataset if key else ()):
+        try:
+            whole_ids(tokenizer, {**row, "prompt": None, "completion": row[key]})
+        except RowError as error:
+            return f"Row {i} of the {name} dataset: {error}"
+    return None
 
 
 def columns_of(dataset: Dataset | IterableDataset) -> list[str]:
@@ -90,7 +101,9 @@ def checked_row(row: dict, where: str) -> dict:
 
 
 def _add_ids(row: dict, i: int, tokenizer: PreTrainedTokenizerBase, name: str) -> dict:
-    prompt, completion, as_sft = encode_row(tokenizer, checked_row(row, f"Row {i} of the {name} dataset"))
+    where = f"Row {i} of the {name} dataset"
+    with naming_row(where):
+        prompt, completion, as_sft = encode_row(tokenizer, checked_row(row, where))
     mask = [0] * len(prompt) + [1] * len(completion)
     return {"input_ids": prompt + completion, "completion_mask": mask, _AS_SFT: as_sft}
 
