@@ -1,5 +1,8 @@
 """Weights that nobody trained are an error in every model that is loaded by name."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from datasets import Dataset
@@ -89,3 +92,29 @@ def test_a_new_head_is_meant_but_nothing_else_is_new(folders):
     for load in (lambda path: load_classifier(path, new_head=True), Discriminator.load):
         with pytest.raises(ValueError, match="has no weights for model.layers.1.mlp.up_proj.weight"):
             load(str(folders / "plain-cut"))
+
+
+@pytest.fixture(scope="module")
+def cut_adapters(folders, tmp_path_factory):
+    """Adapters whose base lacks weights, and such as lack weights themselves; their heads are there."""
+    folder = tmp_path_factory.mktemp("adapters")
+    for task in ("CAUSAL_LM", "SEQ_CLS"):
+        saved = folders / f"plain-{task}"
+        on_cut, short = (shutil.copytree(saved, folder / f"{task}-{kind}") for kind in ("on-cut", "short"))
+        config = json.loads((saved / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = str(folders / "plain-cut")
+        (on_cut / "adapter_config.json").write_text(json.dumps(config))
+        weights = load_file(saved / "adapter_model.safetensors")
+        weights = {name: weight for name, weight in weights.items() if "layers.1." not in name}
+        save_file(weights, short / "adapter_model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("kind, missing", [("on-cut", "model.layers.1.mlp.up_proj"), ("short", ".*layers.1.*lora_A")])
+def test_adapters(kind, missing, cut_adapters):
+    with pytest.raises(ValueError, match=f"`model: .* has no weights for {missing}"):
+        load_language_model(str(cut_adapters / f"CAUSAL_LM-{kind}"))
+    with pytest.raises(ValueError, match=f"`reward_model_path: .* has no weights for {missing}"):
+        load_scorer(str(cut_adapters / f"SEQ_CLS-{kind}"), "float32", "reward_model_path")
+    with pytest.raises(ValueError, match=f"has no weights for {missing}"):
+        PreferenceReward(str(cut_adapters / f"SEQ_CLS-{kind}"))

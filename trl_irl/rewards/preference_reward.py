@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from peft import AutoPeftModelForSequenceClassification, PeftConfig
-from peft.utils import load_peft_weights
+from peft.utils import get_peft_model_state_dict, load_peft_weights
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..text.encode import as_row, prompt_ids, whole_ids
 from ..text.messages import checked, naming_row
-from .loading import is_adapter, load_classifier, whole_weights
+from .loading import check_whole, is_adapter, load_classifier, whole_language_model, whole_weights
 
 
 def check_one_label(path: str, key: str) -> None:
@@ -44,13 +44,18 @@ def load_scorer(path: str, dtype: str, key: str = "model", new_head: bool = Fals
     """
     if not is_adapter(path):
         return load_classifier(path, key, new_head, dtype=dtype)
-    if not new_head and not any(".score." in name for name in load_peft_weights(path, device="cpu")):
+    saved = load_peft_weights(path, device="cpu").keys()
+    if not new_head and not any(".score." in name for name in saved):
         raise ValueError(
             f"`{key}: {path}` is an adapter without the head of its reward model, which would be random. Train it "
             "with `lora_modules_to_save: [score]`, or `lora_task_type: SEQ_CLS`."
         )
     options = {"num_labels": 1, "dtype": dtype, "use_safetensors": True}
-    scorer = AutoPeftModelForSequenceClassification.from_pretrained(path, **options).merge_and_unload()
+    with whole_language_model(path, key, new_head=True):  # its head is the adapter's
+        scorer = AutoPeftModelForSequenceClassification.from_pretrained(path, **options)
+    expected = get_peft_model_state_dict(scorer, save_embedding_layers=False).keys()
+    check_whole([name for name in expected - saved if not (new_head and ".score." in name)], path, key)
+    scorer = scorer.merge_and_unload()
     try:  # an adapter has no config of its own, and was trained with its tokenizer's padding
         scorer.config.get_text_config().pad_token_id = AutoTokenizer.from_pretrained(path).pad_token_id
     except (OSError, ValueError):
