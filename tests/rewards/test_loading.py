@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -118,3 +119,28 @@ def test_adapters(kind, missing, cut_adapters):
         load_scorer(str(cut_adapters / f"SEQ_CLS-{kind}"), "float32", "reward_model_path")
     with pytest.raises(ValueError, match=f"has no weights for {missing}"):
         PreferenceReward(str(cut_adapters / f"SEQ_CLS-{kind}"))
+
+
+@pytest.mark.parametrize("key", ["models", "reward_models", "reward_ref_model", "reward_model_path"])
+def test_evaluate_names_the_key_before_it_loads(key, folders, tmp_path, capsys):
+    from trl_irl.commands import evaluate
+
+    keys = {"models": "plain", key: "plain" if key == "reward_model_path" else "plain-reward"}
+    words = [word for name, model in keys.items() for word in (f"--{name}", str(folders / model))]
+    words += ["--reward_analysis", "true", "--dataset_name", "unread.jsonl", "--output_dir", str(tmp_path / "e")]
+    assert evaluate.run(words) == 2
+    assert f"error: `{key}: {folders / keys[key]}` " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(version("trl") >= "1.13", reason="PPOTrainer is in TRL 1.12 only")
+def test_ppo_names_the_key_before_it_loads(folders, tmp_path, monkeypatch):
+    from trl_irl.commands import ppo
+    from trl_irl.rewards import loading
+
+    monkeypatch.setattr(loading, "load_language_model", None)
+    ROWS.to_json(tmp_path / "rows.jsonl")
+    keys = {"model_name_or_path": folders / "plain", "soft_q_model": folders / "plain-reward"}
+    keys |= {"dataset_name": tmp_path / "rows.jsonl", "output_dir": tmp_path / "run", "total_episodes": 8, **QUIET}
+    words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+    with pytest.raises(ValueError, match="`soft_q_model: .*plain-reward` is a reward model"):
+        ppo.make_trainer(*ppo.make_parser().parse(words))

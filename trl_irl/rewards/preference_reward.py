@@ -129,9 +129,9 @@ class PreferenceReward:
             completions (`Sequence[str]` or `Sequence[list[dict]]`):
                 Text or messages.
             completion_ids (`Sequence[Sequence[int]]`, *optional*):
-                After text prompts: the completions as sampled. Those without an EOS token at their end were cut, and
-                are judged so; without ids all are taken as finished. Ids of another tokenizer than this model's are
-                left aside, with a warning, and the text is judged.
+                After text prompts: the completions as sampled. Those without an EOS (or another special) token at
+                their end were cut, and are judged so; without ids all are taken as finished. Ids of another tokenizer
+                than this model's are left aside, with a warning, and the text is judged.
             ended (`Sequence[bool]`, *optional*):
                 Where the text is judged: which completions ended by themselves. The others were cut, and nothing is
                 written behind them.
@@ -139,13 +139,18 @@ class PreferenceReward:
         is_text = all(isinstance(prompt, str) for prompt in prompts)
         if completion_ids is not None and is_text and self._are_own(completions, completion_ids):
             pairs = zip(prompts, completion_ids, strict=True)
-            return self.of_ids([prompt_ids(self.tokenizer, prompt) + list(ids) for prompt, ids in pairs])
+            return self.of_ids([prompt_ids(self.tokenizer, prompt) + self._ended_as_own(ids) for prompt, ids in pairs])
         rows = [
             {**as_row(prompt), "completion": checked(completion, "completion", f"Row {i}")}
             for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
         ]
         ended = [True] * len(rows) if ended is None else ended
         return self.of_ids(self._whole_ids(rows, ended))
+
+    def _ended_as_own(self, ids: Sequence[int]) -> list[int]:
+        """With this model's EOS at the end, where the policy ends in another special token of the same vocabulary."""
+        last = self.tokenizer.added_tokens_decoder.get(ids[-1]) if len(ids) else None
+        return [*ids[:-1], self.tokenizer.eos_token_id] if last is not None and last.special else list(ids)
 
     def _whole_ids(self, rows: Sequence[dict], ended: Sequence[bool]) -> list[list[int]]:
         found = []
