@@ -1,5 +1,9 @@
 """Weights that nobody trained are an error in every model that is loaded by name."""
 
+import json
+import shutil
+from importlib.metadata import version
+
 import pytest
 import torch
 from datasets import Dataset
@@ -89,3 +93,54 @@ def test_a_new_head_is_meant_but_nothing_else_is_new(folders):
     for load in (lambda path: load_classifier(path, new_head=True), Discriminator.load):
         with pytest.raises(ValueError, match="has no weights for model.layers.1.mlp.up_proj.weight"):
             load(str(folders / "plain-cut"))
+
+
+@pytest.fixture(scope="module")
+def cut_adapters(folders, tmp_path_factory):
+    """Adapters whose base lacks weights, and such as lack weights themselves; their heads are there."""
+    folder = tmp_path_factory.mktemp("adapters")
+    for task in ("CAUSAL_LM", "SEQ_CLS"):
+        saved = folders / f"plain-{task}"
+        on_cut, short = (shutil.copytree(saved, folder / f"{task}-{kind}") for kind in ("on-cut", "short"))
+        config = json.loads((saved / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = str(folders / "plain-cut")
+        (on_cut / "adapter_config.json").write_text(json.dumps(config))
+        weights = load_file(saved / "adapter_model.safetensors")
+        weights = {name: weight for name, weight in weights.items() if "layers.1." not in name}
+        save_file(weights, short / "adapter_model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("kind, missing", [("on-cut", "model.layers.1.mlp.up_proj"), ("short", ".*layers.1.*lora_A")])
+def test_adapters(kind, missing, cut_adapters):
+    with pytest.raises(ValueError, match=f"`model: .* has no weights for {missing}"):
+        load_language_model(str(cut_adapters / f"CAUSAL_LM-{kind}"))
+    with pytest.raises(ValueError, match=f"`reward_model_path: .* has no weights for {missing}"):
+        load_scorer(str(cut_adapters / f"SEQ_CLS-{kind}"), "float32", "reward_model_path")
+    with pytest.raises(ValueError, match=f"has no weights for {missing}"):
+        PreferenceReward(str(cut_adapters / f"SEQ_CLS-{kind}"))
+
+
+@pytest.mark.parametrize("key", ["models", "reward_models", "reward_ref_model", "reward_model_path"])
+def test_evaluate_names_the_key_before_it_loads(key, folders, tmp_path, capsys):
+    from trl_irl.commands import evaluate
+
+    keys = {"models": "plain", key: "plain" if key == "reward_model_path" else "plain-reward"}
+    words = [word for name, model in keys.items() for word in (f"--{name}", str(folders / model))]
+    words += ["--reward_analysis", "true", "--dataset_name", "unread.jsonl", "--output_dir", str(tmp_path / "e")]
+    assert evaluate.run(words) == 2
+    assert f"error: `{key}: {folders / keys[key]}` " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(version("trl") >= "1.13", reason="PPOTrainer is in TRL 1.12 only")
+def test_ppo_names_the_key_before_it_loads(folders, tmp_path, monkeypatch):
+    from trl_irl.commands import ppo
+    from trl_irl.rewards import loading
+
+    monkeypatch.setattr(loading, "load_language_model", None)
+    ROWS.to_json(tmp_path / "rows.jsonl")
+    keys = {"model_name_or_path": folders / "plain", "soft_q_model": folders / "plain-reward"}
+    keys |= {"dataset_name": tmp_path / "rows.jsonl", "output_dir": tmp_path / "run", "total_episodes": 8, **QUIET}
+    words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+    with pytest.raises(ValueError, match="`soft_q_model: .*plain-reward` is a reward model"):
+        ppo.make_trainer(*ppo.make_parser().parse(words))

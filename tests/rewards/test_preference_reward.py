@@ -4,6 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
 from tests.conftest import make_model, make_tokenizer
@@ -167,3 +168,18 @@ def test_a_completion_that_was_cut_is_read_where_it_was_cut(rows, trained):
             expected = reward.model(input_ids=torch.tensor([ids])).logits[0, 0].item()
         assert found[i] == pytest.approx(expected, abs=1e-5)
         assert abs(found[i] - finished[i]) > 1e-4
+
+
+def test_a_policy_that_ends_in_another_token_of_the_vocabulary(tokenizer, tmp_path):
+    """It is read after the EOS that the reward model was trained with; what was cut gets none."""
+    AutoModelForSequenceClassification.from_config(make_model("llama", num_labels=1).config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    reward = PreferenceReward(str(tmp_path))
+    texts = [" two three", " fox"]
+    finished = reward(["One", "Two"], texts)
+    for end in ("<eos>", "<|im_end|>"):
+        ids = [tokenizer(text + end)["input_ids"] for text in texts]
+        assert reward(["One", "Two"], texts, ids) == pytest.approx(finished, abs=1e-6)
+    cut = reward(["One", "Two"], texts, [tokenizer(text)["input_ids"] for text in texts])
+    assert cut == pytest.approx(reward(["One", "Two"], texts, ended=[False, False]), abs=1e-6)
+    assert min(abs(a - b) for a, b in zip(cut, finished, strict=True)) > 1e-4

@@ -158,6 +158,8 @@ def main(arguments: EvaluateArguments) -> None:
     from ..evaluation.metrics import check_installed
     from ..evaluation.report import print_rows
     from ..evaluation.scoring import Scorer, tokenizer_of
+    from ..rewards.loading import check_language_model
+    from ..rewards.preference_reward import check_one_label
     from ..tasks.files import check_local_model, check_writable
     from ..tasks.math_answer import MathVerifier
 
@@ -167,6 +169,7 @@ def main(arguments: EvaluateArguments) -> None:
         paths[key] = [path] if (path := getattr(arguments, key)) else []
     for key, path in ((key, path) for key, found in paths.items() for path in found):
         check_local_model(path, key)
+        (check_one_label if key == "reward_model_path" else check_language_model)(path, key)
     check_writable(arguments.output_dir, "output_dir")
     output_dir = Path(arguments.output_dir)
     in_models, in_metrics = Stopwatch(), Stopwatch()

@@ -165,7 +165,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     from trl import get_peft_config, get_quantization_config
 
     from ..evaluation.callback import GenerationCallback
-    from ..rewards.loading import load_language_model
+    from ..rewards.loading import check_language_model, load_language_model
     from ..rewards.preference_reward import check_one_label, load_scorer
     from ..text.stop_tokens import end_turns_as_the_template_does, stop_token_ids
     from ..trainer.ppo import PPOTrainer, calibrate
@@ -189,6 +189,8 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     for key in ("reward_model_path", "soft_q_model", "value_model_path", "ref_model_name_or_path"):
         other = getattr(script_args, key, None) or getattr(training_args, key, None)
         if other is not None:
+            if key in ("soft_q_model", "ref_model_name_or_path"):
+                check_language_model(other, key)
             check_same_tokens(tokenizer, other, key)
             if key in ("reward_model_path", "value_model_path"):
                 check_one_label(other, key)

@@ -92,6 +92,7 @@ def main(arguments: RewardDataArguments) -> None:
     """Make the pairs of every split and save them."""
     from datasets import Dataset
 
+    from ..rewards.loading import check_language_model
     from ..tasks.files import check_local_model, check_writable
     from ..tasks.task import as_prompt_completion, load_task
     from .prepare import save
@@ -99,6 +100,7 @@ def main(arguments: RewardDataArguments) -> None:
     model = None
     if arguments.model is not None:
         check_local_model(arguments.model, "model")
+        check_language_model(arguments.model, "model")
         model = LoadedModel(arguments.model, arguments.dtype, arguments.batch_size)
     check_writable(arguments.output_dir, "output_dir")
     score = completion_score(arguments.task)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,11 +53,14 @@ def load_language_model(path: str, key: str = "model", **options) -> PreTrainedM
         `ValueError`: it is a reward model, or weights are missing, which transformers would draw at random.
     """
     check_language_model(path, key)
-    model, info = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, use_safetensors=True, **options)
+    with whole_language_model(path, key):  # for an adapter's base, of which the information below says nothing
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path, output_loading_info=True, use_safetensors=True, **options
+        )
     # Where embeddings and head are tied, a reward model lacks nothing; its own head is left over.
     if any(name.split(".")[0] in _HEADS for name in info["unexpected_keys"]):
         raise ValueError(_reward_model_error(path, key))
-    _check_whole(info["missing_keys"], path, key)
+    check_whole(info["missing_keys"], path, key)
     return model
 
 
@@ -81,25 +84,28 @@ def check_language_model(path: str, key: str, **options) -> None:
 class _LoadReports(logging.Handler):
     """Raises where transformers only reports that it has drawn weights, since they are not in the file."""
 
-    def __init__(self, path: str, key: str):
+    def __init__(self, path: str, key: str, new_head: bool = False):
         super().__init__()
-        self.path, self.key = path, key
+        self.path, self.key, self.new_head = path, key, new_head
 
     def emit(self, record: logging.LogRecord) -> None:
         report = re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage())
-        if f"LOAD REPORT from: {self.path}" not in report:
+        if not re.search(rf"LOAD REPORT from: {re.escape(self.path)}\s*$", report, re.MULTILINE):
             return
         found = re.findall(r"^(\S+)\s*\|\s*(MISSING|UNEXPECTED)\b", report, re.MULTILINE)
-        if any(what == "UNEXPECTED" and name.split(".")[0] in _HEADS for name, what in found):
+        if self.new_head:
+            found = [(name, what) for name, what in found if name.split(".")[0] not in _HEADS]
+        elif any(what == "UNEXPECTED" and name.split(".")[0] in _HEADS for name, what in found):
             raise ValueError(_reward_model_error(self.path, self.key))
-        _check_whole([name for name, what in found if what == "MISSING"], self.path, self.key)
+        check_whole([name for name, what in found if what == "MISSING"], self.path, self.key)
 
 
 @contextmanager
-def whole_language_model(path: str | PreTrainedModel, key: str = "model") -> Iterator[None]:
+def whole_language_model(path: str | PreTrainedModel, key: str = "model", new_head: bool = False) -> Iterator[None]:
     """
     Around what loads a language model by name on the way, such as a trainer's `__init__`: a reward model, or one
-    without some of its weights, is an error, as in [`load_language_model`]. A model that is loaded already passes.
+    without some of its weights, is an error, as in [`load_language_model`]. Of an adapter it is the base's weights
+    that are looked at. A model that is loaded already passes. With `new_head` it is a classifier's backbone.
 
     Raises:
         `ValueError`
@@ -107,7 +113,8 @@ def whole_language_model(path: str | PreTrainedModel, key: str = "model") -> Ite
     if not isinstance(path, str):
         yield
         return
-    logger, handler = logging.getLogger("transformers.modeling_utils"), _LoadReports(path, key)
+    base = PeftConfig.from_pretrained(path).base_model_name_or_path if is_adapter(path) else path
+    logger, handler = logging.getLogger("transformers.modeling_utils"), _LoadReports(base, key, new_head)
     logger.addHandler(handler)
     try:
         yield
@@ -136,7 +143,7 @@ def load_classifier(path: str, key: str = "model", new_head: bool = False, **opt
         path, num_labels=1, output_loading_info=True, use_safetensors=True, **options
     )
     missing = info["missing_keys"]
-    _check_whole([name for name in missing if not (new_head and name.startswith("score."))], path, key)
+    check_whole([name for name in missing if not (new_head and name.startswith("score."))], path, key)
     return model
 
 
@@ -152,7 +159,11 @@ def _reward_model_error(path: str, key: str) -> str:
     )
 
 
-def _check_whole(missing, path: str, key: str) -> None:
+def check_whole(missing: Iterable[str], path: str, key: str) -> None:
+    """
+    Raises:
+        `ValueError`: there is a name among `missing`, of weights that were not saved.
+    """
     if missing:
         first, *more = sorted(missing)
         rest = f" and {len(more)} more" if more else ""

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from peft import AutoPeftModelForSequenceClassification, PeftConfig
-from peft.utils import load_peft_weights
+from peft.utils import get_peft_model_state_dict, load_peft_weights
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..text.encode import as_row, prompt_ids, whole_ids
 from ..text.messages import checked, naming_row
-from .loading import is_adapter, load_classifier, whole_weights
+from .loading import check_whole, is_adapter, load_classifier, whole_language_model, whole_weights
 
 
 def check_one_label(path: str, key: str) -> None:
@@ -44,13 +44,18 @@ def load_scorer(path: str, dtype: str, key: str = "model", new_head: bool = Fals
     """
     if not is_adapter(path):
         return load_classifier(path, key, new_head, dtype=dtype)
-    if not new_head and not any(".score." in name for name in load_peft_weights(path, device="cpu")):
+    saved = load_peft_weights(path, device="cpu").keys()
+    if not new_head and not any(".score." in name for name in saved):
         raise ValueError(
             f"`{key}: {path}` is an adapter without the head of its reward model, which would be random. Train it "
             "with `lora_modules_to_save: [score]`, or `lora_task_type: SEQ_CLS`."
         )
     options = {"num_labels": 1, "dtype": dtype, "use_safetensors": True}
-    scorer = AutoPeftModelForSequenceClassification.from_pretrained(path, **options).merge_and_unload()
+    with whole_language_model(path, key, new_head=True):  # its head is the adapter's
+        scorer = AutoPeftModelForSequenceClassification.from_pretrained(path, **options)
+    expected = get_peft_model_state_dict(scorer, save_embedding_layers=False).keys()
+    check_whole([name for name in expected - saved if not (new_head and ".score." in name)], path, key)
+    scorer = scorer.merge_and_unload()
     try:  # an adapter has no config of its own, and was trained with its tokenizer's padding
         scorer.config.get_text_config().pad_token_id = AutoTokenizer.from_pretrained(path).pad_token_id
     except (OSError, ValueError):
@@ -124,9 +129,9 @@ class PreferenceReward:
             completions (`Sequence[str]` or `Sequence[list[dict]]`):
                 Text or messages.
             completion_ids (`Sequence[Sequence[int]]`, *optional*):
-                After text prompts: the completions as sampled. Those without an EOS token at their end were cut, and
-                are judged so; without ids all are taken as finished. Ids of another tokenizer than this model's are
-                left aside, with a warning, and the text is judged.
+                After text prompts: the completions as sampled. Those without an EOS (or another special) token at
+                their end were cut, and are judged so; without ids all are taken as finished. Ids of another tokenizer
+                than this model's are left aside, with a warning, and the text is judged.
             ended (`Sequence[bool]`, *optional*):
                 Where the text is judged: which completions ended by themselves. The others were cut, and nothing is
                 written behind them.
@@ -134,13 +139,18 @@ class PreferenceReward:
         is_text = all(isinstance(prompt, str) for prompt in prompts)
         if completion_ids is not None and is_text and self._are_own(completions, completion_ids):
             pairs = zip(prompts, completion_ids, strict=True)
-            return self.of_ids([prompt_ids(self.tokenizer, prompt) + list(ids) for prompt, ids in pairs])
+            return self.of_ids([prompt_ids(self.tokenizer, prompt) + self._ended_as_own(ids) for prompt, ids in pairs])
         rows = [
             {**as_row(prompt), "completion": checked(completion, "completion", f"Row {i}")}
             for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
         ]
         ended = [True] * len(rows) if ended is None else ended
         return self.of_ids(self._whole_ids(rows, ended))
+
+    def _ended_as_own(self, ids: Sequence[int]) -> list[int]:
+        """With this model's EOS at the end, where the policy ends in another special token of the same vocabulary."""
+        last = self.tokenizer.added_tokens_decoder.get(ids[-1]) if len(ids) else None
+        return [*ids[:-1], self.tokenizer.eos_token_id] if last is not None and last.special else list(ids)
 
     def _whole_ids(self, rows: Sequence[dict], ended: Sequence[bool]) -> list[list[int]]:
         found = []
