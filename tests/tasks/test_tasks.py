@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 
 from trl_irl.tasks.arithmetic import make_arithmetic, make_arithmetic_facts
-from trl_irl.tasks.files import load_from_hub_or_path
+from trl_irl.tasks.files import check_no_other_splits, load_from_hub_or_path
 from trl_irl.tasks.final_answer import final_answer, is_correct
 from trl_irl.tasks.gsm8k import load_gsm8k
 
@@ -139,3 +139,29 @@ def test_missing_files(tmp_path):
     (tmp_path / "rows.pkl").write_text("")
     with pytest.raises(ValueError, match="is not one of"):
         load_from_hub_or_path(str(tmp_path / "rows.pkl"))
+
+
+@pytest.mark.parametrize("rows", ["ask,reply\nHi, you,yes\n", "ask,reply\n1,2,3\nfour,five\n"])
+def test_a_csv_file_with_commas_outside_quotes_loses_no_text(rows, tmp_path):
+    """pandas takes the first cell of such rows for their names."""
+    (tmp_path / "rows.csv").write_text(rows, encoding="utf-8")
+    with pytest.raises(ValueError, match="the first row of rows.csv has 1 more cells than the header"):
+        load_from_hub_or_path(str(tmp_path / "rows.csv"))
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("validation.tsv", "a\tb\n"),
+        ("train/part.jsonl.gz", ""),
+        ("README.md", "---\nconfigs:\n- split: x\n---\n"),
+    ],
+)
+def test_no_folder_is_written_to_that_would_load_as_something_else(name, text, tmp_path):
+    (tmp_path / "notes.md").write_text("Mine.", encoding="utf-8")
+    (tmp_path / "train.parquet").write_bytes(b"")
+    check_no_other_splits(str(tmp_path), "output_dir", ["train"])
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"holds {name}"):
+        check_no_other_splits(str(tmp_path), "output_dir", ["train"])

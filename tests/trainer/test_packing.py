@@ -53,6 +53,23 @@ def test_the_trainer_refuses_before_it_trains(make_trainer, keys):
         make_trainer(build("opt", AutoModelForCausalLM), DOCUMENTS, **keys)
 
 
+def test_evaluation_is_of_documents_alone_however_they_are_packed(make_trainer):
+    def evaluated(**more):
+        return make_trainer(make_model("llama"), DOCUMENTS, eval_dataset=DOCUMENTS, **more).evaluate()
+
+    expected = evaluated()
+    for more in (
+        {"packing": True},
+        {"packing": True, "eval_packing": False},
+        {"padding_free": True, "max_length": None},
+    ):
+        found = evaluated(**more)
+        for name in ("eval_nll", "eval_td_loss"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-5)
+    with pytest.raises(ValueError, match="`eval_packing: true` without `packing: true`"):
+        evaluated(eval_packing=True)
+
+
 def test_a_sharded_model_is_measured_at_its_first_step(make_trainer, monkeypatch):
     """ZeRO-3 and the meta device: neither the head nor packing can be looked at before the first forward."""
     expected, gradients = one_step(make_trainer(make_model("gemma2"), packing=True))

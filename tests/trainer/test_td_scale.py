@@ -119,8 +119,10 @@ def test_scales_that_mean_nothing_are_refused(make_trainer, scale):
     "mle, ramp, said",
     [
         (100, 0, "The run has 3 optimiser steps.*100.*maximum likelihood to its end"),
+        (3, 0, "The run has 3 optimiser steps.*maximum likelihood to its end"),
         (1, 4, "The run has 3 optimiser steps.*`lambda_td` gets to 0.05 of 0.1"),
         (1, 2, None),
+        (2, 0, None),
     ],
 )
 def test_a_schedule_longer_than_the_run_is_said(make_trainer, caplog, mle, ramp, said):

@@ -1,5 +1,6 @@
 """Datasets by Hub id or by local path, and checks of local paths."""
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -56,8 +57,13 @@ def _text_of_csv(arguments: dict) -> dict:
     if not isinstance(builder, Csv) or builder.config.features is not None:
         return {}
     first = next(iter(builder.config.data_files.values()))[0]
-    columns = pandas.read_csv(first, nrows=0, sep=builder.config.sep, encoding=builder.config.encoding).columns
-    features = Features({name: Value("string") for name in columns})
+    start = pandas.read_csv(first, nrows=1, sep=builder.config.sep, encoding=builder.config.encoding)
+    if not isinstance(start.index, pandas.RangeIndex):  # pandas would leave the first cell out of the columns
+        raise ValueError(
+            f"the first row of {Path(first).name} has {start.index.nlevels} more cells than the header, which is "
+            f"{', '.join(start.columns)}: put text with `{builder.config.sep}` in quotes"
+        )
+    features = Features({name: Value("string") for name in start.columns})
     return {"features": features, "keep_default_na": False, "na_values": [""]}
 
 
@@ -150,8 +156,16 @@ def check_no_other_splits(folder: str, key: str, splits: Iterable[str]) -> None:
     Raises:
         `ValueError`
     """
+    from datasets.packaged_modules import _EXTENSION_TO_MODULE  # what a folder is searched for when it is loaded
+
+    tables = ("arrow", "csv", "json", "parquet")  # and not .md, .png and so on, beside the data
+    of_rows = [suffix for suffix, (module, _) in _EXTENSION_TO_MODULE.items() if module in tables]
+    loaded = {*_BUILDERS, *of_rows, ".zip"}
     written = {Path(folder) / f"{name}.parquet" for name in splits}
-    other = sorted(p for p in Path(folder).rglob("*") if p.suffix in (*_BUILDERS, ".arrow") and p not in written)
+    other = sorted(p for p in Path(folder).rglob("*") if loaded & set(p.suffixes) and p not in written)
+    card = Path(folder) / "README.md"
+    if not other and card.is_file() and re.search(r"^(configs|dataset_info):", card.read_text("utf-8"), re.MULTILINE):
+        other = [card]  # which says what the folder's splits are
     if other:
         raise ValueError(
             f"`{key}: {folder}` holds {other[0].relative_to(folder)}, which is none of the splits to write "

@@ -22,11 +22,13 @@ _AMOUNT = re.compile(  # a sign, a currency, a number, and words after it; the s
     r"(?P<unit>(?:[^\W\d_]|[\s€£¥₹₩₽$%°²³.'’()/-])*)"
 )
 _NO_UNIT_SIGN = re.compile(r"(?<![^\W\d_])[-²³]|[-/](?![^\W\d_])")  # 5-, 5², 5/
+_GREEK = re.compile(r"[α-ψ]")  # no ω, which is an ohm's in lower case
 _WORDS = re.compile(r"[^\W\d_]+")
 # Words after a number that change it, so that they are no unit.
 _NO_UNIT_WORD = frozenset(
-    "hundred thousand million billion trillion dozen k bn half halves third thirds quarter quarters fourth fourths "
-    "fifth fifths tenth tenths pi e i n x y z am pm and or plus minus times over to not 百 千 万 亿".split()
+    "hundred hundreds thousand thousands million millions billion billions trillion trillions dozen dozens lakh "
+    "lakhs crore crores k bn half halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths "
+    "pi e i n x y z am pm and or plus minus times over to not squared cubed 百 千 万 亿".split()
 )
 
 
@@ -144,6 +146,7 @@ def _plain(text: str) -> str:
     """Without markup, its minus signs and spaces the plain ones."""
     text = text.replace("−", "-").replace("–", "-").replace("\\frac", "\\dfrac").replace("\\ddfrac", "\\dfrac")
     text = re.sub(r"[\u00a0\u2009\u202f]", " ", text)
+    text = re.sub(r"[¼-¾⅐-⅞]", lambda match: " " + unicodedata.normalize("NFKC", match[0]).replace("⁄", "/"), text)
     before = None
     while before != text:  # \boxed{\text{18}}
         before, text = text, _FRACTION.sub(r"\1/\2", _WRAPPED.sub(r"\1", text))
@@ -160,7 +163,9 @@ def _read(text: str) -> Answer | None:
     if match is not None and not (match["sign"] and match["sign2"]):
         unit = match["unit"].lower()
         number = _number(match)
-        if _NO_UNIT_SIGN.search(unit) or not _NO_UNIT_WORD.isdisjoint(_WORDS.findall(unit)):
+        words = _WORDS.findall(unit)
+        # A single Greek letter is a number or an unknown: 2π, 3θ.
+        if _NO_UNIT_SIGN.search(unit) or any(word in _NO_UNIT_WORD or _GREEK.fullmatch(word) for word in words):
             number = None
         if number is not None:
             return number

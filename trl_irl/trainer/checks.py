@@ -33,6 +33,12 @@ def check_arguments(
             "`compute_loss_func` would replace the inverse soft-Q objective. Subclass `IRLTrainer` and override "
             "`compute_loss`, or use `SFTTrainer`."
         )
+    if args.eval_packing and args.packing_strategy != "wrapped" and not (args.packing or args.padding_free):
+        raise ValueError(
+            "`eval_packing: true` without `packing: true` puts several evaluation documents into one row, and TRL's "
+            "collator then does not say where they begin: they would see each other, and `eval_nll` and the others "
+            "would be of other text. Set `packing: true` too, or `padding_free: true`, or leave `eval_packing` unset."
+        )
     targets = getattr(peft_config, "target_modules", None)
     if isinstance(targets, list | set | tuple) and any(name.split(".")[-1] == "lm_head" for name in targets):
         raise ValueError(

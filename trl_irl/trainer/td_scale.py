@@ -40,7 +40,7 @@ class ScheduleCheck(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         steps, mle, ramp = state.max_steps, args.mle_warmup_steps, args.lambda_td_warmup_steps
-        if args.lambda_td == 0 or mle + ramp <= steps:
+        if args.lambda_td_at(steps - 1) >= args.lambda_td:
             return
         if mle >= steps:
             what = "it trains by maximum likelihood to its end"
