@@ -47,6 +47,7 @@ _DO_NOTHING = (
     ),
     ("label_smoothing_factor", (0, 0.0), "Unset it."),
     ("neftune_noise_alpha", (None,), "Unset it."),
+    ("eval_on_start", (False,), "Unset it: evaluations are at `eval_steps`."),
     ("auto_find_batch_size", (False,), "Unset it, and set `per_device_train_batch_size`."),
 )
 
