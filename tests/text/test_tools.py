@@ -1,6 +1,7 @@
 """Tools and template arguments of a row: whoever asks its prompt asks as training does."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from trl import RewardConfig, RewardTrainer
 from tests.conftest import make_model
 from tests.text.test_encode import bot, log_pi, prepared, user, with_template
 from tests.trainer.conftest import settings
-from trl_irl import IRLConfig, IRLTrainer, PreferenceReward, SoftQReward
+from trl_irl import GAILConfig, IRLConfig, IRLTrainer, PreferenceReward, SoftQReward
 from trl_irl.commands import score
 from trl_irl.evaluation.callback import GenerationArguments, GenerationCallback
 from trl_irl.evaluation.sampling import encode_prompts, sample
@@ -147,3 +148,14 @@ def test_prompts_of_ppo(qwen3, folder, trained, tmp_path):
     assert [prompt for prompt, _ in demonstrations_of(rows, qwen3)] == [prompt for prompt, _ in trained]
     ends = AutoTokenizer.from_pretrained(folder, eos_token="<|im_end|>")
     assert ends.decode(after_eos(ends, rows[0])) == "\n"
+
+
+def test_generations_of_gail_are_asked_as_rloo_asks(qwen3, tmp_path):
+    """There the run's arguments reach the template, and the rows' own tools do not."""
+    args = GAILConfig(str(tmp_path), chat_template_kwargs={"enable_thinking": False}, use_cpu=True, bf16=False)
+    trainer = SimpleNamespace(processing_class=qwen3, model=make_model("qwen2", **LONG), args=args)
+    row = as_prompt_completion(BOTH[0])
+    options = GenerationArguments(eval_num_samples=1, eval_max_new_tokens=2)
+    callback = GenerationCallback(trainer, [row], lambda text, row: {"n": 1.0}, options)
+    plain = qwen3.apply_chat_template(row["prompt"], add_generation_prompt=True, enable_thinking=False)["input_ids"]
+    assert encode_prompts(qwen3, callback._prompts) == [list(plain)]
