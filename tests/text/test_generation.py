@@ -127,7 +127,7 @@ def test_ppo_samples_as_it_is():
     for leaks in ({}, {"repetition_penalty": 1.8, "no_repeat_ngram_size": 1, "min_p": 0.4}):
         model = policy(**leaks)
         if leaks:
-            ppo.PPOTrainer._generate_as_it_is(SimpleNamespace(policy_model=model))
+            ppo.PPOTrainer._generate_as_it_is(SimpleNamespace(policy_model=model, _forgiving=None))
         torch.manual_seed(0)
         generated.append(model.generate(ids, max_new_tokens=12, do_sample=True, top_k=0).tolist())
     assert generated[0] == generated[1]

@@ -164,7 +164,11 @@ def check_no_other_splits(folder: str, key: str, splits: Iterable[str]) -> None:
     written = {Path(folder) / f"{name}.parquet" for name in splits}
     other = sorted(p for p in Path(folder).rglob("*") if loaded & set(p.suffixes) and p not in written)
     card = Path(folder) / "README.md"
-    if not other and card.is_file() and re.search(r"^(configs|dataset_info):", card.read_text("utf-8"), re.MULTILINE):
+    if (
+        not other
+        and card.is_file()
+        and re.search(r"^(configs|dataset_info):", card.read_text(encoding="utf-8"), re.MULTILINE)
+    ):
         other = [card]  # which says what the folder's splits are
     if other:
         raise ValueError(
