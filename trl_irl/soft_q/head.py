@@ -332,12 +332,21 @@ def _run(model: PreTrainedModel, args: tuple, kwargs: dict[str, Any], with_logit
         nothing = (lambda hidden: hidden.new_zeros(*hidden.shape[:-1], 1)) if not with_logits else head
         return run_without_projection(model, args, kwargs, nothing)
     # The first forward of a model that could not be probed before: its postprocessing shows on the way.
-    vocabulary, given = _projection_size(model), []
-    hidden, output = run_without_projection(
-        model, args, kwargs, lambda hidden: given.append(probe_logits(hidden, vocabulary)) or given[0]
-    )
-    model._soft_q = replace(model._soft_q, postprocessing=fit_postprocessing(model, given[0], output.logits))
+    hidden, output, postprocessing = _probed(model, args, kwargs)
+    model._soft_q = replace(model._soft_q, postprocessing=postprocessing)
     return (hidden, output) if not with_logits else _run(model, args, kwargs, True)
+
+
+def _probed(model: PreTrainedModel, args: tuple, kwargs: dict[str, Any]):
+    """Hidden states, output and postprocessing of a forward with known numbers in the projection's place."""
+    vocabulary, given = _projection_size(model), []
+
+    def answer(hidden: torch.Tensor) -> torch.Tensor:
+        given.append(probe_logits(hidden, vocabulary))
+        return given[0]
+
+    hidden, output = run_without_projection(model, args, kwargs, answer)
+    return hidden, output, fit_postprocessing(model, given[0], output.logits)
 
 
 def can_run(model: PreTrainedModel) -> bool:
@@ -352,8 +361,7 @@ def _measured(model: PreTrainedModel) -> Postprocessing:
     forward as training calls it, whose Q and V must be those of the model's own logits.
     """
     input_ids = probe_ids(model)
-    head, given = model.get_output_embeddings(), []
-    vocabulary = _projection_size(model)
+    head = model.get_output_embeddings()
     name, was_training = type(model).__name__, model.training
     # In training mode, because bitsandbytes repacks 4-bit weights for inference when a CPU model is evaluated, and no
     # gradient passes through them any more. Dropout does no harm: hidden states and logits are of one forward.
@@ -362,10 +370,7 @@ def _measured(model: PreTrainedModel) -> Postprocessing:
         with torch.random.fork_rng(devices=[input_ids.device] if input_ids.is_cuda else []):
             asked = {"input_ids": input_ids}
             with torch.enable_grad():  # shows trainable weights after the projection
-                _, output = run_without_projection(
-                    model, (), asked, lambda hidden: given.append(probe_logits(hidden, vocabulary)) or given[0]
-                )
-            postprocessing = fit_postprocessing(model, given[0], output.logits)
+                *_, postprocessing = _probed(model, (), asked)
             hidden, output = run_without_projection(model, (), asked, head)
     except UnknownHeadError:
         raise
