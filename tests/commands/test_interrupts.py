@@ -61,9 +61,11 @@ def test_training(processes, model_folder, tmp_path):
     assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] >= 2
 
 
-def test_while_it_is_still_importing(tmp_path):
-    started = time.monotonic()
-    status, lines = interrupted(["trl_irl.cli", "irl"], lambda: time.monotonic() > started + 0.7, tmp_path)
+@pytest.mark.parametrize("command, package", [("irl", "accelerate"), ("evaluate", "trl")])
+def test_while_it_is_still_importing(command, package, tmp_path):
+    imported = tmp_path / "begun"
+    (tmp_path / f"{package}.py").write_text(f"import time\nopen({str(imported)!r}, 'w').close()\ntime.sleep(60)\n")
+    status, lines = interrupted(["trl_irl.cli", command], imported.exists, tmp_path)
     assert status == 130 and lines == ["trl-irl: interrupted. Nothing was begun."]
 
 
