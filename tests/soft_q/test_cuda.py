@@ -68,6 +68,30 @@ def test_ties_go_to_the_lowest_id():
         assert is_top1.tolist() == [True, False, False]
 
 
+@pytest.mark.parametrize("device", [f"cuda:{i}" for i in range(torch.cuda.device_count() or 1)])
+@pytest.mark.parametrize("buffer", [0.05, 64])
+def test_forbidden_tokens_and_gradients_that_share_memory(device, buffer):
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(TOKENS, HIDDEN, generator=generator), torch.randn(VOCABULARY, HIDDEN) / 3
+    bias = torch.zeros(VOCABULARY)
+    bias[: VOCABULARY // 2] = bias[-1] = float("-inf")
+    labels = torch.randint(VOCABULARY // 2, VOCABULARY - 1, (TOKENS, 2), generator=generator)[:, 0]
+    plain = hidden.double().requires_grad_()
+    logits = plain @ weight.double().T + bias
+    q, v = logits.gather(1, labels[:, None])[:, 0], logits.logsumexp(1)
+    (q.sum() + 2 * v.sum()).backward()
+
+    ours = hidden.to(device).requires_grad_()
+    our_q, our_v, entropy, _ = soft_q_values(
+        ours, Projection(weight.to(device), bias.to(device)), labels.to(device), buffer
+    )
+    (our_q.sum() + 2 * our_v.sum()).backward()  # the gradient of a sum is one number, expanded
+    log_pi = logits.log_softmax(1).detach()
+    right = -torch.special.xlogy(log_pi.exp(), log_pi.exp()).sum(1)
+    for found, expected in ((our_q, q), (our_v, v), (entropy, right), (ours.grad, plain.grad)):
+        assert relative_error(found.cpu(), expected.detach()) < 1e-5
+
+
 def test_autocast_multiplies_in_bfloat16_and_sums_in_float32():
     hidden, weight = torch.randn(64, 256, device="cuda"), torch.randn(1000, 256, device="cuda")
     labels = torch.arange(64, device="cuda")

@@ -65,6 +65,54 @@ def test_values_and_gradients_equal_full_logits(inputs, dtype, tolerance, with_b
         assert relative_error(x.grad, reference.grad) < tolerance
 
 
+def masked(bias, *columns):
+    """A bias that forbids some tokens: among the first tile's, all of a tile's, and the last."""
+    bias = bias.clone()
+    bias[list(columns)] = float("-inf")
+    return bias
+
+
+FIRST_TILE = range(16)  # of TINY_BUFFER
+
+
+@pytest.mark.parametrize("softcap, buffer", itertools.product([None, 2.5], [TINY_BUFFER, 64]))
+def test_forbidden_tokens_count_nothing(inputs, softcap, buffer):
+    hidden, weight, bias, labels, upstream = inputs
+    labels = labels.clamp(min=17, max=99)
+    bias = masked(bias, *FIRST_TILE, 50, 100)
+    plain = [x.clone().requires_grad_() for x in (hidden, weight)]
+    logits = plain_logits(*plain, bias, 0.7, softcap)
+    q, v, log_pi = logits.gather(1, labels[:, None])[:, 0], logits.logsumexp(1), logits.log_softmax(1)
+    entropy = -torch.special.xlogy(log_pi.exp(), log_pi.exp()).sum(1)
+    ref_bias = masked(bias, 60)  # what only the reference cannot do costs infinitely much, and so is left out here
+    ref_bias[60] = bias[60]
+    ref_logits = plain_logits(hidden.flip(0), weight.flip(0), ref_bias, 1.0, softcap)
+    difference = (logits - logits.logsumexp(1, True)) - (ref_logits - ref_logits.logsumexp(1, True))
+    kl = (log_pi.exp() * torch.where(log_pi.exp() > 0, difference, 0.0)).sum(1)
+    (q * upstream[0] + v * upstream[1] + kl).sum().backward()
+
+    ours = [x.clone().requires_grad_() for x in (hidden, weight)]
+    policy = Projection(ours[1], bias, 0.7, softcap)
+    reference = Projection(weight.flip(0), ref_bias, 1.0, softcap)
+    our_q, our_v, our_entropy, is_top1 = soft_q_values(ours[0], policy, labels, buffer)
+    our_kl = reference_kl(ours[0], policy, hidden.flip(0), reference, buffer)
+    (our_q * upstream[0] + our_v * upstream[1] + our_kl).sum().backward()
+    for found, right in ((our_q, q), (our_v, v), (our_entropy, entropy), (our_kl, kl)):
+        assert relative_error(found, right.detach()) < 1e-12
+    assert torch.equal(is_top1, logits.argmax(1) == labels)
+    for found, right in zip(ours, plain, strict=True):
+        assert relative_error(found.grad, right.grad) < 1e-12
+
+
+def test_a_model_that_forbids_tokens_by_its_bias():
+    model = make_model("llama")
+    model.lm_head.bias = torch.nn.Parameter(masked(torch.zeros(300), 7, 299))
+    attach_soft_q_head(model)
+    ids = torch.randint(10, 290, (2, 9))
+    output = model(ids, labels=ids, soft_q="values")
+    assert torch.allclose(output.v, model(ids).logits[:, :-1].logsumexp(-1), atol=1e-5)
+
+
 def test_top1_breaks_ties_as_argmax_does():
     weight = torch.zeros(VOCABULARY, HIDDEN)
     weight[[3, 50]] = 1.0

@@ -23,7 +23,13 @@ labels = torch.randint(COLUMNS, (TOKENS,))
 x = torch.randn(TOKENS, COLUMNS)
 labels[0], labels[1] = x[0].argmax(), 500
 x[1, 3] = x[1, 500] = 9.0  # a tie that the lower id wins
+x[2, :] = -torch.inf  # a row of which all the first tiles are forbidden, and all but one of the last
+x[2, 450] = 1.0
+x[3, 7] = x[3, 300] = -torch.inf
+labels[2], labels[3] = 450, 8
+labels = torch.stack([labels, labels + 1], 1)[:, 0]  # not one after the other in memory
 grad_q, grad_v = torch.randn(2, TOKENS)
+grad_v = grad_v[:1].expand(TOKENS)
 
 def both(function):
     results = []

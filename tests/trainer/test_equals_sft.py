@@ -63,3 +63,14 @@ def test_accumulated_ragged_batches(peft, tokenizer, tmp_path):
 
 def test_packed(tokenizer, tmp_path):
     assert_same(*both(tmp_path, tokenizer, lambda: make_model("qwen2"), packing=True, max_length=48))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("where", [[5, 6, 77], {"embed_tokens": [5, 6, 77]}, {"lm_head": [5, 6, 77]}])
+def test_trainable_token_indices(tied, where, tokenizer, tmp_path):
+    if tied and isinstance(where, dict) and "lm_head" in where:
+        pytest.skip("PEFT ties the head to the embeddings by the embeddings' name")
+    peft = LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=where, task_type="CAUSAL_LM")
+    sft, irl = both(tmp_path, tokenizer, lambda: make_model("llama", tie_word_embeddings=tied), peft_config=peft)
+    assert any("trainable_tokens_delta" in name for name in irl[1])
+    assert_same(sft, irl)

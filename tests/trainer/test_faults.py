@@ -1,5 +1,7 @@
 """Losses and gradients that are not finite, and SIGTERM, in one process."""
 
+import copy
+import dataclasses
 import json
 import math
 import os
@@ -15,6 +17,7 @@ from transformers import TrainerCallback
 
 from tests.conftest import make_model
 from tests.trainer.conftest import ROWS
+from trl_irl import IRLConfig, OnlineIRLConfig
 from trl_irl.trainer.faults import MAX_SKIPPED_IN_A_ROW, StepGuard
 
 
@@ -169,3 +172,14 @@ def test_a_hub_token_is_not_saved_with_the_arguments(make_trainer, tmp_path):
     assert trainer.args.hub_token == "hf_secret"  # pushing still works
     assert "hf_secret" not in str(trainer.args.to_dict())
     assert pickle.loads(pickle.dumps(trainer.args)).lambda_td == 0.1
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, dataclasses.replace])
+@pytest.mark.parametrize("config", [IRLConfig, OnlineIRLConfig])
+def test_copies_of_the_arguments_are_whole(config, copied, tmp_path):
+    args = config(str(tmp_path), hub_token="hf_secret", use_cpu=True, bf16=False, lr_scheduler_kwargs={"min_lr": 1e-6})
+    new = copied(args)
+    assert type(new) is config and new.hub_token == "hf_secret"
+    assert new.to_dict() == args.to_dict()
+    new.lr_scheduler_kwargs["min_lr"] = 0.0
+    assert args.lr_scheduler_kwargs["min_lr"] == (1e-6 if copied is copy.deepcopy else 0.0)

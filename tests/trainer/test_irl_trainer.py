@@ -13,7 +13,7 @@ from trl import SFTConfig
 
 from tests.conftest import make_model
 from tests.trainer.conftest import ROWS, one_step, settings
-from trl_irl import IRLConfig, IRLTrainer
+from trl_irl import GAILConfig, GAILTrainer, IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
 
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.0)
@@ -184,6 +184,31 @@ def test_kl_with_adapters_disabled_equals_kl_with_a_frozen_copy(make_trainer):
         torch.testing.assert_close(gradients[name], expected_gradients[name])
 
 
+@pytest.mark.parametrize("packing", [False, True])
+def test_kl_of_trained_token_rows(packing, make_trainer):
+    """Of a tied model, against the KL of full logits, with the base as it was or another reference."""
+    config = LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[5, 90, 91], task_type="CAUSAL_LM")
+    for ref_model in (None, make_model("llama", seed=3)):
+        base = make_model("llama", tie_word_embeddings=True)
+        frozen = copy.deepcopy(base) if ref_model is None else copy.deepcopy(ref_model)
+        trainer = make_trainer(base, lambda_kl=0.7, ref_model=ref_model, peft_config=config, packing=packing)
+        with torch.no_grad():
+            trainer.model.get_input_embeddings().token_adapter.trainable_tokens_delta["default"].normal_(std=0.5)
+        batch = next(iter(trainer.get_train_dataloader()))
+        labels = batch.pop("labels")
+        with torch.no_grad():
+            log_pi, log_ref = (
+                model(**batch, use_cache=False).logits[:, :-1].double().log_softmax(-1)  # a cache joins documents
+                for model in (trainer.model, frozen)
+            )
+        scored = labels[:, 1:] != -100
+        kl = (log_pi.exp() * (log_pi - log_ref)).sum(-1)[scored].mean().item()
+        trainer.compute_loss(trainer.model, {**batch, "labels": labels})
+        assert kl > 0.01 and trainer._token_metrics["train"].pop(trainer.accelerator)["kl"] == pytest.approx(
+            kl, rel=1e-5
+        )
+
+
 @pytest.mark.parametrize("by_path", [False, True])
 def test_full_training_with_kl_copies_the_model_as_it_was(make_trainer, by_path, tmp_path):
     model = make_model("llama")
@@ -340,19 +365,28 @@ def test_model_card_checkpoint_and_tags(make_trainer, tmp_path):
     assert "td_loss" in saved["log_history"][0]
 
 
-def test_default_arguments(tokenizer, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "trainer_class, config_class, name",
+    [
+        (IRLTrainer, IRLConfig, "IRL"),
+        (OnlineIRLTrainer, OnlineIRLConfig, "online-IRL"),
+        (GAILTrainer, GAILConfig, "GAIL"),
+    ],
+)
+def test_default_arguments(trainer_class, config_class, name, tokenizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    model = make_model()
-    model.config._name_or_path = "someone/tiny"
-    original = IRLConfig.__init__
+    make_model("llama").save_pretrained("someone/tiny")
+    tokenizer.save_pretrained("someone/tiny")
+    original = config_class.__init__
 
     def on_cpu(self, *args, **kwargs):
-        original(self, *args, **{"use_cpu": True, **kwargs})
+        small = {"max_completion_length": 8} if name != "IRL" else {}
+        original(self, *args, **{"use_cpu": True, "bf16": False, **small, **kwargs})
 
-    monkeypatch.setattr(IRLConfig, "__init__", on_cpu)
-    trainer = IRLTrainer(model, train_dataset=Dataset.from_list(ROWS), processing_class=tokenizer)
-    assert isinstance(trainer.args, IRLConfig) and trainer.args.output_dir == "tiny-IRL"
+    monkeypatch.setattr(config_class, "__init__", on_cpu)
+    trainer = trainer_class("someone/tiny", train_dataset=Dataset.from_list(ROWS))
+    assert type(trainer.args) is config_class and trainer.args.output_dir == f"tiny-{name}"
 
 
 def test_loss_of_a_batch_without_labels_is_zero_with_gradients(make_trainer):

@@ -130,7 +130,7 @@ def test_a_later_row_of_a_stream(make_trainer):
     rows = [{"prompt": "One", "completion": " two"}] * 20 + [{"prompt": "One", "completion": 5}]
     stream = IterableDataset.from_generator(lambda: iter(rows))
     trainer = make_trainer(train_dataset=stream)
-    with pytest.raises(ValueError, match="Row 20 of the train dataset has 5 as its `completion`"):
+    with pytest.raises(ValueError, match="Row 20 of the train dataset has 5 as its .completion."):
         list(trainer.train_dataset)
 
 

@@ -278,6 +278,7 @@ def test_generation_that_never_ends(tokenizer, tmp_path, monkeypatch):
         ({"replay_size": -1}, "`replay_size=-1` is out of range"),
         ({"chi2_on": "policy"}, "`chi2_on='policy'` is unknown"),
         ({"packing": True}, "`packing` and `padding_free`"),
+        ({"completion_only_loss": False}, "`completion_only_loss"),
         ({"max_completion_length": 300}, "no room for `max_completion_length=300` in the model's context of 256"),
     ],
 )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
@@ -137,9 +138,17 @@ def run_without_projection(
     return hidden, output
 
 
+def embedding_rows(model: PreTrainedModel) -> int:
+    """How many tokens a model's input embeddings have rows for, whatever PEFT has put around them."""
+    embeddings = model.get_input_embeddings()
+    embeddings = getattr(embeddings, "original_module", embeddings)
+    if isinstance(embeddings, BaseTunerLayer):
+        embeddings = embeddings.get_base_layer()
+    return getattr(embeddings, "num_embeddings", None) or model.config.get_text_config().vocab_size
+
+
 def probe_ids(model: PreTrainedModel) -> torch.Tensor:
     """One row of as many ordinary tokens as there are probe logits."""
-    embeddings = model.get_input_embeddings()
     config = model.config
     # Multimodal models put something else in the place of these.
     special = {
@@ -148,8 +157,7 @@ def probe_ids(model: PreTrainedModel) -> torch.Tensor:
         for key, value in part.to_dict().items()
         if key.endswith(("token_id", "token_index")) and isinstance(value, int)
     }
-    size = getattr(embeddings, "num_embeddings", None) or config.get_text_config().vocab_size
-    found = [i for i in range(min(size, 4096)) if i not in special] or [0]
+    found = [i for i in range(min(embedding_rows(model), 4096)) if i not in special] or [0]
     ids = [found[i % len(found)] for i in range(1, len(PROBE_LOGITS) + 1)]
     return torch.tensor([ids], device=model.device)
 

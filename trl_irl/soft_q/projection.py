@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
@@ -69,7 +69,8 @@ class Projection:
             postprocessing ([`~soft_q.own_forward.Postprocessing`]):
                 What it does to its logits.
             with_adapters (`bool`, *optional*, defaults to `True`):
-                If `False` and PEFT trains a copy of the head (`modules_to_save`), the original head.
+                If `False` and PEFT trains a copy of the head (`modules_to_save`) or rows of it
+                (`trainable_token_indices`), the original head.
         """
         head = model.get_output_embeddings()
         if isinstance(head, ModulesToSaveWrapper):
@@ -77,6 +78,8 @@ class Projection:
                 head = head.modules_to_save[head.active_adapters[0]]
             else:
                 head = head.original_module
+        elif isinstance(head, TrainableTokensWrapper) and not with_adapters:
+            head = head.original_module  # its own `weight` is that with the trained rows in place
         weight, bias = head.weight, getattr(head, "bias", None)
         if isinstance(weight, DTensor):
             weight = weight.full_tensor()
@@ -126,12 +129,24 @@ def check_head(model: PreTrainedModel) -> None:
             "causal language model, e.g. one loaded with `AutoModelForCausalLM`."
         )
     if isinstance(head, BaseTunerLayer) or (
-        isinstance(head, AuxiliaryTrainingWrapper) and not isinstance(head, ModulesToSaveWrapper)
+        isinstance(head, AuxiliaryTrainingWrapper)
+        and not isinstance(head, ModulesToSaveWrapper | TrainableTokensWrapper)
     ):
         raise ValueError(
             f"The output head of {name} carries a PEFT adapter ({type(head).__name__}). The soft-Q head multiplies by "
             "the head's own weight, so the adapter would be left out of Q and V and never be trained. Remove "
             "'lm_head' from `target_modules`, or train the whole head with `modules_to_save=['lm_head']`."
+        )
+    if isinstance(getattr(head, "original_module", None), AuxiliaryTrainingWrapper):
+        raise ValueError(
+            f"Both `modules_to_save` and `trainable_token_indices` reach the output head of {name}: one trains all of "
+            "it, the other some of its rows. Set one of them."
+        )
+    if isinstance(head, TrainableTokensWrapper) and hasattr(head.original_module.weight, "ds_id"):
+        raise ValueError(
+            f"`trainable_token_indices` reach the output head of {name}, and DeepSpeed ZeRO-3 partitions its weight: "
+            "PEFT cannot put the trained rows into a part of it. Use ZeRO-2 or DDP, or train the embeddings whole: "
+            "`modules_to_save=['embed_tokens', 'lm_head']`."
         )
     trained = getattr(head, "original_module", head)
     if not isinstance(getattr(trained, "weight", None), torch.Tensor) or (more := _parameters_beside(trained)):
@@ -177,7 +192,9 @@ def check_linear(model: PreTrainedModel, projection: Projection, hidden: torch.T
     hidden = (hidden * factors[:, None]).to(hidden.dtype)
     expected, actual = nn.functional.linear(hidden, weight, bias).float(), head(hidden).float()
     tolerance = 0.02 if hidden.dtype.itemsize == 2 else 1e-3
-    if not ((actual - expected).abs().amax(-1) <= tolerance * expected.abs().amax(-1)).all():
+    difference = (actual - expected).masked_fill(actual == expected, 0)  # a bias of -inf masks a token for good
+    size = expected.masked_fill(expected.isinf(), 0).abs().amax(-1)
+    if not (difference.abs().amax(-1) <= tolerance * size).all():
         raise UnknownHeadError(
             f"The output head of {type(model).__name__}, {type(head).__name__}, does more than multiply by its weight "
             "and add its bias (or a hook on it does), and the soft-Q head would leave that out. Training would "

@@ -44,6 +44,7 @@ class _ReferenceKL(torch.autograd.Function):
                 apply_postprocessing_(q, scale, softcap)
                 log_ratio = _reference_logits(reference, ref_hidden[rows], columns, ref_dtype, work)
                 log_ratio.neg_().add_(q).sub_((v[rows] - v_ref[rows] + kl[rows]).unsqueeze(1))
+                log_ratio.masked_fill_(q == float("-inf"), 0)
                 if softcap is not None:  # d softcap * tanh(x / softcap) / dx
                     log_ratio.mul_(1 - (q / softcap).square())
                 grad = q.sub_(v[rows].unsqueeze(1)).exp_().mul_(log_ratio)
@@ -78,6 +79,7 @@ class _Statistics:
     def fold(self, rows: slice, q: torch.Tensor, q_ref: torch.Tensor, work: torch.Tensor) -> None:
         """Fold a tile of both policies' logits, each `(tokens, columns)` and overwritten; `work` is flat memory."""
         gap = torch.sub(q, q_ref, out=work[: q.numel()].view_as(q))
+        gap.masked_fill_(q == float("-inf"), 0)  # what the policy cannot do counts nothing
         weights = _fold_logsumexp(self.max[rows], self.sum[rows], q, self.gap[rows])
         self.gap[rows] += torch.bmm(weights.unsqueeze(1), gap.unsqueeze(2)).view(-1)
         _fold_logsumexp(self.max_ref[rows], self.sum_ref[rows], q_ref)
@@ -90,7 +92,8 @@ class _Statistics:
 def _fold_logsumexp(
     running_max: torch.Tensor, running_sum: torch.Tensor, tile: torch.Tensor, *also_rescale: torch.Tensor
 ) -> torch.Tensor:
-    new_max = torch.maximum(running_max, tile.amax(1))
+    # Finite also where all logits so far are -inf: the difference of two infinities is NaN.
+    new_max = torch.maximum(running_max, tile.amax(1)).clamp_(min=torch.finfo(tile.dtype).min)
     rescale = (running_max - new_max).exp()
     weights = tile.sub_(new_max.unsqueeze(1)).exp_()
     for total in (running_sum, *also_rescale):

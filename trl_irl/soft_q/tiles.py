@@ -8,6 +8,8 @@ otherwise be read and written once for every elementwise operation.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from transformers.utils import is_triton_available
 
@@ -17,6 +19,11 @@ if is_triton_available():
     import triton.language as tl
 
 _BLOCK = 1024
+
+
+def _on(device: torch.device) -> AbstractContextManager:
+    # Triton launches on the current device, which a model with a `device_map` may not be on.
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def uses_triton(device: torch.device) -> bool:
@@ -37,7 +44,7 @@ class RunningStatistics:
     """
 
     def __init__(self, labels: torch.Tensor, dtype: torch.dtype):
-        self.labels = labels
+        self.labels = labels.contiguous()  # the kernels read one after the other
 
         def full(value: float) -> torch.Tensor:
             return torch.full(labels.shape, value, dtype=dtype, device=labels.device)
@@ -88,22 +95,23 @@ def fold(
             Memory for a working copy of the tile.
     """
     if uses_triton(tile.device):
-        _fold_kernel[(tile.size(0),)](
-            tile,
-            tile.stride(0),
-            stats.labels,
-            stats.max,
-            stats.max_before_label,
-            stats.sum_exp,
-            stats.sum_exp_logit,
-            stats.q,
-            start,
-            tile.size(1),
-            scale,
-            softcap or 1.0,
-            HAS_SOFTCAP=softcap is not None,
-            BLOCK=_BLOCK,
-        )
+        with _on(tile.device):
+            _fold_kernel[(tile.size(0),)](
+                tile,
+                tile.stride(0),
+                stats.labels,
+                stats.max,
+                stats.max_before_label,
+                stats.sum_exp,
+                stats.sum_exp_logit,
+                stats.q,
+                start,
+                tile.size(1),
+                scale,
+                softcap or 1.0,
+                HAS_SOFTCAP=softcap is not None,
+                BLOCK=_BLOCK,
+            )
         return
     apply_postprocessing_(tile, scale, softcap)
     columns = torch.arange(start, start + tile.size(1), device=tile.device)
@@ -118,13 +126,21 @@ def fold(
     before = torch.where(columns[argmax] < stats.labels, tile_max, float("-inf"))
     torch.maximum(stats.max_before_label, before, out=stats.max_before_label)
 
-    new_max = torch.maximum(stats.max, tile_max)
+    # The least finite number where all logits so far are -inf: the difference of two infinities is NaN.
+    least = torch.finfo(tile.dtype).min
+    new_max = torch.maximum(stats.max, tile_max).clamp_(min=least)
     rescale = (stats.max - new_max).exp()
     weights = torch.sub(tile, new_max.unsqueeze(1), out=work[: tile.numel()].view_as(tile)).exp_()
     stats.sum_exp.mul_(rescale).add_(weights.sum(1))
-    weighted = torch.bmm(weights.unsqueeze(1), tile.unsqueeze(2)).view(-1)  # row-wise dot product, no third tile
+    weighted = _row_dot(weights, tile)
+    if weighted.isnan().any():  # 0 * -inf
+        weighted = _row_dot(weights, tile.clamp_(min=least))
     stats.sum_exp_logit.mul_(rescale).add_(weighted)
     stats.max.copy_(new_max)
+
+
+def _row_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).view(-1)  # no third tile
 
 
 def gradient(
@@ -157,22 +173,21 @@ def gradient(
     """
     if uses_triton(tile.device):
         out = tile if out_dtype == tile.dtype else work.view(out_dtype)[: tile.numel()].view_as(tile)
-        _gradient_kernel[(tile.size(0), triton.cdiv(tile.size(1), _BLOCK))](
-            tile,
-            tile.stride(0),
-            out,
-            out.stride(0),
-            labels,
-            v,
-            grad_q,
-            grad_v,
-            start,
-            tile.size(1),
-            scale,
-            softcap or 1.0,
-            HAS_SOFTCAP=softcap is not None,
-            BLOCK=_BLOCK,
-        )
+        with _on(tile.device):
+            _gradient_kernel[(tile.size(0), triton.cdiv(tile.size(1), _BLOCK))](
+                tile,
+                tile.stride(0),
+                out,
+                out.stride(0),
+                # Autograd hands on expanded gradients, such as a sum's, whose tokens share one number.
+                *(x.contiguous() for x in (labels, v, grad_q, grad_v)),
+                start,
+                tile.size(1),
+                scale,
+                softcap or 1.0,
+                HAS_SOFTCAP=softcap is not None,
+                BLOCK=_BLOCK,
+            )
         return out
     apply_postprocessing_(tile, scale, softcap)
     slope = work[: tile.numel()].view_as(tile)  # of the softcapping: d softcap * tanh(x / softcap) / dx
@@ -223,11 +238,12 @@ if is_triton_available():
         BLOCK: tl.constexpr,
     ):
         # One program a token. Statistics are kept a lane until the end, so that the loop has no reduction across
-        # lanes.
+        # lanes. The maximum begins at the least finite number: logits may be -inf, and the difference of two
+        # infinities is NaN.
         row = tl.program_id(0).to(tl.int64)
         local = tl.load(labels_ptr + row) - start
         lane = tl.arange(0, BLOCK)
-        m = tl.full((BLOCK,), float("-inf"), tl.float32)
+        m = tl.full((BLOCK,), -3.4028234663852886e38, tl.float32)
         before = tl.full((BLOCK,), float("-inf"), tl.float32)
         s = tl.zeros((BLOCK,), tl.float32)
         w = tl.zeros((BLOCK,), tl.float32)
@@ -237,16 +253,16 @@ if is_triton_available():
             mask = column < columns
             x = _logits(tile_ptr + row * stride + column, mask, scale, softcap, HAS_SOFTCAP)
             new_m = tl.where(mask, tl.maximum(m, x), m)
-            rescale = tl.where(m == float("-inf"), 0.0, tl.exp(m - new_m))
+            rescale = tl.exp(m - new_m)
             e = tl.where(mask, tl.exp(x - new_m), 0.0)
             s = s * rescale + e
-            w = w * rescale + e * x
+            w = w * rescale + tl.where(e > 0, e * x, 0.0)
             q += tl.where(column == local, x, 0.0)
             before = tl.where(mask & (column < local), tl.maximum(before, x), before)
             m = new_m
         old_m = tl.load(max_ptr + row)
         all_m = tl.maximum(old_m, tl.max(m, axis=0))
-        lane_rescale = tl.where(m == float("-inf"), 0.0, tl.exp(m - all_m))
+        lane_rescale = tl.exp(m - all_m)
         old_rescale = tl.exp(old_m - all_m)
         tl.store(sum_ptr + row, tl.load(sum_ptr + row) * old_rescale + tl.sum(s * lane_rescale, axis=0))
         tl.store(weighted_ptr + row, tl.load(weighted_ptr + row) * old_rescale + tl.sum(w * lane_rescale, axis=0))

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from ..text.encode import Encoded, encode_row, seam_message
 from ..text.messages import naming_row
 from ..text.stop_tokens import cut_at_stop
-from .checks import check_rows
+from .checks import check_not_empty, check_rows
 from .row_ids import checked_row
 
 
@@ -32,6 +32,7 @@ def check_completions(dataset, name: str) -> None:
         return
     if dataset is None:
         return
+    check_not_empty(dataset, name)
     columns = set(dataset.column_names or next(iter(dataset)))
     missing = [column for column in ("prompt", "completion") if column not in columns]
     if missing:

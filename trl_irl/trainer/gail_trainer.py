@@ -19,6 +19,7 @@ from trl.trainer.utils import get_config_model_id
 from ..rewards.discriminator import Discriminator
 from ..rewards.loading import check_language_model, check_same_tokens, whole_language_model
 from ..rewards.shared_discriminator import SharedDiscriminator
+from ..soft_q.own_forward import embedding_rows
 from ..text.generation import as_it_is
 from ..text.stop_tokens import cut_at_stop, end_turns_as_the_template_does, stop_token_ids
 from .adversary import Adversary
@@ -27,7 +28,7 @@ from .checks import sharding_of
 from .expert_rows import COMPLETION, PROMPT, check_completions, with_expert_ids
 from .faults import Interruptible
 from .gail_config import GAILConfig
-from .models import keep_4bit_weights_trainable
+from .models import causal_lm, default_output_dir, keep_4bit_weights_trainable
 from .policy_samples import GenerationWatch, check_room
 from .step_clock import StepClock
 from .vllm_arguments import check_vllm
@@ -69,7 +70,8 @@ class GAILTrainer(Interruptible, RLOOTrainer):
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             As for [`~trl.RLOOTrainer`]: one that imitates the data already, by maximum likelihood or IRL.
-        args ([`GAILConfig`])
+        args ([`GAILConfig`], *optional*):
+            If `None`, the defaults, with `output_dir` named after the model.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
             With `prompt` and `completion`, text or messages. Other columns reach `reward_funcs`.
         eval_dataset (*optional*):
@@ -116,6 +118,8 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         reward_funcs: Callable | str | PreTrainedModel | list | None = None,
         **kwargs,
     ):
+        if args is None:
+            args = GAILConfig(default_output_dir(model, "GAIL"))
         if not isinstance(args, GAILConfig):
             raise TypeError(f"`args` is a `{type(args).__name__}`. Build a `GAILConfig`.")
         check_vllm(args)
@@ -178,7 +182,7 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         return self._adversary.discriminator
 
     def _check_vocabulary(self, discriminator: Discriminator) -> None:
-        own, other = (model.get_input_embeddings().num_embeddings for model in (self.model, discriminator.model))
+        own, other = (embedding_rows(causal_lm(model)) for model in (self.model, discriminator.model))
         tokens = min(own, len(self._tokenizer))  # embeddings may be padded
         if other < tokens:
             raise ValueError(

@@ -1,3 +1,4 @@
+import copy
 import math
 import os
 from dataclasses import dataclass, field
@@ -258,6 +259,16 @@ class IRLConfig(SFTConfig):
     def __getstate__(self) -> dict:
         # Trainer pickles its arguments beside the model (training_args.bin): without the Hub token.
         return {**self.__dict__, "hub_token": None}
+
+    def __copy__(self) -> "IRLConfig":  # which goes by the state of a pickle, and is none
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
+
+    def __deepcopy__(self, memo: dict) -> "IRLConfig":
+        new = memo[id(self)] = object.__new__(type(self))
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
 
     def lambda_td_at(self, step: int) -> float:
         """

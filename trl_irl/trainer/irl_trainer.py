@@ -20,28 +20,30 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.trainer_utils import EvalPrediction, PredictionOutput
 from trl import SFTTrainer
-from trl.trainer.utils import get_config_model_id
 
 from ..rewards.loading import check_language_model, whole_language_model
 from ..rewards.settings import save_settings, saved_settings
 from ..rewards.token_values import stop_token_ids
 from ..soft_q import SoftQOutput, SoftQTerms, attach_soft_q_head, soft_q_terms
 from ..soft_q.head import Reference, can_run, projection_of
+from ..soft_q.own_forward import embedding_rows
 from .checks import (
     check_arguments,
     check_best_metric,
     check_not_empty,
+    check_parallelism,
     check_quantization,
     check_rows,
+    check_token_ids,
     has_no_experts,
     named,
 )
 from .faults import Interruptible, StepGuard
 from .irl_config import IRLConfig
-from .models import causal_lm, keep_4bit_weights_trainable, no_dropout, without_trl_head
+from .models import causal_lm, default_output_dir, keep_4bit_weights_trainable, no_dropout, without_trl_head
 from .packing import check_documents_apart
 from .reference import own_reference, prepared_reference
-from .row_ends import why_nothing_ends
+from .row_ends import check_collator, why_nothing_ends
 from .row_ids import ready_rows, what_cannot_be_written
 from .td_scale import ScheduleCheck, drowning, measured_td_scale
 from .token_metrics import TokenMetrics
@@ -136,8 +138,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
         ref_model: PreTrainedModel | None = None,
     ):
         if args is None:
-            name = model if isinstance(model, str) else get_config_model_id(model.config)
-            args = IRLConfig(f"{name.split('/')[-1]}-IRL")
+            args = IRLConfig(default_output_dir(model, "IRL"))
         check_arguments(args, model, compute_loss_func, peft_config, ref_model)
         check_quantization(args, model, quantization_config, peft_config)
         if isinstance(model, str):
@@ -165,7 +166,13 @@ class IRLTrainer(Interruptible, SFTTrainer):
                 peft_config=peft_config,
                 formatting_func=formatting_func,
             )
-        self._check_parallelism()
+        check_parallelism(self.accelerator, self.args)
+        prepared = named({"train": self.train_dataset}, self.eval_dataset)
+        for name, dataset in named({"train": train_dataset}, eval_dataset).items():
+            size = embedding_rows(causal_lm(self.model))
+            # Ids that this tokenizer makes need no look where the model has embeddings for all of them.
+            if len(self._tokenizer) > size or "input_ids" in (dataset.column_names or ()):
+                check_token_ids(prepared[name], size, name)
 
         # The loss below is normalised by the token count of the whole accumulated batch, whatever the architecture's
         # own loss can do.
@@ -181,6 +188,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
         if can_run(self._causal_lm):
             self._check_packing(self._causal_lm)
         self.stop_token_ids = stop_token_ids(self._causal_lm, self._tokenizer)
+        check_collator(self)
         self._warn_if_nothing_ends()
         self._token_metrics = {"train": TokenMetrics(), "eval": TokenMetrics()}
         self._step_guard = StepGuard(args, self.accelerator)
@@ -196,21 +204,6 @@ class IRLTrainer(Interruptible, SFTTrainer):
                 ref_model = own_reference(self, model)
             self._ref_causal_lm = causal_lm(ref_model)
             self.ref_model = prepared_reference(ref_model, self)
-
-    def _check_parallelism(self) -> None:
-        parallelism = self.accelerator.parallelism_config
-        if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
-            raise ValueError(
-                "Context and sequence parallelism split a sequence over ranks, so the next state's value V(s') of a "
-                "rank's last token lies on another rank. IRLTrainer does not fetch it. Set `cp_size=1` and "
-                "`sp_size=1`; ZeRO-3 or FSDP2 with gradient checkpointing also save memory."
-            )
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                "Several GPUs are visible to one process, and `nn.DataParallel` would run the soft-Q head of the "
-                "original model in every replica. Launch with `accelerate launch` or `torchrun`, or make one GPU "
-                "visible with CUDA_VISIBLE_DEVICES."
-            )
 
     def _check_packing(self, model: torch.nn.Module) -> None:
         if self._unchecked_packing:
@@ -232,7 +225,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
                 "to the token that ends a completion, or `tokenizer.eos_token`."
             )
         if formatting_func is None:
-            check_rows(dataset, args.dataset_text_field, dataset_name)
+            dataset = check_rows(dataset, args.dataset_text_field, dataset_name)
             dataset = ready_rows(dataset, args, processing_class, self.completion_only_loss, dataset_name)
         try:
             prepared = super()._prepare_dataset(
@@ -241,6 +234,12 @@ class IRLTrainer(Interruptible, SFTTrainer):
         except TemplateError as error:  # raised by the chat template, or by what it trips over
             message = what_cannot_be_written(dataset, self._tokenizer, dataset_name)
             raise ValueError(message or f"The {dataset_name} dataset: {error}") from error
+        if not isinstance(prepared, Dataset) and next(iter(prepared), None) is None:
+            raise ValueError(
+                f"No row of the stream of the {dataset_name} dataset is left to train on: with "
+                f"`max_length={args.max_length}` none has a completion token left after its prompt. Raise "
+                "`max_length` or shorten the prompts."
+            )
         if isinstance(dataset, Dataset) and not packing:
             dropped = len(dataset) - len(prepared)
             if len(prepared) == 0:

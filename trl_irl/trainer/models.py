@@ -9,11 +9,18 @@ from accelerate.utils import is_peft_model
 from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 from transformers import PreTrainedModel
+from trl.trainer.utils import get_config_model_id
 
 
 def causal_lm(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The language model itself, adapters inside it and PEFT's wrapper not around it."""
     return model.get_base_model() if is_peft_model(model) else model
+
+
+def default_output_dir(model: str | PreTrainedModel | PeftModel, method: str) -> str:
+    """A folder named after the model, as TRL names it where no arguments are given: `Qwen2.5-0.5B-IRL`."""
+    name = model if isinstance(model, str) else get_config_model_id(model.config)
+    return f"{name.split('/')[-1]}-{method}"
 
 
 def keep_4bit_weights_trainable(model: torch.nn.Module) -> None:

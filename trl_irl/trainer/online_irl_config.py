@@ -66,6 +66,12 @@ class OnlineIRLConfig(VLLMArguments, IRLConfig):
             )
         if self.chi2_on not in CHI2_ON:
             raise ValueError(f"`chi2_on={self.chi2_on!r}` is unknown; there are {', '.join(CHI2_ON)}.")
+        if self.completion_only_loss is False:
+            raise ValueError(
+                "`completion_only_loss=False` scores the prompts' tokens as well, and online IRL tells a prompt, of "
+                "which it samples a completion, by its tokens not being scored. Leave it unset, or train offline with "
+                "`IRLTrainer`, which takes it."
+            )
         if self.packing or self.padding_free:
             raise ValueError(
                 "`packing` and `padding_free` put several rows into one, and the policy's completions are added row "

@@ -10,7 +10,9 @@ from datasets import Dataset
 from trl.models.utils import unwrap_model_for_generation
 
 from ..soft_q.online_objective import online_loss, value_drop
+from .checks import check_not_empty
 from .irl_trainer import IRLTrainer
+from .models import default_output_dir
 from .online_irl_config import OnlineIRLConfig
 from .policy_samples import (
     GenerationWatch,
@@ -54,8 +56,8 @@ class OnlineIRLTrainer(IRLTrainer):
     `time_update`.
 
     Args:
-        model, args and so on: as for [`IRLTrainer`], `args` being an [`OnlineIRLConfig`], `train_dataset` one of
-            prompts and completions.
+        model, args and so on: as for [`IRLTrainer`], `args` being an [`OnlineIRLConfig`] (if `None`, the defaults,
+            with `output_dir` named after the model), `train_dataset` one of prompts and completions.
 
     Raises:
         `TypeError`: `args` is not an [`OnlineIRLConfig`].
@@ -67,6 +69,8 @@ class OnlineIRLTrainer(IRLTrainer):
     _name = "online IRL (online IQ-Learn)"
 
     def __init__(self, model, args: OnlineIRLConfig | None = None, *positional, **kwargs):
+        if args is None:
+            args = OnlineIRLConfig(default_output_dir(model, "online-IRL"))
         if not isinstance(args, OnlineIRLConfig):
             raise TypeError(f"`args` is a `{type(args).__name__}`. Build an `OnlineIRLConfig`.")
         check_vllm(args)
@@ -245,6 +249,7 @@ def check_prompts(dataset) -> None:
     """
     if dataset is None:
         return
+    check_not_empty(dataset, "train")
     columns = set(dataset.column_names or next(iter(dataset)))
     if not ({"prompt", "completion"} <= columns or {"input_ids", "labels"} <= columns):
         raise ValueError(

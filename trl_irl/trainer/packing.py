@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
+from ..soft_q.own_forward import embedding_rows
 from .models import no_dropout
 
 
@@ -36,7 +37,7 @@ def check_documents_apart(
         `ValueError`: the first document changes the second one's logits, or the second one's positions do not start
             anew, or the model does not take such rows.
     """
-    size = language_model.get_input_embeddings().num_embeddings
+    size = embedding_rows(language_model)
     first, other, second = (
         [3 + (step * i + start) % max(1, size - 3) for i in range(10)] for start, step in ((0, 1), (17, 3), (41, 2))
     )

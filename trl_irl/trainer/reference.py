@@ -11,6 +11,7 @@ from trl.trainer.utils import create_model_from_path
 
 from ..soft_q import attach_soft_q_head
 from ..soft_q.head import can_run
+from ..soft_q.own_forward import embedding_rows
 from .models import causal_lm
 
 
@@ -35,7 +36,7 @@ def prepared_reference(ref_model: PreTrainedModel, trainer: IRLTrainer) -> PreTr
         `ValueError`: it has another number of embeddings than the policy.
     """
     language_model, policy = causal_lm(ref_model), causal_lm(trainer.model)
-    sizes = [m.get_input_embeddings().num_embeddings for m in (policy, language_model)]
+    sizes = [embedding_rows(m) for m in (policy, language_model)]
     if sizes[0] != sizes[1]:
         raise ValueError(
             f"The model has {sizes[0]} embeddings and `ref_model` {sizes[1]}. The KL compares them token by token: "

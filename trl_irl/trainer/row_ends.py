@@ -13,6 +13,33 @@ from datasets import Dataset, IterableDataset
 from trl import SFTTrainer
 
 
+def check_collator(trainer: SFTTrainer) -> None:
+    """
+    Raises:
+        `ValueError`: the data collator makes no labels of the first training row.
+    """
+    if not isinstance(trainer.train_dataset, Dataset | IterableDataset):
+        return
+    _, labels = _first_labels(trainer, 1)
+    if labels is None:
+        raise ValueError(
+            f"The data collator, a {_name(trainer.data_collator)}, gives no `labels`, and they are the actions that "
+            "the loss is of. Leave `data_collator` unset, or let it give `labels` as long as `input_ids`, -100 where "
+            "nothing is learnt."
+        )
+
+
+def _first_labels(trainer: SFTTrainer, count: int) -> tuple[list[dict], torch.Tensor | None]:
+    with _random_states_kept():
+        found = [_seen_by_the_collator(trainer, row) for row in islice(trainer.train_dataset, count)]
+        batch = trainer.data_collator(found)
+    return found, batch.get("labels", batch.get("shift_labels"))
+
+
+def _name(collator) -> str:
+    return getattr(collator, "__name__", type(collator).__name__)
+
+
 def why_nothing_ends(trainer: SFTTrainer, rows: int = 100, rows_of_stream: int = 16) -> str | None:
     """
     What to tell the user if none of the first training rows has a stop token (`trainer.stop_token_ids`) among its
@@ -24,11 +51,8 @@ def why_nothing_ends(trainer: SFTTrainer, rows: int = 100, rows_of_stream: int =
         return None
     if not trainer.accelerator.is_main_process:
         return None
-    count = rows if isinstance(dataset, Dataset) else rows_of_stream
-    with _random_states_kept():
-        found = [_seen_by_the_collator(trainer, row) for row in islice(dataset, count)]
-        labels = trainer.data_collator(found).get("labels")
-    if labels is None or torch.isin(labels, torch.tensor(sorted(stop_tokens))).any():
+    found, labels = _first_labels(trainer, rows if isinstance(dataset, Dataset) else rows_of_stream)
+    if torch.isin(labels, torch.tensor(sorted(stop_tokens))).any():
         return None
     told = ", ".join(trainer._tokenizer.convert_ids_to_tokens(sorted(stop_tokens)))
     message = (
@@ -38,7 +62,7 @@ def why_nothing_ends(trainer: SFTTrainer, rows: int = 100, rows_of_stream: int =
     own = [row.get("labels", row.get("input_ids", ())) for row in found]
     if any(not stop_tokens.isdisjoint(map(int, row)) for row in own):
         return (
-            f"{message} The rows have one, and the data collator, a {type(trainer.data_collator).__name__}, masks it: "
+            f"{message} The rows have one, and the data collator, a {_name(trainer.data_collator)}, masks it: "
             f"some mask every padding token, and padding is {trainer._tokenizer.pad_token} here. Leave "
             "`data_collator` unset, or pad with a token that ends nothing."
         )

@@ -1,0 +1,128 @@
+"""Rows that the trainer cannot learn from are refused before it loads or trains, by dataset, row and column."""
+
+import pytest
+import torch
+from datasets import Dataset, IterableDataset
+
+from tests.conftest import make_model, make_tokenizer
+from trl_irl import GAILConfig, GAILTrainer, OnlineIRLConfig, OnlineIRLTrainer
+
+
+CHAT = [{"role": "user", "content": "Sky?"}, {"role": "assistant", "content": "It is blue."}]
+TURNS = [{"from": "human", "value": "Sky?"}, {"from": "gpt", "value": "Blue."}]
+PAIR = {"prompt": "Sky?", "completion": " blue"}
+LONG = {"prompt": "One two three " * 60, "completion": " blue"}
+IDS = {"input_ids": [5, 6, 7, 1], "labels": [-100, 6, 7, 1]}
+
+
+def stream(*rows):
+    return IterableDataset.from_generator(lambda: iter(rows))
+
+
+def rows(*rows):
+    return Dataset.from_list(list(rows))
+
+
+REFUSED = {
+    "prompt beside messages": (rows({"prompt": "Sky?", "messages": CHAT}), "'prompt' beside 'messages'"),
+    "in a stream": (stream({"prompt": "Sky?", "messages": CHAT}), "'prompt' beside 'messages'"),
+    "beside text": (rows({"prompt": "Sky?", "text": "Blue."}), "'prompt' beside 'text'"),
+    "beside conversations": (rows({"prompt": "Sky?", "conversations": TURNS}), "'prompt' beside 'conversations'"),
+    "both sets": (rows({**PAIR, "messages": CHAT}), "'prompt' beside 'messages'"),
+    "strings": (rows({"messages": ["Sky?", "Blue."]}), r"Row 0 of the train dataset has \['Sky\?', 'Blue.'\]"),
+    "no message": (
+        rows({"messages": CHAT}, {"messages": []}),
+        "Row 1 of the train dataset has an empty list as its 'm",
+    ),
+    "no prompt": (
+        rows({"prompt": CHAT[:1], "completion": CHAT[1:]}, {"prompt": [], "completion": CHAT[1:]}),
+        "Row 1 of the train dataset has an empty list as its 'prompt'",
+    ),
+    "empty stream": (stream(), "The train dataset has no rows"),
+    "stream too long": (stream(*[LONG] * 4), "No row of the stream of the train dataset is left .* `max_length=64`"),
+    "null ids": (
+        rows(IDS, {**IDS, "input_ids": None}),
+        r"Row 1 of the train dataset has nothing \(null\) as its 'inp",
+    ),
+    "text ids": (
+        rows({"input_ids": ["5", "6"]}),
+        "'input_ids' of the train dataset is of the type list<item: string>",
+    ),
+    "float labels": (rows({**IDS, "labels": [0.5] * 4}), "'labels' of the train dataset is of the type list<item: do"),
+    "fewer labels": (rows(IDS, {**IDS, "labels": [6, 7, 1]}), "Row 1 of the train dataset has 4 'input_ids' and 3 'l"),
+    "longer mask": (rows({**IDS, "completion_mask": [0, 0, 1, 1, 1]}), "4 'input_ids' and 5 'completion_mask'"),
+    "unknown id": (
+        rows(IDS, {**IDS, "input_ids": [5, 300, 7, 1]}),
+        "Row 1 .* token id 300, and the model has 300 emb",
+    ),
+    "negative id": (rows({**IDS, "input_ids": [5, -1, 7, 1]}), "Row 0 .* token id -1"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_before_training(name, make_trainer):
+    dataset, told = REFUSED[name]
+    with pytest.raises(ValueError, match=told):
+        make_trainer(train_dataset=dataset)
+
+
+@pytest.mark.parametrize("dataset, told", [REFUSED["empty stream"], REFUSED["stream too long"]])
+def test_of_evaluation(dataset, told, make_trainer):
+    with pytest.raises(ValueError, match=told.replace("train dataset", "eval dataset")):
+        make_trainer(eval_dataset=dataset)
+
+
+@pytest.mark.parametrize(
+    "good, bad, told",
+    [
+        ({"messages": CHAT}, {"messages": None}, r"nothing \(null\) as its 'messages'"),
+        ({"messages": CHAT}, {"messages": []}, "an empty list as its 'messages'"),
+        ({"messages": CHAT}, {"messages": [CHAT[0], {"role": "assistant", "content": None}]}, "with nothing .null."),
+        ({"text": "Sky"}, {"text": None}, r"nothing \(null\) as its 'text'"),
+        ({"text": "Sky"}, {"text": 7}, "7 as its 'text'"),
+        (PAIR, {**PAIR, "completion": None}, r"nothing \(null\) as its 'completion'"),
+    ],
+)
+def test_a_later_row_of_a_stream(good, bad, told, make_trainer):
+    trainer = make_trainer(train_dataset=stream(*[good] * 17, bad))
+    with pytest.raises(ValueError, match=f"Row 17 of the train dataset has .*{told}"):
+        list(trainer.train_dataset)
+
+
+def test_columns_that_trl_might_take_for_the_rows_are_left_out(make_trainer):
+    alone = make_trainer(train_dataset=rows(*[{"messages": CHAT}] * 2)).train_dataset
+    for beside in ("completion", "chosen", "rejected"):
+        for kind in (rows, stream):
+            found = list(make_trainer(train_dataset=kind(*[{beside: "text", "messages": CHAT}] * 2)).train_dataset)
+            assert [row["input_ids"] for row in found] == list(alone["input_ids"])
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model(make_trainer):
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<think>"])
+    assert len(tokenizer) == 301
+    for row, told in ((PAIR, None), ({**PAIR, "completion": "<think> blue"}, "Row 1 .* token id 300, and the model")):
+        if told is None:
+            make_trainer(train_dataset=rows(PAIR, row), processing_class=tokenizer)
+            continue
+        with pytest.raises(ValueError, match=told):
+            make_trainer(train_dataset=rows(PAIR, row), processing_class=tokenizer)
+
+
+def test_a_collator_without_labels(make_trainer):
+    def collator(rows):
+        return {"input_ids": torch.tensor([row["input_ids"][:3] for row in rows])}
+
+    with pytest.raises(ValueError, match="The data collator, a collator, gives no `labels`"):
+        make_trainer(data_collator=collator)
+
+
+@pytest.mark.parametrize("trainer, config", [(OnlineIRLTrainer, OnlineIRLConfig), (GAILTrainer, GAILConfig)])
+def test_the_other_methods_too(trainer, config, tmp_path):
+    args = config(str(tmp_path), use_cpu=True, bf16=False)
+    for dataset, told in (
+        (stream(), "The train dataset has no rows"),
+        (rows(PAIR, {**PAIR, "prompt": None}), "Row 1"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            trainer(make_model("llama"), args=args, train_dataset=dataset, processing_class=make_tokenizer())
