@@ -1,6 +1,6 @@
 """
 The `irl` command as a user starts it, on CPU twins of the shipped accelerate configs: the files themselves, with only
-device, precision and process count changed.
+device and process count changed, and precision where numbers are compared more closely than bfloat16 keeps them.
 """
 
 import importlib.util
@@ -75,9 +75,11 @@ def make_pairs(folder):
     return folder
 
 
-def cpu_twin(name, processes, folder):
+def cpu_twin(name, processes, folder, precision="no"):
+    """The path of a copy of a shipped config. With `precision=None` it keeps its own, which is bfloat16."""
     config = yaml.safe_load((ROOT / f"accelerate_configs/{name}.yaml").read_text())
-    config |= {"use_cpu": True, "num_processes": processes, "mixed_precision": "no", "main_process_port": 0}
+    config |= {"use_cpu": True, "num_processes": processes, "main_process_port": 0}
+    config |= {"mixed_precision": precision} if precision else {}
     config.pop("gpu_ids", None)
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config))

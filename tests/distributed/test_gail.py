@@ -35,7 +35,7 @@ def run(inputs, folder, launcher, lora, processes=2, **keys):
         **keys,
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(keys))
-    config = cpu_twin(launcher, processes, folder)
+    config = cpu_twin(launcher, processes, folder, None if keys["bf16"] else "no")
     words = ["accelerate.commands.launch", "--config_file", config, "-m", "tests.distributed.observed_gail"]
     status, _, stderr = finish(launch([*words, "--config", folder / "recipe.yaml"]))
     assert status == 0, stderr[-4000:]
@@ -67,17 +67,34 @@ def test_the_experts_term_as_on_one_process(launcher, lora, inputs, one_process,
     assert ranks[0][-1]["weights"] == ranks[1][-1]["weights"]
 
 
-@pytest.mark.parametrize("launcher", ["ddp", pytest.param("zero3", marks=needs_deepspeed)])
-def test_one_discriminator_on_all_ranks(launcher, inputs, tmp_path):
-    keys = {"discriminator_learning_rate": 1.0e-2, "discriminator_update_ratio": 2.0}
+SHARED = {"discriminator_lora_r": 4, "discriminator_shares_base": True}
+
+
+@pytest.mark.parametrize(
+    "launcher, keys",
+    [
+        ("ddp", SHARED),
+        pytest.param("zero2", SHARED | {"bf16": True}, marks=needs_deepspeed),
+        pytest.param("zero3", {"bf16": True}, marks=needs_deepspeed),
+    ],
+)
+def test_one_discriminator_on_all_ranks(launcher, keys, inputs, tmp_path):
+    lora = "discriminator_lora_r" in keys
+    keys = {"discriminator_learning_rate": 1.0e-2, "discriminator_update_ratio": 2.0, **keys}
     keys |= {"discriminator_warmup_steps": 1}
-    if launcher == "ddp":  # an adapter beside the policy's
-        keys |= {"discriminator_lora_r": 4, "discriminator_shares_base": True}
-    logged, _, ranks = run(inputs, tmp_path / "two", launcher, launcher == "ddp", **keys)
+    logged, _, ranks = run(inputs, tmp_path / "two", launcher, lora, **keys)
     assert ranks[0] == ranks[1] and len(ranks[0]) == 3  # what is measured is over all ranks, too
     assert ranks[0][0]["rows"] == [2, 4]
     weights = [tuple(step["weights"].values()) for step in ranks[0]]
     assert len(set(weights)) == 3
     assert all(torch.tensor([entry["loss"], entry["reward"]]).isfinite().all() for entry in logged)
-    kind = "adapter_model" if launcher == "ddp" else "model"
-    assert (tmp_path / f"two/discriminator/{kind}.safetensors").is_file()
+    kind = "adapter_model" if lora else "model"
+    saved = load_file(tmp_path / f"two/discriminator/{kind}.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}  # whatever the policy computes in
+    if not lora:
+        return
+    # An adapter's B starts at 0: its largest weight is of the size of two updates of Adam a step, to more digits than
+    # bfloat16 has.
+    largest = max(tensor.abs().max().item() for name, tensor in saved.items() if "lora_B" in name)
+    assert 0.5 * 6 * 1e-2 < largest <= 1.01 * 6 * 1e-2
+    assert any((tensor != tensor.bfloat16().float()).any() for tensor in saved.values())

@@ -284,6 +284,28 @@ def test_a_shared_base_in_4_bits(checkpointing, start, tmp_path):
     assert any(not torch.equal(trainer.model.get_parameter(name), weight) for name, weight in policy.items())
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("bf16", [True, False])
+def test_a_base_in_bfloat16(bf16, shared, start, tmp_path):
+    """With autocast or without: the discriminator sees what it sees in float32, and trains in float32."""
+    rows = [([5, 6], [7, 8, 1]), ([9], [10, 11])]
+    models = {"discriminator_dtype": "bfloat16"} if not shared else {}
+    told = {"peft_config": adapter()}
+    keys = {**SHARED, "discriminator_shares_base": shared, "max_steps": 2, **models}
+    exact = make_trainer(start, tmp_path / "exact", ROWS, told, model_init_kwargs={"dtype": "float32"}, **keys)
+    trainer = make_trainer(
+        start, tmp_path / "run", ROWS, told, model_init_kwargs={"dtype": "bfloat16"}, bf16=bf16, **keys
+    )
+    base = trainer.discriminator._backbone
+    assert next(base.parameters()).dtype == torch.bfloat16
+    trainer._adversary.load_state_dict(exact._adversary.state_dict())
+    assert trainer.discriminator.rewards(rows) == pytest.approx(exact.discriminator.rewards(rows), rel=0.05, abs=2e-3)
+    trainer.train()
+    adapters = {weight.dtype for name, weight in trainer.discriminator.parameters.items() if "lora" in name}
+    assert adapters == {torch.float32}
+    assert torch.tensor(logged(trainer, "discriminator_loss")).isfinite().all()
+
+
 def test_what_cannot_be_shared(start, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="set `discriminator_lora_r` to its rank"):
         make_trainer(start, tmp_path, discriminator_shares_base=True)

@@ -172,6 +172,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
 
     check_arguments(script_args, training_args, model_args)
     path = model_args.model_name_or_path
+    check_language_model(path, "model_name_or_path")
     config = AutoConfig.from_pretrained(path)
     tokenizer = load_tokenizer(path, config, model_args.use_peft)
     splits = load_prompts(script_args, tokenizer, training_args)

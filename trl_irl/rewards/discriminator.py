@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..soft_q.own_forward import check_decoder_only
 from .loading import is_adapter, load_classifier, whole_weights
 
 
@@ -77,6 +78,7 @@ class Discriminator:
         """
         if is_adapter(path):
             path = PeftConfig.from_pretrained(path).base_model_name_or_path
+        check_decoder_only(AutoConfig.from_pretrained(path), f"`discriminator_model: {path}`")
         with whole_weights():
             model = load_classifier(path, "discriminator_model", new_head=True, dtype=dtype)
         if lora_r:
@@ -139,7 +141,9 @@ class Discriminator:
         hidden = hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.size(-1)))
         last = lengths[:, None] - 1
         counts = offsets == last if self.level == "sequence" else offsets <= last
-        return self._score(hidden)[..., 0].float(), counts
+        # Outside autocast (DeepSpeed, a base in bfloat16) the states may be of another dtype than the head.
+        head_dtype = next(self._score.parameters()).dtype
+        return self._score(hidden.to(head_dtype))[..., 0].float(), counts
 
     def losses(self, rows: Sequence[Row], is_expert: Sequence[bool], label_smoothing: float = 0.0):
         """

@@ -19,6 +19,8 @@ from transformers import (
 )
 from transformers.integrations import deepspeed
 
+from ..soft_q.own_forward import check_decoder_only
+
 
 _HEADS = ("score", "classifier")  # of sequence classification
 
@@ -64,19 +66,24 @@ def load_language_model(path: str, key: str = "model", **options) -> PreTrainedM
     return model
 
 
-def check_language_model(path: str, key: str, **options) -> None:
+def check_language_model(path: str | PreTrainedModel, key: str, **options) -> None:
     """
-    Before anything is loaded: is it no reward model, by what was saved with its weights? `options` are of
-    `AutoConfig.from_pretrained`, such as `trust_remote_code`.
+    Before anything is loaded: is it decoder-only, and no reward model, by what was saved with its weights? `options`
+    are of `AutoConfig.from_pretrained`, such as `trust_remote_code`. Of a model that is loaded already only the first
+    is asked.
 
     Raises:
         `ValueError`
     """
+    if not isinstance(path, str):
+        check_decoder_only(path.config, type(path).__name__)
+        return
     if is_adapter(path):
         is_reward_model = PeftConfig.from_pretrained(path).task_type == "SEQ_CLS"
     else:
-        names = AutoConfig.from_pretrained(path, **options).architectures or []
-        is_reward_model = any(name.endswith("ForSequenceClassification") for name in names)
+        config = AutoConfig.from_pretrained(path, **options)
+        check_decoder_only(config, f"`{key}: {path}`")
+        is_reward_model = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
     if is_reward_model:
         raise ValueError(_reward_model_error(path, key))
 

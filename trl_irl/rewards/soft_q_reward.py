@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from ..text.encode import as_row, encode_rows, prompt_ids, warn_of_seams
 from ..text.messages import checked
 from ..text.stop_tokens import stop_token_ids
-from .loading import load_language_model, whole_weights
+from .loading import check_language_model, load_language_model, whole_weights
 from .settings import saved_settings
 from .token_values import token_values
 
@@ -272,6 +272,7 @@ def _loaded(model: str | PreTrainedModel | PeftModel, dtype: str, key: str = "mo
             )
         return model.get_base_model()  # the adapter's layers are in it
     if not isinstance(model, str):
+        check_language_model(model, key)
         return model
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with whole_weights():

@@ -26,6 +26,7 @@ from transformers.modeling_outputs import ModelOutput
 from .own_forward import (
     Postprocessing,
     UnknownHeadError,
+    check_decoder_only,
     fit_postprocessing,
     forward_before,
     probe_ids,
@@ -203,12 +204,13 @@ def attach_soft_q_head(model: PreTrainedModel, logit_buffer_mb: float = DEFAULT_
             See [`soft_q_values`].
 
     Raises:
-        `ValueError`: the model has no head, a quantised one or one with an adapter; it cannot be run on tokens alone,
-            or its logits are then not finite.
+        `ValueError`: the model is an encoder-decoder; it has no head, a quantised one or one with an adapter; it
+            cannot be run on tokens alone, or its logits are then not finite.
         [`~soft_q.own_forward.UnknownHeadError`]: a `ValueError`: its forward does not call its output projection once,
             it does something to its logits that is no scale, soft cap or shorter vocabulary, or its own Q and V on a
             probe are not what the head computes.
     """
+    check_decoder_only(model.config, type(model).__name__)
     check_head(model)
     known = vars(model).get("_soft_q")
     size = _projection_size(model)

@@ -19,13 +19,28 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
 
 # What stands in for logits when the postprocessing is measured: small numbers show a scale, large ones a soft cap.
 # The largest is still finite in float16.
 PROBE_LOGITS = (1.0, -1.0, 0.0, 0.25, -0.5, 3.0, -10.0, 30.0, -50.0, 100.0, -300.0, 1e3, -3e3, 1e4, 3e4, -3e4)
+
+
+def check_decoder_only(config: PretrainedConfig, what: str) -> None:
+    """
+    Raises:
+        `ValueError`: the model is an encoder-decoder, such as T5 or BART. Given one text, some of these (BART) answer
+            as if nothing were amiss, with the whole text before the encoder's eyes.
+    """
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"{what} is an encoder-decoder model ({config.model_type}), and here one model reads prompt and "
+            "completion as one text. Take a decoder-only language model (Llama, Qwen, GPT-2 and so on). "
+            "Encoder-decoder models have no trainer here; `Seq2SeqTrainer` of transformers trains them by maximum "
+            "likelihood."
+        )
 
 
 class UnknownHeadError(ValueError):

@@ -30,6 +30,7 @@ class Adversary:
         self.discriminator, self.args, self.accelerator = discriminator, args, accelerator
         discriminator.to(accelerator.device)
         self.weights = discriminator.parameters
+        self._dtypes = {name: weight.dtype for name, weight in self.weights.items()}
         self.optimizer = torch.optim.AdamW(
             self.weights.values(), lr=args.discriminator_learning_rate, weight_decay=args.discriminator_weight_decay
         )
@@ -40,6 +41,15 @@ class Adversary:
     def is_warming_up(self) -> bool:
         """Whether the policy still gets no reward."""
         return self.generations <= self.args.discriminator_warmup_steps
+
+    def keep_dtypes(self) -> None:
+        """
+        Give the weights back the dtypes that they were made with, before anything else of a step. When training
+        begins, DeepSpeed casts all that hangs on the policy to 16 bits, an adapter that shares its base as well; in
+        bfloat16 an update is lost that is below 1/256 of its weight.
+        """
+        for name, weight in self.weights.items():
+            weight.data = weight.data.to(self._dtypes[name])
 
     def update(self, expert: Sequence[Row], policy: Sequence[Row]) -> dict[str, float]:
         """
@@ -125,6 +135,7 @@ class Adversary:
                 "The checkpoint's discriminator is another one than this run's. Set `discriminator_model` and "
                 "`discriminator_lora_r` as they were in the run that it is of."
             )
+        self.keep_dtypes()
         for name, weight in self.weights.items():
             weight.copy_(state["weights"][name])
         self.optimizer.load_state_dict(state["optimizer"])

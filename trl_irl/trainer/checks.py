@@ -50,6 +50,11 @@ def check_arguments(
             "it would be left out of Q and V and never be trained. Remove 'lm_head' from `target_modules`, or train "
             "the whole head with `modules_to_save=['lm_head']`."
         )
+    if isinstance(ref_model, str):
+        raise TypeError(
+            f"`ref_model` is the text {ref_model!r}, and it must be a model: load it with "
+            "`AutoModelForCausalLM.from_pretrained`."
+        )
     if ref_model is not None and ref_model is model:
         raise ValueError(
             "`ref_model` is the model itself, so the KL would always be 0. Leave `ref_model` unset: a frozen copy (or "

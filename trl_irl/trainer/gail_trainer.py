@@ -123,8 +123,7 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         if not isinstance(args, GAILConfig):
             raise TypeError(f"`args` is a `{type(args).__name__}`. Build a `GAILConfig`.")
         check_vllm(args)
-        if isinstance(model, str):
-            check_language_model(model, "model", trust_remote_code=args.trust_remote_code)
+        check_language_model(model, "model", trust_remote_code=args.trust_remote_code)
         name = model if isinstance(model, str) else get_config_model_id(model.config)
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(
@@ -200,6 +199,7 @@ class GAILTrainer(Interruptible, RLOOTrainer):
 
     def _judge(self, completion_ids: list[list[int]], columns: dict) -> list[float]:
         policy = list(zip(columns[PROMPT], completion_ids, strict=True))
+        self._adversary.keep_dtypes()
         if self.model.training:
             self._watch.see(completion_ids, [ids[-1] in self._stop_tokens for ids in completion_ids])
             # Every prompt stands here once for each of its completions, and so does what the expert said.

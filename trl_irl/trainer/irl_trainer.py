@@ -141,8 +141,9 @@ class IRLTrainer(Interruptible, SFTTrainer):
             args = IRLConfig(default_output_dir(model, "IRL"))
         check_arguments(args, model, compute_loss_func, peft_config, ref_model)
         check_quantization(args, model, quantization_config, peft_config)
-        if isinstance(model, str):
-            check_language_model(model, "model", trust_remote_code=args.trust_remote_code)
+        for key, one in (("model", model), ("ref_model", ref_model)):
+            if one is not None:
+                check_language_model(one, key, trust_remote_code=args.trust_remote_code)
         for name, dataset in named({"train": train_dataset}, eval_dataset).items():
             check_not_empty(dataset, name)
         check_best_metric(args, eval_dataset)
