@@ -122,7 +122,7 @@ def test_adapters_and_the_command_line(model_folder, tmp_path):
         ("--task summarization --dataset_name ROWS", ["`source_column` not set", "`target_column`"]),
         ("--task translation --source_column en --dataset_name ROWS", ["`source_column` alone", "set both"]),
         (
-            "--task translation --source_column t.en --target_column t.fr --dataset_name ROWS",
+            "--task translation --source_column t.en --target_column t.fr --split train --dataset_name ROWS",
             ["`t.fr` is not among the dataset's columns: at `fr` there are en, de"],
         ),
         ("--task tldr --dataset_name ROWS --split train", ["columns t", "`source_column`"]),

@@ -9,7 +9,7 @@ from datasets import load_dataset
 
 from tests.commands.test_irl import run as run_module
 from trl_irl import SoftQReward
-from trl_irl.commands import score
+from trl_irl.commands import score, score_rows
 from trl_irl.rewards.heatmap import colour
 
 
@@ -22,7 +22,7 @@ ROWS = [
 
 @pytest.fixture
 def run(model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(score, "_CHUNK", 2)
+    monkeypatch.setattr(score_rows, "_CHUNK", 2)
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
 
@@ -57,11 +57,11 @@ def test_interrupted_it_goes_on(run, tmp_path, monkeypatch, capsys):
     scored = []
     whole = SoftQReward.score
 
-    def dies_at_the_second_chunk(self, prompts, *args):
+    def dies_at_the_second_chunk(self, prompts, *args, **kwargs):
         scored.append(list(prompts))
         if len(scored) == 2:
             raise KeyboardInterrupt
-        return whole(self, prompts, *args)
+        return whole(self, prompts, *args, **kwargs)
 
     monkeypatch.setattr(SoftQReward, "score", dies_at_the_second_chunk)
     assert run() == 130
@@ -96,7 +96,7 @@ def test_the_page(run, tmp_path):
 def test_a_page_that_cannot_be_written_costs_no_scores(run, tmp_path, monkeypatch, capsys):
     scored = []
     whole = SoftQReward.score
-    monkeypatch.setattr(SoftQReward, "score", lambda self, *args: scored.append(1) or whole(self, *args))
+    monkeypatch.setattr(SoftQReward, "score", lambda self, *args, **kw: scored.append(1) or whole(self, *args, **kw))
     page = tmp_path / "new/folder/page.html"
     with monkeypatch.context() as patch:
         patch.setattr("trl_irl.rewards.heatmap._article", lambda *_: (_ for _ in ()).throw(OSError("no room")))

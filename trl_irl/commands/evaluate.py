@@ -12,22 +12,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .evaluate_rewards import RewardArguments, analyse
+from .evaluate_rows import given_lines, length_by, rows_to_judge
 from .judging import ReferenceJudge, unanswered
-from .loaded_models import LoadedModel, Stopwatch, check_lengths, named, weights_of
-from .task_arguments import METRICS, TaskArguments, default_metrics, load_rows, make_score
+from .loaded_models import LoadedModel, Stopwatch, named, weights_of
+from .task_arguments import METRICS, BadRowArguments, TaskArguments, default_metrics, make_score
 
 
 BACKENDS = ("transformers", "vllm")
+_GIVEN = "given"
 
 
 @dataclass
-class EvaluateArguments(RewardArguments, TaskArguments):
+class EvaluateArguments(RewardArguments, BadRowArguments, TaskArguments):
     """
     Arguments of the `evaluate` command beside those of the task and the rewards.
 
     Args:
         models (`list[str]`):
             Folders, Hub ids or adapters; `name=path` gives one a name in the report. The first is the baseline.
+        completion_columns (`list[str]`, *optional*):
+            Completions that the data gives, judged beside the models' or alone: columns that hold one or a list of
+            them each, as many in every row; a dot reaches into a nested one, such as `175b_verification.solution`.
+        answer_marker (`str`, *optional*):
+            What stands before a final answer beside `####`, at the beginning of a line, such as `A:`.
         metrics (`list[str]`, *optional*):
             By what to judge completions, among `accuracy` (the number after `####`), `accuracy_math` (math-verify),
             `rouge`, `bleu` and `chrf`, and the models, `nll` and `td_loss` of the references; defaults to the task's,
@@ -61,6 +68,12 @@ class EvaluateArguments(RewardArguments, TaskArguments):
     models: list[str] = field(
         default_factory=list, metadata={"help": "Folders, Hub ids or adapters; `name=path` names one in the report."}
     )
+    completion_columns: list[str] | None = field(
+        default=None, metadata={"help": "Columns of the data with completions to judge, beside the models' or alone."}
+    )
+    answer_marker: str | None = field(
+        default=None, metadata={"help": "What stands before a final answer beside ####, such as `A:`."}
+    )
     metrics: list[str] | None = field(
         default=None, metadata={"help": "By what to judge; the task's if unset.", "choices": list(METRICS)}
     )
@@ -89,9 +102,13 @@ class EvaluateArguments(RewardArguments, TaskArguments):
     output_dir: str = field(default="outputs/evaluation", metadata={"help": "Where samples and report go."})
 
     def __post_init__(self):
-        self.task_data()  # is the task one?
-        if not self.models:
-            raise ValueError("No model. Set `models` to one or more folders, Hub ids or adapters.")
+        self.task_data(needs_target=False)  # is the task one?
+        if not self.models and not self.completion_columns:
+            raise ValueError(
+                "No model. Set `models` to one or more folders, Hub ids or adapters, or `completion_columns` to "
+                "columns of the data that hold completions."
+            )
+        self.metrics_are_defaults = self.metrics is None
         if self.metrics is None:
             self.metrics = [*default_metrics(self.task), "nll", "td_loss"]
         for name, least in (("num_samples", 1), ("max_new_tokens", 1), ("batch_size", 1), ("num_prompts", 1)):
@@ -102,12 +119,17 @@ class EvaluateArguments(RewardArguments, TaskArguments):
             raise ValueError(f"`top_p: {self.top_p}` is a probability above 0, up to 1 (off).")
         if any(temperature < 0 for temperature in self.temperatures):
             raise ValueError(f"`temperatures: {self.temperatures}` must be 0 (greedy) or more.")
-        self.named_models()  # has each a name of its own?
+        if _GIVEN in self.named_models() and self.completion_columns:  # has each a name of its own?
+            raise ValueError(f"A model is called {_GIVEN}, as the data's completions are. Name it: `name=path`.")
         self.check_rewards()
 
     def named_models(self) -> dict[str, str]:
         """Path or Hub id of each model, by its name in the report."""
         return named(self.models, "models")
+
+    def judged(self) -> dict[str, str | None]:
+        """[`named_models`], and without a path the completions that the data gives."""
+        return self.named_models() | ({_GIVEN: None} if self.completion_columns else {})
 
 
 def sample_cells(
@@ -162,6 +184,7 @@ def main(arguments: EvaluateArguments) -> None:
     from ..rewards.preference_reward import check_one_label
     from ..tasks.files import check_local_model, check_writable
     from ..tasks.math_answer import MathVerifier
+    from ..tasks.task import custom_score
 
     check_installed()
     paths = {"models": arguments.named_models().values(), "reward_models": arguments.judges().values()}
@@ -177,25 +200,28 @@ def main(arguments: EvaluateArguments) -> None:
     lengths, lines, notes = {}, [], []
     with ExitStack() as stack:
         verifier = stack.enter_context(MathVerifier()) if "accuracy_math" in arguments.metrics else None
-        score = make_score(arguments.task, arguments.metrics, verifier)
-        rows = load_rows(arguments, arguments.num_prompts)
+        if ":" in (arguments.task or ""):
+            custom_score(arguments.task)  # is it there?
+        rows, left_out = rows_to_judge(arguments)
+        notes += left_out
+        score = make_score(arguments.task, arguments.metrics, verifier, arguments.answer_marker)
         corpus = [metric for metric in ("bleu", "chrf") if metric in arguments.metrics]
         taken = ["reward"] if arguments.reward_model_path else []
         Scorer(score, corpus, taken).check(rows)
-        notes += unanswered(rows, arguments.metrics)
-        of_references = bool({"nll", "td_loss"} & set(arguments.metrics))
-        for name, path in arguments.named_models().items():
-            check_lengths(name, path, rows, arguments.max_new_tokens, of_references)
-        for name, path in arguments.judges().items() if arguments.reward_analysis else ():
-            check_lengths(name, path, rows, 0, references=True)
+        notes += unanswered(rows, arguments.metrics, arguments.answer_marker)
         judge = None
         if arguments.reward_model_path is not None:
             judge = ReferenceJudge(arguments.reward_model_path, rows, arguments.batch_size, arguments.dtype)
-        for name, path in arguments.named_models().items():
-            model = LoadedModel(path, arguments.dtype, arguments.batch_size, arguments.backend)
+        for name, path in arguments.judged().items():
+            model = None
+            if path is not None:
+                model = LoadedModel(path, arguments.dtype, arguments.batch_size, arguments.backend)
+                cells = sample_cells(name, model, rows, arguments, in_models)
+            else:
+                cells = [(comparison.GIVEN, given_lines(arguments, name, rows, length_by(arguments)))]
             scorer = Scorer(score, corpus, taken)
             lengths[name] = []
-            for temperature, cell in sample_cells(name, model, rows, arguments, in_models):
+            for temperature, cell in cells:
                 lines += cell
                 groups = [line["completions"] for line in cell]
                 lengths[name] += [completion["length"] for group in groups for completion in group]
@@ -207,8 +233,8 @@ def main(arguments: EvaluateArguments) -> None:
                 so_far = values.setdefault((name, temperature), {})  # of earlier seeds
                 for metric, statistic in found.items():
                     so_far[metric] = so_far[metric] + statistic if metric in so_far else statistic
-            held_out = held_out_statistics(model, rows, arguments, in_models)
-            for temperature in dict.fromkeys(arguments.temperatures):
+            held_out = held_out_statistics(model, rows, arguments, in_models) if model is not None else {}
+            for temperature in dict.fromkeys(arguments.temperatures if model is not None else ()):
                 values[name, temperature] |= held_out
             if scorer.failures.count and scorer.failures.count == len(lengths[name]):
                 raise ValueError(
@@ -243,8 +269,8 @@ def main(arguments: EvaluateArguments) -> None:
     too_many = {"accuracy_math", "length"} | ({"distinct"} if arguments.reward_model_path else set())
     in_terminal = [name for name in shown if name not in too_many]
     print_rows(comparison.table(results, in_terminal, intervals=False), title)
-    if len(arguments.named_models()) > 1:
-        baseline, performance = next(iter(arguments.named_models())), performance_metrics(shown)
+    if len(arguments.judged()) > 1:
+        baseline, performance = next(iter(arguments.judged())), performance_metrics(shown)
         matched = comparison.table_at_equal_diversity(values, baseline, performance, intervals=False)
         if len(matched) > 1:
             print_rows(matched, "At equal diversity (* the 95 % interval leaves out 0)")
@@ -278,12 +304,12 @@ def write_report(output_dir, arguments, prompts, values, results, shown, lengths
     from ..evaluation import comparison
     from ..evaluation.report import markdown
 
-    baseline, *others = arguments.named_models()
+    baseline, *others = arguments.judged()
     pictures = comparison.plot(results, shown[0], lengths, output_dir)
     held_out = {name: values[name, arguments.temperatures[0]] for name in arguments.named_models()}
-    losses = [name for name in ("nll", "td_loss") if name in held_out[baseline]]
+    losses = [name for name in ("nll", "td_loss") if any(name in found for found in held_out.values())]
     parts = [
-        f"# {', '.join(arguments.named_models())} on {arguments.task or arguments.dataset_name}",
+        f"# {', '.join(arguments.judged())} on {arguments.task or arguments.dataset_name}",
         f"{prompts} prompts of the split `{arguments.split}`, {arguments.num_samples} samples each and seed (one when "
         f"greedy), seeds {', '.join(map(str, arguments.seeds))}, at most {arguments.max_new_tokens} tokens. Means "
         "over prompts, with 95 % bootstrap intervals over prompts. `accuracy` compares the number after `####`, "
@@ -291,6 +317,7 @@ def write_report(output_dir, arguments, prompts, values, results, shown, lengths
         "chosen by the script of the references; lower `self_bleu` and higher `distinct` are more diverse; "
         "`length` is in tokens; `ended` is the share of completions that stopped by themselves.",
         *told_of_judge(arguments.reward_model_path),
+        *told_of_given(arguments),
         *(f"**{note}**" for note in notes),
         markdown(comparison.table(results, shown)),
     ]
@@ -317,6 +344,16 @@ def write_report(output_dir, arguments, prompts, values, results, shown, lengths
         ]
     parts += [f"![{name}]({name})" for name in pictures] + [rewards] * bool(rewards)
     (output_dir / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def told_of_given(arguments: EvaluateArguments) -> list[str]:
+    if not arguments.completion_columns:
+        return []
+    return [
+        f"`{_GIVEN}` are the completions that the data has in {', '.join(arguments.completion_columns)}: nothing is "
+        "known of how they were sampled. Their `length` is in tokens of the first model that is named, or in words "
+        "where there is none."
+    ]
 
 
 def told_of_judge(reward_model_path: str | None) -> list[str]:

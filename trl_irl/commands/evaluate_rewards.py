@@ -50,7 +50,8 @@ class RewardArguments:
         for key in ("reward_models", "reward_ref_model"):
             if getattr(self, key) is not None and not asked:
                 raise ValueError(f"`{key}` is for `reward_analysis` and `rerank`, and neither is set.")
-        if asked and (not any(self.temperatures) or self.num_samples * len(self.seeds) < 2):
+        sampled = self.models or not self.completion_columns
+        if asked and sampled and (not any(self.temperatures) or self.num_samples * len(self.seeds) < 2):
             raise ValueError(
                 "`reward_analysis` and `rerank` compare completions of one prompt: set a temperature above 0 in "
                 "`temperatures`, and `num_samples` or `seeds` to two or more."
@@ -60,6 +61,8 @@ class RewardArguments:
     def judges(self) -> dict[str, str]:
         """Path or Hub id of each model whose reward judges, by its name."""
         if self.reward_models is None:
+            if (self.reward_analysis or self.rerank) and not self.models:
+                raise ValueError("No reward to analyse. Set `reward_models` to the models whose rewards judge.")
             return named(self.models, "models")
         return named(self.reward_models, "reward_models")
 
@@ -121,7 +124,7 @@ def collect(lines: Sequence[dict], rows: Sequence[dict], score: Callable) -> dic
 
     cells: dict[tuple[str, float], list[list[dict]]] = {}
     for i, line in enumerate(lines):  # cell by cell, and in each the prompts in order
-        if line["temperature"] > 0:
+        if line["temperature"] != 0:
             groups = cells.setdefault((line["model"], line["temperature"]), [[] for _ in rows])
             groups[i % len(rows)].extend(line["completions"])
     scorer = Scorer(score)
@@ -150,11 +153,9 @@ def add_rewards(sampled: dict[tuple[str, float], Sampled], rows: Sequence[dict],
 
     for one in sampled.values():
         flat = [(asked(row), c) for row, group in zip(rows, one.groups, strict=True) for c in group]
-        returns = judge.returns(
-            [prompt for prompt, _ in flat],
-            [completion["text"] for _, completion in flat],
-            [completion["token_ids"] for _, completion in flat],
-        )
+        texts, ids, ended = ([c[key] for _, c in flat] for key in ("text", "token_ids", "ended"))
+        told = {"ended": ended} if None in ids else {"completion_ids": ids}  # of given completions there are none
+        returns = judge.returns([prompt for prompt, _ in flat], texts, **told)
         for column, values in returns.items():
             one.rewards[f"{name} {column}"] = np.array(values).reshape(one.scores.shape)
 
@@ -174,7 +175,7 @@ def corruption_of_references(judge: Judge, rows: Sequence[dict]) -> dict[str, di
     }
 
 
-def best_of_n(sampled: dict[tuple[str, float], Sampled], exact: bool) -> list[BestOf]:
+def best_of_n(sampled: dict[tuple[str, float], Sampled], exact: bool, marker: str | None = None) -> list[BestOf]:
     """The score of the best of 1, 2, 4, ... n of every prompt's completions, by every way to choose."""
     import numpy as np
 
@@ -189,7 +190,7 @@ def best_of_n(sampled: dict[tuple[str, float], Sampled], exact: bool) -> list[Be
         of = reward_analysis.best_of
         ways = {"random": [of(np.zeros_like(one.scores), one.scores, k) for k in numbers]}
         if exact:
-            answers = [[final_answer(c["text"]) for c in group] for group in one.groups]
+            answers = [[final_answer(c["text"], marker) for c in group] for group in one.groups]
             ways["majority vote"] = [reward_analysis.majority_of(answers, one.scores, k) for k in numbers]
         ways |= {name: [of(rewards, one.scores, k) for k in numbers] for name, rewards in one.rewards.items()}
         ways["oracle"] = [of(one.scores, one.scores, k) for k in numbers]
@@ -208,7 +209,7 @@ def agreement(sampled: dict[tuple[str, float], Sampled]) -> list[Tells]:
     for model in dict.fromkeys(model for model, _ in sampled):
         parts = [one for (name, _), one in sampled.items() if name == model]
         scores = np.concatenate([one.scores for one in parts], axis=1)
-        lengths = [[[len(c["token_ids"]) for c in group] for group in one.groups] for one in parts]
+        lengths = [[[c["length"] for c in group] for group in one.groups] for one in parts]
         rewards = {"length": np.concatenate([np.array(x, dtype=np.float64) for x in lengths], axis=1)}
         rewards |= {name: np.concatenate([one.rewards[name] for one in parts], axis=1) for name in parts[0].rewards}
         found += [Tells.of(model, name, values, scores) for name, values in rewards.items()]
@@ -231,13 +232,13 @@ def analyse(arguments, lines: Sequence[dict], rows: Sequence[dict], score: Calla
             judge = Judge(path, arguments)
             findings.judges[name] = judge.settings()
             add_rewards(sampled, rows, judge, name)
-            if arguments.reward_analysis:
+            if arguments.reward_analysis and "completion" in rows[0]:
                 corrupted = corruption_of_references(judge, rows)
                 findings.corruption |= {f"{name} {kind}": values for kind, values in corrupted.items()}
     if arguments.reward_analysis:
         findings.agreement = agreement(sampled)
     if arguments.rerank:
-        findings.best_of_n = best_of_n(sampled, exact="accuracy" in arguments.metrics)
+        findings.best_of_n = best_of_n(sampled, "accuracy" in arguments.metrics, arguments.answer_marker)
     output_dir = Path(arguments.output_dir)
     findings.write_json(output_dir / "rewards.json")
     findings.print()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..evaluation.statistics import Statistic
 
 
-def unanswered(rows: Sequence[dict], metrics: Sequence[str]) -> list[str]:
+def unanswered(rows: Sequence[dict], metrics: Sequence[str], marker: str | None = None) -> list[str]:
     """
     Notes on the references that `accuracy` cannot compare with and on those it takes whole, if there are any.
 
@@ -22,13 +22,13 @@ def unanswered(rows: Sequence[dict], metrics: Sequence[str]) -> list[str]:
 
     if "accuracy" not in metrics:
         return []
-    answers = [(reference_answer(row["completion"]), "####" in row["completion"]) for row in rows]
+    answers = [(reference_answer(row["completion"], marker), "####" in row["completion"]) for row in rows]
     without = sum(answer is None for answer, _ in answers)
     whole = sum(answer is not None and not marked for answer, marked in answers)
     notes = []
     if without == len(rows):
         try:
-            is_correct("", rows[0])
+            is_correct("", rows[0], marker)
         except ValueError as error:
             raise ValueError(f"{without} of {len(rows)} references have no final answer. The first: {error}") from None
     if without:
@@ -47,7 +47,7 @@ class ReferenceJudge:
         path (`str`):
             A reward model: folder, Hub id or adapter.
         rows (`Sequence[dict]`):
-            With `prompt` and `completion`, the reference that others are compared with.
+            With `prompt` and, if there are any, `completion`, the reference that others are compared with.
         batch_size (`int`), dtype (`str`)
     """
 
@@ -57,7 +57,9 @@ class ReferenceJudge:
 
         self.reward = PreferenceReward(path, batch_size, dtype)
         self.prompts = [asked(row) for row in rows]
-        self.of_references = self.reward(self.prompts, [row["completion"] for row in rows])
+        self.of_references = None
+        if all("completion" in row for row in rows):
+            self.of_references = self.reward(self.prompts, [row["completion"] for row in rows])
 
     def statistics(self, groups: Sequence[Sequence[dict]]) -> dict[str, Statistic]:
         """
@@ -68,7 +70,7 @@ class ReferenceJudge:
                 unless its tokenizer is the policy's.
 
         Returns:
-            `dict[str, Statistic]`: `reward` and `win_rate`, over prompts.
+            `dict[str, Statistic]`: `reward` and, where there are references, `win_rate`, over prompts.
         """
         from ..evaluation.statistics import mean_of
 
@@ -76,10 +78,14 @@ class ReferenceJudge:
         texts, ids, ended = (
             [completion[key] for group in groups for completion in group] for key in ("text", "token_ids", "ended")
         )
+        ids = None if None in ids else ids  # of completions that a file gives there are none
         given = iter(self.reward(prompts, texts, ids, ended))
-        rewards, wins = [], []
-        for group, of_reference in zip(groups, self.of_references, strict=True):
-            values = [next(given) for _ in group]
-            rewards.append(fmean(values))
-            wins.append(fmean((value > of_reference) + 0.5 * (value == of_reference) for value in values))
-        return {"reward": mean_of(rewards), "win_rate": mean_of(wins)}
+        values = [[next(given) for _ in group] for group in groups]
+        found = {"reward": mean_of([fmean(of_prompt) for of_prompt in values])}
+        if self.of_references is not None:
+            pairs = zip(values, self.of_references, strict=True)
+            wins = [
+                fmean((value > right) + 0.5 * (value == right) for value in of_prompt) for of_prompt, right in pairs
+            ]
+            found["win_rate"] = mean_of(wins)
+        return found

@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+from ..tasks.rows import BadRows
+
 
 def named(models: list[str], key: str) -> dict[str, str]:
     """
@@ -88,46 +90,66 @@ class LoadedModel:
         return sampling.sample(model, tokenizer, prompts, **options)
 
 
-def check_lengths(name: str, path: str, rows: list[dict], max_new_tokens: int, references: bool) -> None:
+def check_lengths(
+    name: str, path: str, rows: dict[int, dict], max_new_tokens: int, references: bool, bad: BadRows
+) -> None:
     """
     Whether everything that is asked of a model fits into its context, before it is loaded.
 
     Args:
         name (`str`), path (`str`):
             What the model is called, and where it is.
-        rows (`list[dict]`):
-            With `prompt` and `completion`.
+        rows (`dict[int, dict]`):
+            By number, with `prompt` and, for `references`, `completion`.
         max_new_tokens (`int`):
             Longest completion.
         references (`bool`):
             Whether it is asked for the likelihood of each row's own completion.
+        bad ([`~tasks.rows.BadRows`]):
+            What becomes of rows that do not fit, or that the model's chat template cannot write.
 
     Raises:
         `ValueError`: a prompt leaves no room for `max_new_tokens`, or a reference does not fit.
     """
-    from types import SimpleNamespace
+    from transformers import AutoTokenizer
 
-    from transformers import AutoConfig, AutoTokenizer
+    from ..evaluation.sampling import too_long_for
+    from ..text.encode import asked, encode_row, prompt_ids
+    from ..text.messages import naming_row
 
-    from ..evaluation.sampling import check_context, encode_prompts
-    from ..text.encode import asked, encode_rows
-
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    config = AutoConfig.from_pretrained(base_and_adapter(path)[0])
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    tokenizer, context = AutoTokenizer.from_pretrained(path), context_of(path)
+    prompts, whole = {}, {}
+    for i, row in rows.items():
+        where = f"Row {i} of {bad.of}"
+        with bad.reading(i), naming_row(where):
+            prompts[i] = len(prompt_ids(tokenizer, asked(row)))
+            if references:
+                encoded = encode_row(tokenizer, row)
+                whole[i] = len(encoded.prompt) + len(encoded.completion)
     if context is None:
         return
-    prompts = encode_prompts(tokenizer, [asked(row) for row in rows])
-    check_context(SimpleNamespace(config=config), prompts, max_new_tokens)
-    lengths = [len(row.prompt + row.completion) for row in encode_rows(tokenizer, rows)] if references else []
-    too_long = [i for i, length in enumerate(lengths) if length > context]
-    if too_long:
-        raise ValueError(
-            f"{len(too_long)} of {len(rows)} references (the first is number {too_long[0]}, of {lengths[too_long[0]]} "
-            f"tokens with its prompt) are longer than the context of {name}, {context} tokens, and `nll`, `td_loss` "
-            "and `reward_analysis` read them whole. Leave those rows out (`trl-irl prepare --drop_too_long true`), or "
-            "name `metrics` without `nll` and `td_loss`."
-        )
+    of_prompts = too_long_for(context, prompts, max_new_tokens)
+    of_references = {
+        i: f"{len(rows)} references (the first is number {i}, of {length} tokens with its prompt) are longer than the "
+        f"context of {name}, {context} tokens, and `nll`, `td_loss` and `reward_analysis` read them whole. Leave "
+        "those rows out (`on_bad_row: skip`, or `trl-irl prepare --drop_too_long true`), or name `metrics` without "
+        "`nll` and `td_loss`."
+        for i, length in whole.items()
+        if length > context
+    }
+    for found in (of_prompts, of_references):
+        if found and bad.on_bad_row != "skip":
+            raise ValueError(f"{len(found)} of {next(iter(found.values()))}")
+        for i, message in found.items():
+            bad.found.setdefault(i, f"1 of {message}")
+
+
+def context_of(path: str) -> int | None:
+    """The number of tokens that fit into a model's context, if it says one, of an adapter its base's."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(base_and_adapter(path)[0])
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def base_and_adapter(path: str) -> tuple[str, str | None]:

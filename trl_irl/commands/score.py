@@ -7,21 +7,18 @@ trl-irl score --model outputs/gsm8k/irl_full --dataset_name completions.jsonl --
 ```
 """
 
-import hashlib
-import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .task_arguments import TaskArguments, load_rows
+from .task_arguments import BadRowArguments, TaskArguments, load_split
 
 
-_CHUNK = 256  # rows between two saves
 _SUFFIXES = (".parquet", ".jsonl")
+_OF_REWARD = ("kind", "ref_model", "gamma", "terminal_value", "dtype")
 
 
 @dataclass
-class ScoreArguments(TaskArguments):
+class ScoreArguments(BadRowArguments, TaskArguments):
     """
     Arguments of the `score` command beside those of the task.
 
@@ -34,8 +31,15 @@ class ScoreArguments(TaskArguments):
         split (`str`, *optional*, defaults to `"train"`)
         num_rows (`int`, *optional*):
             Only the first so many rows.
+        completion_columns (`list[str]`, *optional*):
+            Columns that hold completions, each one or a list of them; a dot reaches into a nested one, such as
+            `175b_verification.solution`. If unset, `completions`, both sides of preference pairs, or `completion`.
+        cut (`bool`, *optional*, defaults to `False`):
+            Whether all completions were cut at a limit, so that no EOS follows them. Otherwise a row's or a
+            completion's own `cut`, `ended` or `finish_reason` says so.
         output (`str`, *optional*, defaults to `"outputs/rewards.parquet"`):
-            A Parquet or JSONL file. A run that was killed goes on where it was.
+            A Parquet or JSONL file: a row a completion, with the columns of the row that it is from. A run that was
+            killed goes on where it was.
         html (`str`, *optional*):
             A page to write, with the tokens of the first `html_rows` completions coloured by reward.
         html_rows (`int`, *optional*, defaults to `100`)
@@ -52,6 +56,10 @@ class ScoreArguments(TaskArguments):
     )
     split: str = field(default="train", metadata={"help": "The split to score."})
     num_rows: int | None = field(default=None, metadata={"help": "Only the first so many rows."})
+    completion_columns: list[str] | None = field(
+        default=None, metadata={"help": "Columns that hold completions, one or a list of them each."}
+    )
+    cut: bool = field(default=False, metadata={"help": "All completions were cut: no EOS follows them."})
     batch_size: int = field(default=8, metadata={"help": "Completions at a time."})
     dtype: str = field(
         default="auto",
@@ -62,7 +70,7 @@ class ScoreArguments(TaskArguments):
     html_rows: int = field(default=100, metadata={"help": "Completions on that page."})
 
     def __post_init__(self):
-        self.task_data()  # is the task one?
+        self.task_data(needs_target=False)  # is the task one?
         if self.model is None:
             raise ValueError("No model. Set `model` to a folder, a Hub id or an adapter.")
         for name in ("num_rows", "batch_size", "html_rows"):
@@ -76,72 +84,66 @@ class ScoreArguments(TaskArguments):
             raise ValueError(f"`terminal_value: {self.terminal_value}` must be zero or mask.")
 
 
-def score_rows(arguments: ScoreArguments, rows: list[dict], parts: Path) -> list[dict]:
-    """Every row with its numbers; those of finished chunks are read from `parts`, the others written there."""
-    from functools import cache
-
-    from tqdm.auto import tqdm
-
+def soft_q(arguments: ScoreArguments):
+    """What gives completions the numbers of a [`SoftQReward`]."""
     from ..rewards import SoftQReward
     from ..rewards.token_pieces import token_pieces
     from ..text.encode import asked
 
-    @cache
-    def reward():
-        keys = ("kind", "ref_model", "gamma", "terminal_value", "batch_size", "dtype")
-        return SoftQReward(arguments.model, **{key: getattr(arguments, key) for key in keys})
+    options = {key: getattr(arguments, key) for key in (*_OF_REWARD, "batch_size")}
+    reward = SoftQReward(arguments.model, **options)
 
-    found = []
-    for start in tqdm(range(0, len(rows), _CHUNK), desc="Scoring", unit=f"{_CHUNK} rows", leave=False):
-        chunk = rows[start : start + _CHUNK]
-        part = parts / f"{start}-{_digest(arguments, chunk)}.json"
-        if not part.is_file():
-            prompts, completions = ([row[key] for row in chunk] for key in ("prompt", "completion"))
-            scored = [
-                {
-                    "prompt": prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False),
-                    "completion": completion,
-                    "sum": one.sum,
-                    "discounted": one.discounted,
-                    "mean": one.mean,
-                    "log_likelihood": one.log_likelihood,
-                    "initial_value": one.initial_value if len(one.v) else None,
-                    "tokens": token_pieces(reward().tokenizer, one.token_ids),
-                    **{name: getattr(one, name).tolist() for name in ("token_ids", "rewards", "has_reward", "q", "v")},
-                }
-                for prompt, completion, one in zip(
-                    prompts, completions, reward().score([asked(row) for row in chunk], completions), strict=True
+    def numbers(rows: list) -> list[dict]:
+        prompts, texts = [asked(one.row) for one in rows], [one.given.text for one in rows]
+        return [
+            {
+                "sum": one.sum,
+                "discounted": one.discounted,
+                "mean": one.mean,
+                "log_likelihood": one.log_likelihood,
+                "initial_value": one.initial_value if len(one.v) else None,
+                "tokens": token_pieces(reward.tokenizer, one.token_ids),
+                **{name: getattr(one, name).tolist() for name in ("token_ids", "rewards", "has_reward", "q", "v")},
+            }
+            for one in reward.score(prompts, texts, ended=[one.ended for one in rows])
+        ]
+
+    return numbers
+
+
+def fits(arguments: ScoreArguments):
+    """What raises where a row's completions do not fit into the model's context, or cannot be written."""
+    from transformers import AutoTokenizer
+
+    from ..text.encode import encode_rows
+    from .loaded_models import context_of
+
+    tokenizer, context = AutoTokenizer.from_pretrained(arguments.model), context_of(arguments.model)
+
+    def check(rows: list) -> None:
+        where = f"Row {rows[0].number} of `{arguments.split}`"
+        for one in rows:
+            (encoded,) = encode_rows(tokenizer, [one.whole], where=where, ended=[one.ended])
+            length = len(encoded.prompt) + len(encoded.completion)
+            if context is not None and length > context:
+                raise ValueError(
+                    f"{where} has {length} tokens with its `{one.given.source}`, and the context of "
+                    f"{arguments.model} is {context}. Shorten it."
                 )
-            ]
-            unfinished = part.with_suffix(".part")
-            unfinished.write_text(json.dumps(scored), encoding="utf-8")
-            os.replace(unfinished, part)
-        found += json.loads(part.read_text(encoding="utf-8"))
-    return found
 
-
-def _digest(arguments: ScoreArguments, chunk: list[dict]) -> str:
-    from ..text.encode import asked
-    from .loaded_models import weights_of
-
-    keys = ("model", "kind", "ref_model", "gamma", "terminal_value", "dtype")
-    told = {key: getattr(arguments, key) for key in keys}
-    told |= {"format": 3, "weights": [weights_of(arguments.model), weights_of(arguments.ref_model or "")]}
-    # Of several messages, the text is not all.
-    told["rows"] = [[asked(row), getattr(row["completion"], "messages", row["completion"])] for row in chunk]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    return check
 
 
 def main(arguments: ScoreArguments) -> None:
     """Score the rows and write them."""
+    import os
     import shutil
-
-    from datasets import Dataset
-    from transformers import AutoTokenizer
 
     from ..rewards.heatmap import write_heatmap
     from ..tasks.files import check_local_model, check_writable, remove_if_empty
-    from ..text.encode import encode_rows
+    from ..tasks.rows import BadRows
+    from .loaded_models import weights_of
+    from .score_rows import read, score_all, summary, with_other_columns
 
     for key in ("model", "ref_model"):
         if getattr(arguments, key) is not None:
@@ -152,24 +154,32 @@ def main(arguments: ScoreArguments) -> None:
             if Path(getattr(arguments, key)).is_dir():
                 raise ValueError(f"`{key}: {getattr(arguments, key)}` is a folder. Name a file in it.")
             check_writable(str(Path(getattr(arguments, key)).parent), key)
-    rows = load_rows(arguments, arguments.num_rows)
-    encode_rows(AutoTokenizer.from_pretrained(arguments.model), rows, f"`{arguments.split}`")  # can each be read?
+    split, bad = load_split(arguments, arguments.num_rows), BadRows(arguments.on_bad_row, f"`{arguments.split}`")
+    rows = read(arguments, split, bad, fits(arguments))
+    left_out = bad.tell(len(split))
+    told = {key: getattr(arguments, key) for key in ("model", *_OF_REWARD)}
+    told |= {"format": 4, "weights": [weights_of(arguments.model), weights_of(arguments.ref_model or "")]}
     parts = output.with_name(f"{output.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
     try:
-        scored = score_rows(arguments, rows, parts)
+        scored = score_all(told, rows, parts, lambda: soft_q(arguments))
     except ValueError:
         remove_if_empty(str(parts))
         raise
     unfinished = output.with_name(f"{output.name}.part")
-    table = Dataset.from_list(scored)
+    table, renamed = with_other_columns(scored, split)
     table.to_parquet(unfinished) if output.suffix == ".parquet" else table.to_json(unfinished)
     os.replace(unfinished, output)
     if arguments.html is not None:
         title = f"{arguments.kind} rewards of {arguments.model}"
         write_heatmap(scored[: arguments.html_rows], Path(arguments.html), title)
     shutil.rmtree(parts)  # not before all is written
-    print(f"{len(scored)} completions, mean return {sum(row['sum'] for row in scored) / len(scored):+.3f}: {output}")
+    first, *more = summary(scored, "sum")
+    print("\n".join([f"{first}: {output}", *more]))
+    if renamed:
+        print(f"Note: the columns {', '.join(renamed)} of the data have names of this command's, and are `input_...`.")
+    if left_out:
+        print(f"Note: {left_out}")
     if arguments.html is not None:
         print(f"Page: {arguments.html}")
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from ..tasks.task import TASKS, TaskData
+from ..tasks.rows import ON_BAD_ROW, BadRows
+from ..tasks.task import TASKS, TaskData, format_row, load_task
 
 
 METRICS = ("accuracy", "accuracy_math", "rouge", "bleu", "chrf", "nll", "td_loss")
@@ -50,7 +52,8 @@ class TaskArguments:
         default=42, metadata={"help": "Seed of the generated rows, or of GSM8K's validation split."}
     )
 
-    def task_data(self) -> TaskData:
+    def task_data(self, needs_target: bool = True) -> TaskData:
+        """`needs_target=False`: a prompt without a completion is of use too."""
         return TaskData(
             task=self.task,
             dataset_name=self.dataset_name,
@@ -62,26 +65,52 @@ class TaskArguments:
             calculator_annotations=self.calculator_annotations,
             num_train_rows=getattr(self, "num_train_rows", None),
             seed=self.task_seed,
+            needs_target=needs_target,
         )
 
 
-def load_rows(arguments: TaskArguments, count: int | None) -> list[dict]:
+@dataclass
+class BadRowArguments:
     """
-    The first `count` rows of the split that a command names, with `prompt` and `completion`.
+    Args:
+        on_bad_row (`str`, *optional*, defaults to `"stop"`):
+            What becomes of a row that cannot be read, or does not fit into a model's context: `"stop"`, before
+            anything is sampled or scored, or `"skip"`, which leaves such rows out, and counts and names them.
+    """
+
+    on_bad_row: str = field(
+        default="stop",
+        metadata={"help": "A row that cannot be read or does not fit: stop, or skip it.", "choices": list(ON_BAD_ROW)},
+    )
+
+
+def load_split(arguments, count: int | None):
+    """
+    The first `count` rows of the split that a command names, as they are in the data.
 
     Raises:
         `ValueError`: there is no such split, or nothing in it.
     """
-    from ..tasks.task import as_prompt_completion, load_task
-
-    splits = load_task(arguments.task_data())
+    splits = load_task(arguments.task_data(needs_target=False), formatted=False)
     if arguments.split not in splits:
         raise ValueError(f"`split: {arguments.split}` is not among the dataset's, which are {', '.join(splits)}.")
     split = splits[arguments.split]
-    chosen = split.take(min(count or len(split), len(split)))
-    rows = [as_prompt_completion(row, f"Row {i} of `{arguments.split}`") for i, row in enumerate(chosen)]
-    if not rows:
+    if not len(split):
         raise ValueError(f"`split: {arguments.split}` is empty.")
+    return split.take(min(count or len(split), len(split)))
+
+
+def load_rows(arguments, count: int | None, bad: BadRows, reference: bool = True) -> dict[int, dict]:
+    """
+    Rows of [`load_split`] by their number, with `prompt` and, where `reference` or the data has them, `completion`.
+
+    Raises:
+        `ValueError`: one cannot be read; see [`~tasks.rows.BadRows`].
+    """
+    data, rows = arguments.task_data(needs_target=False), {}
+    for i, row in enumerate(load_split(arguments, count)):
+        with bad.reading(i):
+            rows[i] = format_row(row, data, f"Row {i} of `{arguments.split}`", reference)
     return rows
 
 
@@ -98,7 +127,9 @@ def completion_score(task: str | None) -> Callable[[str, dict], dict[str, float]
     return make_score(task, [name for name in default_metrics(task) if name not in ("accuracy_math", "bleu", "chrf")])
 
 
-def make_score(task: str | None, metrics: Sequence[str], verifier=None) -> Callable[[str, dict], dict[str, float]]:
+def make_score(
+    task: str | None, metrics: Sequence[str], verifier=None, marker: str | None = None
+) -> Callable[[str, dict], dict[str, float]]:
     """
     One function for all numbers of a completion: the named metrics, and those of the user's own function.
 
@@ -108,6 +139,8 @@ def make_score(task: str | None, metrics: Sequence[str], verifier=None) -> Calla
             Among `METRICS`; those of a whole corpus or of the model are left to others.
         verifier ([`~tasks.math_answer.MathVerifier`], *optional*):
             Judges `accuracy_math`.
+        marker (`str`, *optional*):
+            What stands before a final answer beside `####`.
 
     Raises:
         `ValueError`: the user's function is not there.
@@ -118,11 +151,11 @@ def make_score(task: str | None, metrics: Sequence[str], verifier=None) -> Calla
 
     parts = [custom_score(task)] if task and ":" in task else []
     if "accuracy" in metrics:
-        parts.append(exact_answer)
+        parts.append(partial(exact_answer, marker=marker))
     if "accuracy_math" in metrics:
 
         def math_answer(text: str, row: dict) -> dict[str, float]:
-            return {"accuracy_math": verifier.is_equal(answer_text(text), answer_text(row["completion"]))}
+            return {"accuracy_math": verifier.is_equal(*(answer_text(x, marker) for x in (text, row["completion"])))}
 
         parts.append(math_answer)
     if "rouge" in metrics:

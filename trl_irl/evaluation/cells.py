@@ -42,7 +42,7 @@ def load_or_sample(
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     told = {"model": key.model, "temperature": key.temperature, "seed": key.seed}
     lines = [
-        {**told, "prompt": row["prompt"], "reference": row["completion"], "completions": list(map(asdict, group))}
+        {**told, "prompt": row["prompt"], "reference": row.get("completion"), "completions": list(map(asdict, group))}
         for row, group in zip(rows, sample(), strict=True)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)

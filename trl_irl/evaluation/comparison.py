@@ -19,6 +19,9 @@ _SHOWN = dict.fromkeys(("accuracy", "accuracy_math", "win_rate", "ended", "empty
 _SHOWN |= dict.fromkeys(("self_bleu", "length", "rouge1", "rouge2", "rougeL", "bleu", "chrf"), _POINTS)
 _SHOWN |= dict.fromkeys(("nll", "td_loss"), _LOSS)
 
+# The temperature of completions that a file gives, which nobody here has sampled.
+GIVEN = -1.0
+
 Values = dict[tuple[str, float], dict[str, Statistic]]
 
 
@@ -51,7 +54,7 @@ def differences(values: Values, baseline: str) -> list[Result]:
 
 
 def decoding(temperature: float) -> str:
-    return "greedy" if temperature == 0 else f"T = {temperature:g}"
+    return {0: "greedy", GIVEN: "as given"}.get(temperature, f"T = {temperature:g}")
 
 
 def table(results: Sequence[Result], metrics: Sequence[str], intervals: bool = True) -> list[list[str]]:

@@ -142,12 +142,19 @@ def check_context(
         `ValueError`: a prompt leaves no room for `max_new_tokens` in the model's context.
     """
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if context is None:
-        return
-    too_long = [i for i, ids in enumerate(encoded) if len(ids) + max_new_tokens > context]
-    if too_long:
-        raise ValueError(
-            f"{len(too_long)} of {len(encoded)} prompts (the first is number {too_long[0]}, of "
-            f"{len(encoded[too_long[0]])} tokens) leave no room for `{key}={max_new_tokens}` in the model's "
-            f"context of {context} tokens. Lower `{key}`, shorten those prompts or leave them out."
-        )
+    found = {} if context is None else too_long_for(context, dict(enumerate(map(len, encoded))), max_new_tokens, key)
+    if found:
+        raise ValueError(f"{len(found)} of {next(iter(found.values()))}")
+
+
+def too_long_for(
+    context: int, lengths: dict[int, int], max_new_tokens: int, key: str = "max_new_tokens"
+) -> dict[int, str]:
+    """Of the prompts that leave no room for `max_new_tokens`, by number, what to say behind "1 of "."""
+    return {
+        i: f"{len(lengths)} prompts (the first is number {i}, of {length} tokens) leave no room for "
+        f"`{key}={max_new_tokens}` in the model's context of {context} tokens. Lower `{key}`, shorten those prompts "
+        "or leave them out."
+        for i, length in lengths.items()
+        if length + max_new_tokens > context
+    }

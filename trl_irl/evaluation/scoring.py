@@ -68,13 +68,15 @@ class Scorer:
 
     def check(self, rows: Sequence[dict]) -> None:
         """
-        Score the first reference as if it had been sampled, so that what is wrong with the metrics is known before.
+        Score the first reference (or, without one, nothing) as if it had been sampled, so that what is wrong with the
+        metrics is known before.
 
         Raises:
             [`MetricError`]: a name or value that cannot be.
         """
         try:
-            scored = {name: float(value) for name, value in self.score(rows[0]["completion"], rows[0]).items()}
+            text = rows[0].get("completion", "")
+            scored = {name: float(value) for name, value in self.score(text, rows[0]).items()}
         except Exception:  # of a user's function; it is counted, and may be about this one completion
             pass
         else:
@@ -158,10 +160,11 @@ class Scorer:
 
 def tokenizer_of(rows: Sequence[dict]) -> str:
     """
-    The [`~evaluation.metrics.bleu_tokenizer`] of all samples of these rows: that of the references or, where they have
-    no letters, of the prompts. One for all models and temperatures, whatever they say, so that they compare.
+    The [`~evaluation.metrics.bleu_tokenizer`] of all samples of these rows: that of the references or, where there are
+    none or they have no letters, of the prompts. One for all models and temperatures, whatever they say, so that they
+    compare.
     """
-    texts = [row["completion"] for row in rows]
+    texts = [row.get("completion", "") for row in rows]
     if not any(character.isalpha() for text in texts for character in text):
         prompts = [row.get("prompt") or "" for row in rows]
         messages = [[{"content": told}] if isinstance(told, str) else told for told in prompts]

@@ -161,6 +161,7 @@ class SoftQReward:
         prompts: Sequence[Prompt],
         completions: Sequence[Completion] | None = None,
         completion_ids: Sequence[Sequence[int]] | None = None,
+        ended: Sequence[bool] | None = None,
     ) -> list[CompletionReward]:
         """
         Rewards of every token.
@@ -175,6 +176,9 @@ class SoftQReward:
             completion_ids (`Sequence[Sequence[int]]`, *optional*):
                 The completions as sampled, in the model's own tokens. Without a stop token at its end, a completion
                 was cut, and its last token has no reward.
+            ended (`Sequence[bool]`, *optional*):
+                Of `completions`: which ended by themselves, all if it is not given. The others were cut: nothing
+                follows their text.
 
         Raises:
             `ValueError`: neither completions nor ids are given, the ids are not of this tokenizer, or a row does not
@@ -188,7 +192,7 @@ class SoftQReward:
                 raise ValueError("Prompts that are token ids need `completion_ids`, not `completions`.")
             pairs = enumerate(zip(prompts, completions, strict=True))
             rows = [{**row, "completion": checked(said, "completion", f"Row {i}")} for i, (row, said) in pairs]
-            rows = encode_rows(self.tokenizer, rows)
+            rows = encode_rows(self.tokenizer, rows, ended=ended)
             warn_of_seams(rows)
             encoded = [row.ids_and_labels for row in rows]
         else:

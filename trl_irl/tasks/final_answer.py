@@ -36,9 +36,10 @@ class NoFinalAnswer(ValueError):
     """A reference has no final answer to compare with."""
 
 
-def final_answer(solution: str) -> Answer | None:
+def final_answer(solution: str, marker: str | None = None) -> Answer | None:
     """
-    What stands after the last `####` of a solution, on its first line that is not empty.
+    What stands after the last `####` of a solution, or after the last line's beginning that is `marker` (such as `A:`)
+    if that comes later, on its first line that is not empty.
 
     Returns:
         `Decimal`, `Fraction`, `str` or `None`: a number, `Fraction` for 1/3; thousands separators, a currency sign,
@@ -46,38 +47,47 @@ def final_answer(solution: str) -> Answer | None:
         digits and is more than a number (12:30, 2^10, 3 million) is text without spaces, in lower case, which is
         compared as it is. `None` for anything else.
     """
-    parts = solution.split("####")[1:]
+    parts = _mark(marker).split(solution)[1:]
     lines = [part.strip().splitlines()[0] for part in parts if part.strip()]
     return _read(lines[-1]) if lines else None
 
 
-def reference_answer(reference: str) -> Answer | None:
+def _mark(marker: str | None) -> re.Pattern:
+    return re.compile("####" if marker is None else rf"####|^[ \t]*{re.escape(marker)}", re.MULTILINE)
+
+
+def reference_answer(reference: str, marker: str | None = None) -> Answer | None:
     """
-    The final answer of a reference: after its last `####` or, where it has none and is nothing but an answer (`18`,
-    `$1,000`, `5 km`, `12:30`), the whole of it. `None` for any other text, such as `The answer is 18`.
+    The final answer of a reference: after its last `####` (or `marker`, see [`final_answer`]) or, where it has none and
+    is nothing but an answer (`18`, `$1,000`, `5 km`, `12:30`), the whole of it. `None` for any other text, such as
+    `The answer is 18`.
     """
-    return final_answer(reference) if "####" in reference else _bare(reference)
+    return final_answer(reference, marker) if _mark(marker).search(reference) else _bare(reference)
 
 
-def answer_text(solution: str) -> str:
-    """What follows the last `####` of a solution or, without one, all of it: what math-verify is to look at."""
-    return solution.rpartition("####")[2]
+def answer_text(solution: str, marker: str | None = None) -> str:
+    """
+    What follows the last `####` (or `marker`) of a solution or, without one, all of it: what math-verify is to look
+    at.
+    """
+    return _mark(marker).split(solution)[-1]
 
 
-def is_correct(prediction: str, row: dict) -> bool:
+def is_correct(prediction: str, row: dict, marker: str | None = None) -> bool:
     """
     Whether a sampled completion ends in the same final answer as the row's own completion. Where that one has no
-    `####` and is an answer as a whole ([`reference_answer`]), the sampled one needs none either.
+    `####` and is an answer as a whole ([`reference_answer`]), the sampled one needs none either. `marker` is what may
+    stand before an answer in place of `####`, at the beginning of a line.
 
     Raises:
         [`NoFinalAnswer`]: the row's completion has no final answer, so that nothing could be right.
     """
     reference = _text(row["completion"])
-    right = reference_answer(reference)
+    right = reference_answer(reference, marker)
     if right is None:
         raise NoFinalAnswer(f"the reference {_shortened(reference)!r} has no final answer. {_HOW}")
-    answer = final_answer(prediction)
-    if answer is None and "####" not in reference + prediction:
+    answer = final_answer(prediction, marker)
+    if answer is None and not any(_mark(marker).search(text) for text in (reference, prediction)):
         answer = _bare(prediction)
     return answer is not None and answer == right
 

@@ -8,6 +8,7 @@ from .files import load_from_hub_or_path
 
 
 HUB_ID = "openai/gsm8k"
+PROMPT_TEMPLATE = "QUESTION: {source}\n\nSOLUTION:"
 _CALCULATOR_ANNOTATION = re.compile(r"<<[^>]*>>")
 
 
@@ -41,13 +42,19 @@ def load_gsm8k(
     if not {"question", "answer"} <= set(columns):
         raise ValueError(
             f"{path or HUB_ID} has the columns {columns}, but GSM8K's are 'question' and 'answer'. For another "
-            "dataset leave `task` unset and name it with `dataset_name`."
+            "dataset leave `task` unset and name it with `dataset_name`; for GSM8K's problems under other names set "
+            "`source_column` and `target_column`."
         )
 
     def to_prompt_completion(row: dict) -> dict:
-        answer = row["answer"] if calculator_annotations else _CALCULATOR_ANNOTATION.sub("", row["answer"])
-        return {"prompt": f"QUESTION: {row['question']}\n\nSOLUTION:", "completion": f" {answer}"}
+        answer = row["answer"] if calculator_annotations else without_annotations(row["answer"])
+        return {"prompt": PROMPT_TEMPLATE.format(source=row["question"]), "completion": f" {answer}"}
 
     splits = splits.map(to_prompt_completion, remove_columns=columns, desc="Formatting GSM8K")
     carved = splits["train"].train_test_split(test_size=validation_fraction, seed=seed)
     return DatasetDict({**splits, "train": carved["train"], "validation": carved["test"]})
+
+
+def without_annotations(solution: str) -> str:
+    """A solution without `<<48/2=24>>`."""
+    return _CALCULATOR_ANNOTATION.sub("", solution)

@@ -3,7 +3,7 @@
 import importlib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from ..text.messages import Turns, checked
 from .arithmetic import make_arithmetic, make_arithmetic_facts
 from .files import load_from_hub_or_path
 from .final_answer import is_correct
-from .gsm8k import load_gsm8k
+from .gsm8k import HUB_ID as GSM8K
+from .gsm8k import PROMPT_TEMPLATE, load_gsm8k, without_annotations
 
 
 Score = Callable[[str, dict], dict[str, float]]
@@ -29,7 +30,13 @@ TASKS: dict[str, tuple[str, ...]] = {
     "summarization": _ROUGE,
     "translation": _TRANSLATION,
 }
-_PROMPTS = {"summarization": "{source}\n\nTL;DR:", "translation": "{source}\n\nTranslation:"}
+_PROMPTS = {
+    "gsm8k": PROMPT_TEMPLATE,
+    "summarization": "{source}\n\nTL;DR:",
+    "translation": "{source}\n\nTranslation:",
+}
+_NEED_COLUMNS = ("summarization", "translation")
+_GENERATED = ("arithmetic", "arithmetic_facts")
 _TLDR = "trl-lib/tldr"
 _PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
 
@@ -47,7 +54,10 @@ class TaskData:
         dataset_config (`str`, *optional*)
         streaming (`bool`, *optional*, defaults to `False`)
         source_column, target_column (`str`, *optional*):
-            Columns to make prompt and completion from; a dot reaches into a nested one, such as `translation.de`.
+            Columns to make prompt and completion from; a dot reaches into a nested one, such as `translation.de`. Of
+            `gsm8k` its `question` and `answer`; its rows are then split as they are.
+        needs_target (`bool`, *optional*, defaults to `True`):
+            Whether rows are of no use without a completion.
         prompt_template (`str`, *optional*):
             The prompt, `{source}` being the source column's text and `{title}` that of a column `title`.
         calculator_annotations (`bool`, *optional*, defaults to `True`):
@@ -68,6 +78,7 @@ class TaskData:
     calculator_annotations: bool = True
     num_train_rows: int | None = None
     seed: int = 42
+    needs_target: bool = True
 
     def __post_init__(self):
         if self.task is not None and self.task not in TASKS and ":" not in self.task:
@@ -78,7 +89,11 @@ class TaskData:
         if self.task == "arithmetic" and self.dataset_name is not None:
             raise ValueError("`task: arithmetic` is generated. Unset `dataset_name`, or unset `task` to train on it.")
         named = [key for key in ("source_column", "target_column") if getattr(self, key) is not None]
-        if len(named) == 1 or (self.task in _PROMPTS and not named):
+        if named and self.task in _GENERATED:
+            raise ValueError(f"`task: {self.task}` is generated, and has no columns to name. Unset `{named[0]}`.")
+        needs_target = self.needs_target or self.task in TASKS  # whose metrics compare with references
+        alone = len(named) == 1 and (needs_target or named == ["target_column"])
+        if alone or (self.task in _NEED_COLUMNS and not named):
             raise ValueError(
                 f"`task: {self.task}` with `{named[0] if named else 'source_column'}` "
                 f"{'alone' if named else 'not set'}: set both `source_column` and `target_column` to the columns that "
@@ -91,10 +106,11 @@ class TaskData:
             )
 
 
-def load_task(data: TaskData, train_split: str = "train") -> DatasetDict | IterableDatasetDict:
+def load_task(data: TaskData, train_split: str = "train", formatted: bool = True) -> DatasetDict | IterableDatasetDict:
     """
     The task's splits; `train_split` is the one that `num_train_rows` cuts. Of preference pairs the chosen completions
-    are the demonstrations.
+    are the demonstrations. With `formatted=False` rows keep their own columns, and [`format_row`] makes `prompt` and
+    `completion` of each, so that one that cannot be read is one row's matter.
 
     Raises:
         `FileNotFoundError`: a local path is not there.
@@ -105,33 +121,72 @@ def load_task(data: TaskData, train_split: str = "train") -> DatasetDict | Itera
         return make_arithmetic(**generated, seed=data.seed)
     if data.task == "arithmetic_facts":
         return make_arithmetic_facts(**generated, seed=data.seed)
-    if data.task == "gsm8k":
+    if data.task == "gsm8k" and data.source_column is None:
         splits = load_gsm8k(data.dataset_name, data.calculator_annotations, seed=data.seed)
     else:
-        name = data.dataset_name or (_TLDR if data.task == "tldr" else None)
+        name = data.dataset_name or {"tldr": _TLDR, "gsm8k": GSM8K}.get(data.task)
         if name is None:
             raise ValueError(f"No data. Set `dataset_name`, `datasets`, or `task` (one of {', '.join(TASKS)}).")
-        splits = load_from_hub_or_path(name, data.dataset_config, data.streaming)
-        for split_name, split in splits.items():
-            columns = set(split.column_names or ())
-            if {"prompt", "chosen"} <= columns and "completion" not in columns:  # preferences: imitate the chosen
-                splits[split_name] = split.rename_column("chosen", "completion").remove_columns(
-                    [column for column in ("rejected",) if column in columns]
-                )
-        if data.source_column is not None:
-            for split in splits.values():  # before a map, whose own error would come from its cache
-                for row in split.take(1):
-                    prompt_from_columns(row, data)
-            splits = splits.map(
-                lambda row, i: {
-                    "prompt": prompt_from_columns(row, data, f"Row {i}"),
-                    "completion": f" {_column(row, data.target_column, f'Row {i}').lstrip()}",
-                },
-                with_indices=True,
-            )
+        config = data.dataset_config or ("main" if name == GSM8K else None)
+        splits = load_from_hub_or_path(name, config, data.streaming)
+        if formatted:
+            splits = _formatted(splits, data)
     if data.num_train_rows and train_split in splits:
         splits[train_split] = splits[train_split].take(data.num_train_rows)
     return splits
+
+
+def _formatted(splits: DatasetDict | IterableDatasetDict, data: TaskData) -> DatasetDict | IterableDatasetDict:
+    for split_name, split in splits.items():
+        if _is_preference(split.column_names or ()):  # imitate the chosen
+            splits[split_name] = split.rename_column("chosen", "completion").remove_columns(
+                [column for column in ("rejected",) if column in split.column_names]
+            )
+    if data.source_column is None:
+        return splits
+    for split in splits.values():  # before a map, whose own error would come from its cache
+        for row in split.take(1):
+            prompt_from_columns(row, data)
+    return splits.map(lambda row, i: _from_columns(row, data, f"Row {i}"), with_indices=True)
+
+
+def _is_preference(columns: Iterable[str]) -> bool:
+    return {"prompt", "chosen"} <= set(columns) and "completion" not in columns
+
+
+def _from_columns(row: Mapping, data: TaskData, where: str) -> dict:
+    """`prompt` and, if there is a column for it, `completion`."""
+    made = {"prompt": prompt_from_columns(row, data, where)}
+    if data.target_column is None:
+        return made
+    text = _column(row, data.target_column, where)
+    if data.task == "gsm8k" and not data.calculator_annotations:
+        text = without_annotations(text)
+    return {**made, "completion": f" {text.lstrip()}"}
+
+
+def format_row(row: Mapping, data: TaskData, where: str = "A row", reference: bool = True) -> dict:
+    """
+    A row of [`load_task`] with `formatted=False` as [`as_prompt_completion`] gives it.
+
+    Args:
+        row (`Mapping`), data (`TaskData`)
+        where (`str`, *optional*):
+            Which row, for the message of an error.
+        reference (`bool`, *optional*, defaults to `True`):
+            Whether it must have a completion. Without one it may be its prompt alone.
+
+    Raises:
+        `ValueError`: it cannot be read so.
+    """
+    if data.source_column is None and _is_preference(row):
+        row = {"completion" if key == "chosen" else key: x for key, x in row.items() if key != "rejected"}
+    return as_prompt_completion(row_with_columns(row, data, where), where, reference)
+
+
+def row_with_columns(row: Mapping, data: TaskData, where: str = "A row") -> dict:
+    """A row with the `prompt` and `completion` that are to be made of its columns, if the user has named some."""
+    return {**row, **_from_columns(row, data, where)} if data.source_column is not None else dict(row)
 
 
 def prompt_from_columns(row: Mapping, data: TaskData, where: str = "A row") -> str:
@@ -146,7 +201,8 @@ def prompt_from_columns(row: Mapping, data: TaskData, where: str = "A row") -> s
     def fill(match: re.Match) -> str:
         return _column(row, data.source_column if match[1] == "source" else match[1], where)
 
-    _column(row, data.target_column, where)
+    if data.target_column is not None:
+        _column(row, data.target_column, where)
     return _PLACEHOLDER.sub(fill, template)
 
 
@@ -199,12 +255,12 @@ def custom_score(name: str) -> Score:
     return function
 
 
-def exact_answer(prediction: str, row: dict) -> dict[str, float]:
-    """`accuracy`, 0 or 1: whether the number after `####` is the one in the row's completion."""
-    return {"accuracy": float(is_correct(prediction, row))}
+def exact_answer(prediction: str, row: dict, marker: str | None = None) -> dict[str, float]:
+    """`accuracy`, 0 or 1: whether the number after `####` (or `marker`) is the one in the row's completion."""
+    return {"accuracy": float(is_correct(prediction, row, marker))}
 
 
-def as_prompt_completion(row: dict, where: str = "") -> dict:
+def as_prompt_completion(row: dict, where: str = "", reference: bool = True) -> dict:
     """
     A row in any of TRL's supervised formats, ready to be asked and scored.
 
@@ -214,6 +270,8 @@ def as_prompt_completion(row: dict, where: str = "") -> dict:
             the assistant's.
         where (`str`, *optional*):
             Which row, for the message of an error.
+        reference (`bool`, *optional*, defaults to `True`):
+            Whether it must have a completion; if not, messages that do not end in the assistant's are the prompt.
 
     Returns:
         `dict`: the row's columns with `prompt` (text, messages or token ids) and `completion` (text; of several
@@ -225,22 +283,30 @@ def as_prompt_completion(row: dict, where: str = "") -> dict:
     key = next((key for key in ("messages", "conversations") if key in row), None)
     if key is not None and "prompt" not in row:
         messages = checked(row[key], key, where)
+        if not reference and not isinstance(messages, str) and messages[-1]["role"] != "assistant":
+            return {**row, "prompt": messages}
         if isinstance(messages, str) or messages[-1]["role"] != "assistant":
             at = f"{where}: its" if where else "A row's"
             raise ValueError(f"{at} `{key}` do not end in the assistant's, so there is nothing to compare with.")
-        return {**row, "prompt": messages[:-1], "completion": _one_text(messages[-1:])}
-    if not {"prompt", "completion"} <= row.keys():
+        return {**row, "prompt": messages[:-1], "completion": one_text(messages[-1:])}
+    if not ({"prompt", "completion"} if reference else {"prompt"}) <= row.keys():
         raise ValueError(
             f"Sampling asks each row's prompt and compares with its completion; this data has the columns "
             f"{', '.join(row)}. Name the columns to make them from with `source_column` and `target_column`."
+            if reference
+            else f"There is no prompt: this data has the columns {', '.join(row)}. Name the one to make it from with "
+            "`source_column`."
         )
-    prompt, completion = row["prompt"], checked(row["completion"], "completion", where)
+    prompt = row["prompt"]
     if not (isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt)):
         prompt = checked(prompt, "prompt", where)
-    return {**row, "prompt": prompt, "completion": _one_text(completion)}
+    if "completion" not in row:
+        return {**row, "prompt": prompt}
+    return {**row, "prompt": prompt, "completion": one_text(checked(row["completion"], "completion", where))}
 
 
-def _one_text(completion: str | list[dict]) -> str:
+def one_text(completion: str | list[dict]) -> str:
+    """A completion as text; of several messages or a tool call [`~text.messages.Turns`]."""
     if isinstance(completion, str):
         return completion
     (first, *more) = completion

@@ -95,7 +95,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, row: Mapping, **template_kwargs) 
     return encode_row(tokenizer, row, **template_kwargs).ids_and_labels
 
 
-def encode_row(tokenizer: PreTrainedTokenizerBase, row: Mapping, **template_kwargs) -> Encoded:
+def encode_row(tokenizer: PreTrainedTokenizerBase, row: Mapping, ended: bool = True, **template_kwargs) -> Encoded:
     """
     Token ids of a row in TRL's prompt-completion format, as training has them: see [`~text.encode`].
 
@@ -105,15 +105,20 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Mapping, **template_kwar
             `prompt`, text, messages or token ids, and `completion`, text or messages. After a text prompt an EOS token
             follows; messages are written by the chat template, which ends a turn by itself. `tools` and
             `chat_template_kwargs` reach the template.
+        ended (`bool`, *optional*, defaults to `True`):
+            If not, the completion was cut: nothing follows its text, neither EOS nor what the template ends a turn
+            with.
         **template_kwargs:
             Arguments of the chat template.
     """
     prompt, completion = row["prompt"], row["completion"]
     if not isinstance(prompt, str) and prompt and not isinstance(prompt[0], int):
         options = template_arguments(row, **template_kwargs)
+        if not ended:
+            return _cut_conversation(tokenizer, as_messages(prompt), _turns(completion), options)
         return _conversation(tokenizer, as_messages(prompt), _turns(completion), options)
     text = completion_text(completion)
-    text = text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token
+    text = text if not ended or text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token
     asked = prompt_ids(tokenizer, prompt)
     if isinstance(prompt, str):
         whole = _text_ids(tokenizer, prompt + text)
@@ -122,17 +127,24 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Mapping, **template_kwar
     return Encoded(asked, _alone(tokenizer, text), not isinstance(prompt, str))
 
 
-def encode_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping], of: str = "") -> list[Encoded]:
+def encode_rows(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Mapping],
+    of: str = "",
+    ended: Sequence[bool] | None = None,
+    where: str | None = None,
+) -> list[Encoded]:
     """
-    [`encode_row`] of several rows; `of` says what they are of, for the message of an error.
+    [`encode_row`] of several rows; `of` says what they are of, or `where` which one it is, for the message of an
+    error, and `ended` which of their completions did, all if it is not given.
 
     Raises:
         `ValueError`: the chat template cannot write a row.
     """
     found = []
     for i, row in enumerate(rows):
-        with naming_row(f"Row {i} of {of}" if of else f"Row {i}"):
-            found.append(encode_row(tokenizer, row))
+        with naming_row(where or (f"Row {i} of {of}" if of else f"Row {i}")):
+            found.append(encode_row(tokenizer, row, ended is None or ended[i]))
     return found
 
 
@@ -192,6 +204,21 @@ def _conversation(
     options = {**options, "tokenize": False}
     asked_text = _template(tokenizer, prompt, add_generation_prompt=True, **options)
     return Encoded(asked, _alone(tokenizer, _answer(tokenizer, prompt, completion, asked_text, options)), False)
+
+
+def _cut_conversation(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[dict], completion: list[dict], options: dict
+) -> Encoded:
+    asked = _written(tokenizer, prompt, add_generation_prompt=True, **options)
+    options = {**options, "tokenize": False}
+    asked_text = _template(tokenizer, prompt, add_generation_prompt=True, **options)
+    answer, said = _answer(tokenizer, prompt, completion, asked_text, options), completion[-1].get("content") or ""
+    said = said if said in answer else said.strip()  # as many templates write it
+    answer = answer[: answer.rfind(said) + len(said)]
+    both = list(tokenizer(asked_text + answer, add_special_tokens=False)["input_ids"])
+    if both[: len(asked)] == asked:
+        return Encoded(asked, both[len(asked) :])
+    return Encoded(asked, _alone(tokenizer, answer), False)
 
 
 def _answer(tokenizer, prompt: list[dict], completion: list[dict], asked: str, options: dict) -> str:

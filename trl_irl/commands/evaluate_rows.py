@@ -1,0 +1,115 @@
+"""The rows that `evaluate` asks and judges: which of them can be, by what, and the completions that a file gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..tasks.rows import BadRows, given_completions
+from .loaded_models import check_lengths
+from .task_arguments import load_rows
+
+
+if TYPE_CHECKING:
+    from .evaluate import EvaluateArguments
+
+
+# Metrics that compare with a row's own completion, or are of it.
+OF_REFERENCES = ("accuracy", "accuracy_math", "rouge", "bleu", "chrf", "nll", "td_loss")
+
+
+def rows_to_judge(arguments: EvaluateArguments) -> tuple[list[dict], list[str]]:
+    """
+    The rows that fit into every model's context, with `prompt` and, if the data has them, `completion`; without, all
+    of `arguments.metrics` that need references are dropped.
+
+    Returns:
+        `tuple[list[dict], list[str]]`: rows, and notes for the report on what was left out.
+
+    Raises:
+        `ValueError`: a row cannot be read or does not fit, or there is nothing to judge by.
+    """
+    bad = BadRows(arguments.on_bad_row, f"`{arguments.split}`")
+    judged = arguments.reward_model_path is not None or ":" in (arguments.task or "")
+    rows = load_rows(arguments, arguments.num_prompts, bad, reference=not judged)
+    total, notes = len(rows) + len(bad.found), []
+    with_reference = [i for i, row in rows.items() if "completion" in row]
+    if with_reference:
+        for i in rows.keys() - set(with_reference):
+            with bad.reading(i):
+                raise ValueError(f"Row {i} of {bad.of} has no reference (`completion`), and others have one.")
+    elif rows:
+        notes += _without_references(arguments)
+    of_references = bool({"nll", "td_loss"} & set(arguments.metrics))
+    for name, path in arguments.named_models().items():
+        check_lengths(name, path, rows, arguments.max_new_tokens, of_references, bad)
+    for name, path in arguments.judges().items() if arguments.reward_analysis else ():
+        check_lengths(name, path, rows, 0, bool(with_reference), bad)
+    given_of(arguments, rows, bad)
+    left_out = bad.tell(total)
+    kept = [row for i, row in rows.items() if i not in bad.found]
+    return kept, notes + ([left_out] if left_out else [])
+
+
+def _without_references(arguments: EvaluateArguments) -> list[str]:
+    needing = [name for name in arguments.metrics if name in OF_REFERENCES]
+    if needing and not arguments.metrics_are_defaults:
+        raise ValueError(
+            f"`metrics: {needing[0]}` compares with references, and the rows have none (no `completion`). Name their "
+            "column with `target_column`, or leave that metric out."
+        )
+    arguments.metrics = [name for name in arguments.metrics if name not in needing]
+    return ["The rows have no references: they are judged by your own function or the reward model alone."]
+
+
+def given_of(arguments: EvaluateArguments, rows: Mapping[int, dict], bad: BadRows) -> dict[int, list]:
+    """By number, the completions that `completion_columns` names; as many of each row."""
+    found: dict[int, list] = {}
+    for i, row in rows.items() if arguments.completion_columns else ():
+        where = f"Row {i} of {bad.of}"
+        with bad.reading(i):
+            of_row = given_completions(row, arguments.completion_columns, where)
+            wanted = len(next(iter(found.values()), of_row))
+            if len(of_row) != wanted:
+                raise ValueError(
+                    f"{where} has {len(of_row)} completions, and the rows before it {wanted}: prompts are compared "
+                    "with equally many of each."
+                )
+            found[i] = of_row
+    return found
+
+
+def given_lines(arguments: EvaluateArguments, name: str, rows: Sequence[dict], length: Callable) -> list[dict]:
+    """
+    The given completions as [`~evaluation.cells.load_or_sample`] has sampled ones, without `token_ids`: no model of
+    ours has said them. `length` counts the tokens of a text.
+    """
+    from ..evaluation.comparison import GIVEN
+
+    given = given_of(arguments, dict(enumerate(rows)), BadRows("stop", "the data"))
+    told = {"model": name, "temperature": GIVEN, "seed": 0}
+    return [
+        {
+            **told,
+            "prompt": row["prompt"],
+            "reference": row.get("completion"),
+            "completions": [
+                {"text": str(one.text), "token_ids": None, "length": length(one.text), "ended": not one.cut}
+                for one in given[i]
+            ],
+        }
+        for i, row in enumerate(rows)
+    ]
+
+
+def length_by(arguments: EvaluateArguments) -> Callable[[str], int]:
+    """Counts tokens of the first model that is named, or words where none is."""
+    from transformers import AutoTokenizer
+
+    paths = [*arguments.named_models().values(), *(arguments.reward_models and arguments.judges().values() or ())]
+    if arguments.reward_model_path is not None:
+        paths.append(arguments.reward_model_path)
+    if not paths:
+        return lambda text: len(text.split())
+    tokenizer = AutoTokenizer.from_pretrained(paths[0])
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])

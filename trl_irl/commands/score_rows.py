@@ -1,0 +1,168 @@
+"""What `score` reads and writes: the completions of a file, and what a reward says of each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..tasks.rows import BadRows, Given, given_completions
+from ..tasks.task import TaskData, as_prompt_completion, row_with_columns
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+_CHUNK = 256  # completions between two saves
+_COMPLETIONS = ("completion", "completions", "chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class ToScore:
+    """
+    Attributes:
+        number (`int`): the row's in the split.
+        row (`dict`): with `prompt`, as [`~tasks.task.as_prompt_completion`] has it.
+        given ([`~tasks.rows.Given`])
+    """
+
+    number: int
+    row: dict
+    given: Given
+
+    @property
+    def whole(self) -> dict:
+        """The row as [`~text.encode.encode_row`] reads it."""
+        return {**self.row, "completion": self.given.text}
+
+    @property
+    def ended(self) -> bool:
+        return not self.given.cut
+
+
+def completions_of(
+    row: dict, data: TaskData, columns: Sequence[str], number: int, where: str, all_cut: bool
+) -> list[ToScore]:
+    """
+    A row's completions, each with its prompt; both sides of a preference pair, whose prompt may be in them.
+
+    Raises:
+        `ValueError`: there is no prompt or no completion, or what stands there is none.
+    """
+    from trl import extract_prompt
+
+    if {"chosen", "rejected"} <= row.keys() and "prompt" not in row and data.source_column is None:
+        row = {**row, **extract_prompt({key: row[key] for key in ("chosen", "rejected")})}
+    row = row_with_columns(row, data, where)
+    asked = {key: value for key, value in row.items() if key not in _COMPLETIONS}
+    row = {**row, **as_prompt_completion(asked, where, reference=False)}
+    return [ToScore(number, row, given) for given in given_completions(row, columns, where, all_cut)]
+
+
+def read(arguments, split: Dataset, bad: BadRows, check: Callable[[list[ToScore]], None]) -> list[ToScore]:
+    """
+    All completions of a split that can be scored; `check` raises `ValueError` where those of a row cannot.
+
+    Raises:
+        `ValueError`: a row cannot be read, see [`~tasks.rows.BadRows`].
+    """
+    data, found = arguments.task_data(needs_target=False), []
+    for i, row in enumerate(split):
+        with bad.reading(i):
+            where = f"Row {i} of `{arguments.split}`"
+            of_row = completions_of(row, data, arguments.completion_columns or (), i, where, arguments.cut)
+            check(of_row)
+            found += of_row
+    return found
+
+
+def score_all(told: dict, rows: list[ToScore], parts: Path, reward: Callable) -> list[dict]:
+    """
+    Every completion with its numbers; those of finished chunks are read from `parts`, the others written there.
+
+    Args:
+        told (`dict`):
+            All that decides the numbers beside the rows.
+        rows (`list[ToScore]`), parts (`Path`)
+        reward (`Callable`):
+            Without arguments, the function that gives a number of rows their numbers: a `dict` each.
+    """
+    from tqdm.auto import tqdm
+
+    of_rows, found = cache(reward), []
+    for start in tqdm(range(0, len(rows), _CHUNK), desc="Scoring", unit=f"{_CHUNK} rows", leave=False):
+        chunk = rows[start : start + _CHUNK]
+        part = parts / f"{start}-{_digest(told, chunk)}.json"
+        if not part.is_file():
+            scored = [_line(one) | numbers for one, numbers in zip(chunk, of_rows()(chunk), strict=True)]
+            unfinished = part.with_suffix(".part")
+            unfinished.write_text(json.dumps(scored), encoding="utf-8")
+            os.replace(unfinished, part)
+        found += json.loads(part.read_text(encoding="utf-8"))
+    return found
+
+
+def _line(one: ToScore) -> dict:
+    prompt, given = one.row["prompt"], one.given
+    prompt = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+    told = {"row": one.number, "source": given.source, "number": given.number, "cut": given.cut}
+    return {**told, "prompt": prompt, "completion": given.text}
+
+
+def _digest(told: dict, chunk: list[ToScore]) -> str:
+    from ..text.encode import asked
+
+    rows = [
+        [asked(one.row), getattr(one.given.text, "messages", one.given.text), one.number, one.given.source]
+        + [one.given.number, one.given.cut]
+        for one in chunk
+    ]
+    return hashlib.sha256(json.dumps({**told, "rows": rows}, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def with_other_columns(scored: list[dict], split: Dataset) -> tuple[Dataset, list[str]]:
+    """
+    The scored completions beside the columns of the rows that they are from. A column whose name is one of ours is
+    kept as `input_...`, unless it is the very prompt or completion.
+
+    Returns:
+        `tuple[Dataset, list[str]]`: the table, and the columns that were renamed.
+    """
+    from datasets import Dataset, concatenate_datasets
+
+    table = Dataset.from_list(scored)
+    others = split.select([line["row"] for line in scored])
+    same = ["prompt", "completion"] if all(line["source"] == "completion" for line in scored) else ["prompt"]
+    others = others.remove_columns([name for name in same if name in others.column_names])
+    renamed = [name for name in others.column_names if name in table.column_names]
+    for name in renamed:
+        others = others.rename_column(name, f"input_{name}")
+    return concatenate_datasets([table, others], axis=1) if others.column_names else table, renamed
+
+
+def summary(scored: list[dict], of: str) -> list[str]:
+    """
+    What a terminal is told: how many completions, their mean, of each column where there are several, and of
+    preference pairs how often the chosen one gets more.
+    """
+    by_source: dict[str, list[float]] = {}
+    for line in scored:
+        by_source.setdefault(line["source"], []).append(line[of])
+    name = {"sum": "return"}.get(of, of)
+    mean = sum(line[of] for line in scored) / len(scored)
+    cut = sum(line["cut"] for line in scored)
+    lines = [f"{len(scored)} completions{f' ({cut} of them cut)' if cut else ''}, mean {name} {mean:+.3f}"]
+    if len(by_source) > 1:
+        lines += [f"  {source}: {len(x)}, mean {sum(x) / len(x):+.3f}" for source, x in by_source.items()]
+    if set(by_source) == {"chosen", "rejected"}:
+        sides = ({line["row"]: line[of] for line in scored if line["source"] == side} for side in by_source)
+        chosen, rejected = sides
+        right = [(x > rejected[row]) + 0.5 * (x == rejected[row]) for row, x in chosen.items()]
+        lines.append(f"  chosen above rejected in {sum(right) / len(right):.1%} of {len(right)} pairs (a tie is half)")
+    return lines
