@@ -9,15 +9,17 @@ trl reward --config recipes/gsm8k/reward.yaml --dataset_name data/gsm8k_pairs
 ```
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .loaded_models import LoadedModel
-from .task_arguments import TaskArguments, completion_score, default_metrics
+from ..tasks.rows import BadRows
+from .loaded_models import LoadedModel, check_lengths
+from .task_arguments import BadRowArguments, TaskArguments, completion_score, default_metrics
 
 
 @dataclass
-class RewardDataArguments(TaskArguments):
+class RewardDataArguments(BadRowArguments, TaskArguments):
     """
     Arguments of the `reward-data` command beside those of the task.
 
@@ -27,6 +29,9 @@ class RewardDataArguments(TaskArguments):
         model (`str`, *optional*):
             Folder, Hub id or adapter whose samples make the pairs; if unset, references are set against corrupted
             ones, which needs a task with a final answer (`arithmetic`, `gsm8k`).
+        reward_model_path (`str`, *optional*):
+            A reward model (of `trl reward`) whose judgement says which sample is better, in place of the task's score;
+            prompts then need no references.
         num_samples (`int`, *optional*, defaults to `8`), temperature (`float`, *optional*, defaults to `1.0`),
         max_new_tokens (`int`, *optional*, defaults to `256`), batch_size (`int`, *optional*, defaults to `64`),
         dtype (`str`, *optional*, defaults to `"auto"`):
@@ -40,6 +45,9 @@ class RewardDataArguments(TaskArguments):
 
     num_train_rows: int | None = field(default=None, metadata={"help": "Training rows to generate, or to keep."})
     model: str | None = field(default=None, metadata={"help": "Whose samples make the pairs; references if unset."})
+    reward_model_path: str | None = field(
+        default=None, metadata={"help": "A model of `trl reward` that says which sample is better."}
+    )
     num_samples: int = field(default=8, metadata={"help": "Completions a prompt."})
     temperature: float = field(default=1.0, metadata={"help": "Of the sampling; above 0."})
     max_new_tokens: int = field(default=256, metadata={"help": "Longest completion, in tokens."})
@@ -53,7 +61,7 @@ class RewardDataArguments(TaskArguments):
     output_dir: str = field(default="outputs/pairs", metadata={"help": "Gets a Parquet file a split."})
 
     def __post_init__(self):
-        self.task_data()  # is the task one?
+        self.task_data(needs_target=False)  # is the task one?
         for name in ("num_train_rows", "num_samples", "max_new_tokens", "batch_size", "pairs_per_prompt"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}: {getattr(self, name)}` is out of range. Set it to 1 or more.")
@@ -62,13 +70,36 @@ class RewardDataArguments(TaskArguments):
                 f"`task: {self.task}` has no final answer that could be made wrong. Set `model`, whose better and "
                 "worse samples make the pairs, or `task` to arithmetic or gsm8k."
             )
+        if self.reward_model_path is not None and self.model is None:
+            raise ValueError("`reward_model_path` judges samples. Set `model`, whose samples it is to judge.")
         if self.model is not None and (self.temperature <= 0 or self.num_samples < 2):
             raise ValueError("Pairs of samples need a `temperature` above 0 and two `num_samples` or more.")
 
 
-def pairs_of(arguments: RewardDataArguments, rows: list[dict], model, score) -> list[dict]:
-    """The pairs of one split; `model` is [`~commands.loaded_models.LoadedModel`] or `None`."""
+def values_by_score(score) -> Callable[[list[str], dict], list[float | None]]:
+    """The first number of a scoring function for each of a row's completions; `None` where it gives none."""
     from ..evaluation.scoring import Scorer
+
+    scorer = Scorer(score)
+
+    def values(texts: list[str], row: dict) -> list[float | None]:
+        scored = [scorer.scores_of(text, row) for text in texts]
+        return [next(iter(one.values())) if one else None for one in scored]
+
+    return values
+
+
+def values_by_model(path: str, dtype: str) -> Callable[[list[str], dict], list[float]]:
+    """What a reward model gives each of a row's completions, all of which ended by themselves."""
+    from ..rewards import PreferenceReward
+    from ..text.encode import asked
+
+    reward = PreferenceReward(path, dtype=dtype)
+    return lambda texts, row: reward([asked(row)] * len(texts), texts)
+
+
+def pairs_of(arguments: RewardDataArguments, rows: list[dict], model, values_of) -> list[dict]:
+    """The pairs of one split; `model` is [`~commands.loaded_models.LoadedModel`] or `None`."""
     from ..tasks.preferences import reference_pairs, sampled_pairs
     from ..text.encode import asked
 
@@ -82,9 +113,7 @@ def pairs_of(arguments: RewardDataArguments, rows: list[dict], model, score) -> 
     if cut:
         print(f"{cut} of {total} samples were cut at `max_new_tokens: {arguments.max_new_tokens}` and are left out.")
     texts = [[completion.text for completion in group] for group in groups]
-    scorer = Scorer(score)
-    scored = [[scorer.scores_of(text, row) for text in group] for group, row in zip(texts, rows, strict=True)]
-    values = [[next(iter(one.values())) if one else None for one in group] for group in scored]
+    values = [values_of(group, row) for group, row in zip(texts, rows, strict=True)]
     return sampled_pairs(rows, texts, values, arguments.pairs_per_prompt, arguments.seed)
 
 
@@ -93,21 +122,39 @@ def main(arguments: RewardDataArguments) -> None:
     from datasets import Dataset
 
     from ..rewards.loading import check_language_model
+    from ..rewards.preference_reward import check_one_label
     from ..tasks.files import check_local_model, check_writable
-    from ..tasks.task import as_prompt_completion, load_task
+    from ..tasks.task import format_row, load_task
     from .prepare import save
 
     model = None
+    judged = arguments.reward_model_path is not None or ":" in (arguments.task or "")
+    if arguments.reward_model_path is not None:
+        check_local_model(arguments.reward_model_path, "reward_model_path")
+        check_one_label(arguments.reward_model_path, "reward_model_path")
     if arguments.model is not None:
         check_local_model(arguments.model, "model")
         check_language_model(arguments.model, "model")
         model = LoadedModel(arguments.model, arguments.dtype, arguments.batch_size)
     check_writable(arguments.output_dir, "output_dir")
-    score = completion_score(arguments.task)
-    found = {}
-    for name, split in load_task(arguments.task_data()).items():
-        rows = [as_prompt_completion(row, f"Row {i} of `{name}`") for i, row in enumerate(split)]
-        pairs = pairs_of(arguments, rows, model, score)
+    score = completion_score(arguments.task)  # is a function of the user's there?
+    data, found, by_split = arguments.task_data(needs_target=False), {}, {}
+    for name, split in load_task(data, formatted=False).items():
+        rows, bad = {}, BadRows(arguments.on_bad_row, f"`{name}`")
+        for i, row in enumerate(split):
+            with bad.reading(i):
+                rows[i] = format_row(row, data, f"Row {i} of `{name}`", reference=not judged)
+        if arguments.model is not None:
+            check_lengths(arguments.model, arguments.model, rows, arguments.max_new_tokens, False, bad)
+        if left_out := bad.tell(len(split)):
+            print(f"Note: {left_out}")
+        by_split[name] = [row for i, row in rows.items() if i not in bad.found]
+    if arguments.reward_model_path is not None:
+        values_of = values_by_model(arguments.reward_model_path, arguments.dtype)
+    else:
+        values_of = values_by_score(score)
+    for name, rows in by_split.items():
+        pairs = pairs_of(arguments, rows, model, values_of)
         print(f"{name}: {len(pairs)} pairs of {len({str(pair['prompt']) for pair in pairs})} of {len(rows)} prompts.")
         if pairs:
             found[name] = Dataset.from_list(pairs)

@@ -58,8 +58,8 @@ def _mark(marker: str | None) -> re.Pattern:
 
 def reference_answer(reference: str, marker: str | None = None) -> Answer | None:
     """
-    The final answer of a reference: after its last `####` (or `marker`, see [`final_answer`]) or, where it has none and
-    is nothing but an answer (`18`, `$1,000`, `5 km`, `12:30`), the whole of it. `None` for any other text, such as
+    The final answer of a reference: after its last `####` (or `marker`, see [`final_answer`]) or, where it has none
+    and is nothing but an answer (`18`, `$1,000`, `5 km`, `12:30`), the whole of it. `None` for any other text, such as
     `The answer is 18`.
     """
     return final_answer(reference, marker) if _mark(marker).search(reference) else _bare(reference)
