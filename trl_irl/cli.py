@@ -86,7 +86,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> int:
     from .commands.failures import end_at_first_interrupt
+    from .commands.noise import silence
 
+    silence()
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         commands = "\n".join(f"  {name:<13}{help_text}" for name, help_text in COMMANDS.items())

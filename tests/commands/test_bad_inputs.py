@@ -184,7 +184,7 @@ def test_there_are_enough():
     "recipe, fragment",
     [
         ("lambda_td: [1, 2", "not plain YAML"),
-        ("- lambda_td", "must contain a YAML mapping"),
+        ("- lambda_td", "holds list and no keys"),
         ("output_dir: !!python/object/apply:os.system ['touch run_by_the_recipe']", "not plain YAML"),
     ],
 )

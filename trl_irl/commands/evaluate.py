@@ -15,7 +15,14 @@ from .evaluate_rewards import RewardArguments, analyse
 from .evaluate_rows import given_lines, length_by, rows_to_judge
 from .judging import ReferenceJudge, unanswered
 from .loaded_models import LoadedModel, Stopwatch, named, weights_of
-from .task_arguments import METRICS, BadRowArguments, TaskArguments, default_metrics, make_score
+from .task_arguments import (
+    METRICS,
+    BadRowArguments,
+    TaskArguments,
+    check_discount,
+    default_metrics,
+    make_score,
+)
 
 
 BACKENDS = ("transformers", "vllm")
@@ -115,6 +122,7 @@ class EvaluateArguments(RewardArguments, BadRowArguments, TaskArguments):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"`{name}: {value}` is out of range. Set it to {least} or more.")
+        check_discount(self.gamma)
         if not 0 < self.top_p <= 1:
             raise ValueError(f"`top_p: {self.top_p}` is a probability above 0, up to 1 (off).")
         if any(temperature < 0 for temperature in self.temperatures):

@@ -2,13 +2,25 @@
 
 import argparse
 import difflib
+import json
+import math
+import os
 import sys
+import typing
 from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
 
 from trl import TrlParser
-from yaml import YAMLError
 
+from . import old_keys
 from .failures import report
+from .recipe_file import read_recipe
+
+
+_WORDS = {"on": "true", "off": "false"}  # as YAML 1.1 had them; argparse knows yes and no
+_MAY_BE_A_FILE = ("accelerator_config", "deepspeed", "fsdp_config")
+_MAY_BE_INFINITE = ("max_grad_norm",)
 
 
 class RecipeParser(TrlParser):
@@ -32,21 +44,65 @@ class RecipeParser(TrlParser):
         Returns:
             One instance of each dataclass. An error ends the process with status 2 and a message on stderr.
         """
-        args = [part for word in (sys.argv[1:] if args is None else args) for part in _split_config(word)]
+        words = [part for word in (sys.argv[1:] if args is None else args) for part in _split_config(word)]
         try:
-            if args.count("--config") > 1 or args[-1:] == ["--config"]:
-                raise ValueError("`--config` takes one recipe file after it.")
-            *parsed, from_recipe, from_command_line = self.parse_args_and_config(
-                args, return_remaining_strings=True, separate_remaining_strings=True
-            )
-            unknown = [word for word in [*from_recipe[::2], *from_command_line] if word.startswith("--")]
-            if unknown or from_command_line:
-                raise ValueError(self._explain(unknown, from_command_line))
-        except YAMLError as error:
-            self.error(f"the recipe is not plain YAML: {' '.join(str(error).split())}")
+            recipe, words = self._take_recipe(words)
+            self._check_known(recipe, words)  # a misspelled key before all that its absence leads to
+            for name, value in recipe.pop("env", {}).items():
+                os.environ[name] = str(value)
+            self.set_defaults_with_config(**recipe)
+            self._follow_launcher(recipe)
+            parsed = self.parse_args_into_dataclasses(args=words)
+            self._check_parsed(parsed)
         except (ValueError, TypeError, OSError, ImportError) as error:
-            self.error(str(error))
+            told = str(error)
+            if "use_cpu" in told and "bf16" in told:
+                told += " That is `--accelerate_config cpu` (or `use_cpu: true`)."
+            self.error(told)
         return tuple(parsed)
+
+    def _take_recipe(self, words: list[str]) -> tuple[dict, list[str]]:
+        """The recipe's keys, as this parser calls them, and the words without it."""
+        if words.count("--config") > 1 or words[-1:] == ["--config"]:
+            raise ValueError("`--config` takes one recipe file after it.")
+        if "--config" not in words:
+            return {}, words
+        place = words.index("--config")
+        recipe, known, found = read_recipe(words[place + 1]), self._known(), {}
+        for key, value in recipe.items():
+            name = key.replace("-", "_") if key.replace("-", "_") in known else key
+            if name in found:
+                raise ValueError(f"`{name}` is set twice: as `{name}` and as `{key}`. Keep one of them.")
+            found[name] = value
+        if not isinstance(found.get("env", {}), dict):
+            raise ValueError("`env` takes a mapping, of names of environment variables to their values.")
+        return found, words[:place] + words[place + 2 :]
+
+    def _known(self) -> set[str]:
+        return {action.dest for action in self._actions} - {"help"}
+
+    def _check_known(self, recipe: dict, words: list[str]) -> None:
+        options = {option for option in self._option_string_actions if option.startswith("--")}
+        unknown = [key for key in recipe if key not in self._known() and key != "env"]
+        unknown += [word[2:].split("=")[0] for word in words if self._is_unknown(word, options)]
+        if unknown:
+            raise ValueError("\n".join(self._explain(key) for key in unknown))
+        _, stray = self.parse_known_args([word for word in words if word not in ("-h", "--help")])
+        if stray:
+            recipes = [word for word in stray if Path(word).suffix in (".yaml", ".yml")]
+            hint = f" A recipe is `--config {recipes[0]}`." if recipes else ""
+            raise ValueError(f"unexpected words {stray}: every argument is written `--key value`.{hint}")
+
+    @staticmethod
+    def _is_unknown(word: str, options: set[str]) -> bool:
+        return word.startswith("--") and word.split("=")[0] not in options
+
+    def _explain(self, key: str) -> str:
+        known = self._known()
+        if told := old_keys.explain(key.replace("-", "_"), known):
+            return told
+        nearest = difflib.get_close_matches(key.replace("-", "_"), known, n=1, cutoff=0.5)
+        return f"unknown key `{key}`" + (f"; did you mean `{nearest[0]}`?" if nearest else ".")
 
     def error(self, message: str) -> None:
         report(self.prog, message)  # without argparse's usage, which would list 300 keys
@@ -57,9 +113,32 @@ class RecipeParser(TrlParser):
             if action.dest not in config:
                 continue
             value = config[action.dest]
-            for item in value if isinstance(value, list) and action.nargs else [value]:
-                self._check_type(action, item)
+            if value is None:
+                self._check_null(action.dest)
+            if _is_list(action):
+                value = [value] if not isinstance(value, list | type(None)) else value
+                for item in value or ():
+                    self._check_type(action, item)
+            else:
+                self._check_type(action, value)
+                if _is_truth(action):
+                    value = _WORDS.get(str(value).lower(), value)
+            config[action.dest] = value
         return super().set_defaults_with_config(**config)
+
+    def _check_null(self, key: str) -> None:
+        hint = self._hint(key)
+        if hint is not None and type(None) not in typing.get_args(hint) and self.get_default(key) is not None:
+            raise ValueError(
+                f"`{key}: null` sets nothing, and it cannot be nothing. Leave the key out for its default, "
+                f"{self.get_default(key)}, or give it a value."
+            )
+
+    def _hint(self, key: str):
+        for kind in self.dataclass_types:
+            if key in kind.__dataclass_fields__:
+                return typing.get_type_hints(kind).get(key)
+        return None
 
     def _check_type(self, action: argparse.Action, value) -> None:
         if value is None or isinstance(value, dict):
@@ -67,7 +146,8 @@ class RecipeParser(TrlParser):
         try:
             if isinstance(value, list) and action.type in (int, float, bool):
                 raise ValueError
-            converted = action.type(str(value)) if action.type else value
+            said = _WORDS.get(str(value).lower(), str(value)) if _is_truth(action) else str(value)
+            converted = action.type(said) if action.type else value
         except (ValueError, TypeError, argparse.ArgumentTypeError):
             kinds = {"int": "a whole number", "float": "a number", "string_to_bool": "true or false"}
             kind = kinds.get(getattr(action.type, "__name__", ""), "of the kind it takes")
@@ -76,16 +156,37 @@ class RecipeParser(TrlParser):
             choices = ", ".join(map(str, action.choices))
             raise ValueError(f"`{action.dest}: {value}` is not among its choices, which are {choices}.")
 
-    def _explain(self, unknown: list[str], from_command_line: list[str]) -> str:
-        if not unknown:
-            return f"unexpected words {from_command_line}: every argument is written `--key value`."
-        known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
-        lines = []
-        for word in unknown:
-            key = word[2:].split("=")[0]
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            lines.append(f"unknown key `{key}`" + (f"; did you mean `{nearest[0]}`?" if nearest else "."))
-        return "\n".join(lines)
+    def _follow_launcher(self, recipe: dict) -> None:
+        # accelerate says so to its processes, and transformers does not look.
+        asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        if asked and "use_cpu" in self._known() and "use_cpu" not in recipe:
+            self.set_defaults(use_cpu=True)
+
+    def _check_parsed(self, parsed: Iterable) -> None:
+        for one in parsed:
+            for field in fields(one):
+                value = getattr(one, field.name, None)
+                for number in value if isinstance(value, list | tuple) else [value]:
+                    infinite = isinstance(number, float) and math.isinf(number) and field.name not in _MAY_BE_INFINITE
+                    if infinite or (isinstance(number, float) and math.isnan(number)):
+                        raise ValueError(f"`{field.name}: {number}` is no number that it can be. Give a finite one.")
+                if isinstance(value, str) and field.name not in _MAY_BE_A_FILE and self._takes_mapping(field.name):
+                    raise ValueError(
+                        f"`{field.name}: {value}` takes a mapping, such as `{field.name}: {{key: value}}` in a recipe "
+                        f"or {json.dumps({'key': 'value'})} on the command line."
+                    )
+
+    def _takes_mapping(self, key: str) -> bool:
+        kinds = typing.get_args(self._hint(key)) or (self._hint(key),)
+        return any((typing.get_origin(kind) or kind) is dict for kind in kinds)
+
+
+def _is_list(action: argparse.Action) -> bool:
+    return action.nargs in ("+", "*")
+
+
+def _is_truth(action: argparse.Action) -> bool:
+    return getattr(action.type, "__name__", "") == "string_to_bool"
 
 
 def _split_config(word: str) -> list[str]:

@@ -10,7 +10,7 @@ trl-irl score --model outputs/gsm8k/irl_full --dataset_name completions.jsonl --
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .task_arguments import BadRowArguments, TaskArguments, load_split
+from .task_arguments import BadRowArguments, TaskArguments, check_discount, load_split
 
 
 _SUFFIXES = (".parquet", ".jsonl")
@@ -80,6 +80,7 @@ class ScoreArguments(BadRowArguments, TaskArguments):
             raise ValueError(
                 f"`output: {self.output}` is neither of {', '.join(_SUFFIXES)}: name a file of that kind."
             )
+        check_discount(self.gamma)
         if self.terminal_value not in (None, "zero", "mask"):
             raise ValueError(f"`terminal_value: {self.terminal_value}` must be zero or mask.")
 

@@ -114,6 +114,15 @@ def load_rows(arguments, count: int | None, bad: BadRows, reference: bool = True
     return rows
 
 
+def check_discount(gamma: float | None) -> None:
+    """
+    Raises:
+        `ValueError`: it is none.
+    """
+    if gamma is not None and not 0 <= gamma <= 1:
+        raise ValueError(f"`gamma: {gamma}` is out of range. It is a discount, from 0 to 1.")
+
+
 def default_metrics(task: str | None) -> tuple[str, ...]:
     """Those of a task of this package; none for a function of the user's; ROUGE for a dataset without a task."""
     return TASKS.get(task, ()) if task else TASKS["summarization"]

@@ -1,0 +1,32 @@
+"""
+What other packages say that a user of these commands can do nothing about, each by its exact source. With
+`TRL_IRL_VERBOSE=1` it is said again.
+"""
+
+import logging
+import os
+import re
+import warnings
+
+
+# By logger, how the message begins.
+_LOGGED = {
+    # bitsandbytes has a faster kernel for 4-bit weights on a CPU, in a package of its own.
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward from kernels-community",
+    # accelerate's list of its defaults, where no config is named.
+    "accelerate.commands.launch": "The following values were not passed to `accelerate launch`",
+    # DeepSpeed, which TRL imports where it is installed, on a machine without a GPU.
+    "DeepSpeed": "Setting accelerator to CPU",
+}
+# By module, the message: a name inside transformers that TRL's own defaults still use.
+_WARNED = {r"transformers\.training_args": "`gradient_checkpointing` is deprecated"}
+
+
+def silence() -> None:
+    """Leave these out from here on; to be called before the packages are imported."""
+    if os.environ.get("TRL_IRL_VERBOSE", "0") not in ("", "0"):
+        return
+    for name, beginning in _LOGGED.items():
+        logging.getLogger(name).addFilter(lambda record, own=beginning: own not in str(record.msg))
+    for module, beginning in _WARNED.items():
+        warnings.filterwarnings("ignore", re.escape(beginning), module=module)
