@@ -104,12 +104,12 @@ def given_lines(arguments: EvaluateArguments, name: str, rows: Sequence[dict], l
 
 def length_by(arguments: EvaluateArguments) -> Callable[[str], int]:
     """Counts tokens of the first model that is named, or words where none is."""
-    from transformers import AutoTokenizer
+    from ..rewards.adapters import tokenizer_of
 
     paths = [*arguments.named_models().values(), *(arguments.reward_models and arguments.judges().values() or ())]
     if arguments.reward_model_path is not None:
         paths.append(arguments.reward_model_path)
     if not paths:
         return lambda text: len(text.split())
-    tokenizer = AutoTokenizer.from_pretrained(paths[0])
+    tokenizer = tokenizer_of(paths[0])
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])

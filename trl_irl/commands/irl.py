@@ -144,10 +144,14 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
 
     from trl import get_peft_config, get_quantization_config
 
+    from ..rewards.loading import check_language_model
     from ..tasks.files import check_room
     from ..trainer import GAILConfig, GAILTrainer, IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
+    from .hub import check_repository, repository_of
 
     check_paths(training_args, model_args)
+    remote = {"trust_remote_code": training_args.trust_remote_code}
+    check_language_model(model_args.model_name_or_path, "model_name_or_path", **remote)
     if model_args.use_peft and model_args.lora_r < 1:
         raise ValueError(f"`lora_r: {model_args.lora_r}` is the adapter's rank. Set it to 1 or more; 16 is usual.")
     resume = find_checkpoint(training_args)
@@ -172,6 +176,8 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
         # Where huggingface_hub looks for it; as an argument it would be saved and logged with the others.
         os.environ["HF_TOKEN"] = training_args.hub_token
         training_args.hub_token = None
+    if training_args.push_to_hub and training_args.process_index == 0:
+        check_repository(repository_of(training_args), "hub_model_id", training_args.hub_private_repo)
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
@@ -195,13 +201,6 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
         raise ValueError(
             f"`lora_target_modules: {model_args.lora_target_modules}` names no module of this model. Name some of its "
             "linear layers, such as q_proj and v_proj in most, or set it to all-linear."
-        ) from error
-    except OSError as error:
-        if error.errno is not None:  # of the system, such as a full cache; transformers sets none
-            raise
-        raise OSError(
-            f"`model_name_or_path: {model_args.model_name_or_path}` could not be loaded: {str(error).splitlines()[0]} "
-            "Check the name and the connection; for a private or gated model log in with `hf auth login`."
         ) from error
     if rows:
         from ..evaluation.callback import GenerationCallback
@@ -231,6 +230,7 @@ def train(trainer, resume: str | None, dataset_name: str | None) -> None:
     from pathlib import Path
 
     from ..trainer.checkpoints import newest_checkpoint, one_error_if_disk_fails
+    from .hub import pushing, repository_of
 
     args = trainer.args
     trainer.train(resume_from_checkpoint=resume)
@@ -249,7 +249,8 @@ def train(trainer, resume: str | None, dataset_name: str | None) -> None:
     trainer.create_model_card(Path(args.output_dir).name, dataset_name=dataset_name)
     trainer.accelerator.print(f"Model, tokenizer and trainer state saved to {args.output_dir}.")
     if args.push_to_hub:
-        trainer.push_to_hub(dataset_name=dataset_name)
+        with pushing(repository_of(args), args.output_dir):
+            trainer.push_to_hub(dataset_name=dataset_name)
         trainer.accelerator.print(f"Pushed to the Hub as {trainer.hub_model_id}.")
     # Trackers and the process group: a rank that exits with the group open can abort and fail the whole run.
     trainer.end()
@@ -275,11 +276,12 @@ def run_with(parser, argv: list[str] | None) -> int:
     """The command with the arguments of this parser, which are this command's or more."""
     from ..trainer.policy_samples import GenerationError
     from .failures import run_training
+    from .hub import PushError
 
     def train_and_save(made, script_args, *_) -> None:
         train(*made, script_args.dataset_name or script_args.task)
 
-    return run_training(parser, make_trainer, train_and_save, argv, (GenerationError,))
+    return run_training(parser, make_trainer, train_and_save, argv, (GenerationError, PushError))
 
 
 if __name__ == "__main__":

@@ -63,12 +63,12 @@ class LoadedModel:
     def transformers(self):
         """The model, in evaluation, and its tokenizer."""
         import torch
-        from transformers import AutoTokenizer
 
+        from ..rewards.adapters import tokenizer_of
         from ..rewards.loading import load_language_model
 
         if self._transformers is None:
-            tokenizer = AutoTokenizer.from_pretrained(self.path)
+            tokenizer = tokenizer_of(self.path, "models")
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -111,13 +111,12 @@ def check_lengths(
     Raises:
         `ValueError`: a prompt leaves no room for `max_new_tokens`, or a reference does not fit.
     """
-    from transformers import AutoTokenizer
-
     from ..evaluation.sampling import too_long_for
+    from ..rewards.adapters import tokenizer_of
     from ..text.encode import asked, encode_row, prompt_ids
     from ..text.messages import naming_row
 
-    tokenizer, context = AutoTokenizer.from_pretrained(path), context_of(path)
+    tokenizer, context = tokenizer_of(path, "models"), context_of(path)
     prompts, whole = {}, {}
     for i, row in rows.items():
         where = f"Row {i} of {bad.of}"
@@ -146,16 +145,13 @@ def check_lengths(
 
 def context_of(path: str) -> int | None:
     """The number of tokens that fit into a model's context, if it says one, of an adapter its base's."""
-    from transformers import AutoConfig
+    from ..rewards.adapters import config_of
 
-    config = AutoConfig.from_pretrained(base_and_adapter(path)[0])
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    return getattr(config_of(path).get_text_config(), "max_position_embeddings", None)
 
 
 def base_and_adapter(path: str) -> tuple[str, str | None]:
     """What vLLM loads: the model itself, or an adapter's base and the adapter."""
-    if not (Path(path) / "adapter_config.json").is_file():
-        return path, None
-    from peft import PeftConfig
+    from ..rewards.adapters import base_of, is_adapter
 
-    return PeftConfig.from_pretrained(path).base_model_name_or_path, path
+    return (base_of(path), path) if is_adapter(path) else (path, None)

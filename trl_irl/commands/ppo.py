@@ -161,19 +161,23 @@ def make_trainer(script_args, training_args, model_args, generation_args):
             before a model loads.
     """
     from datasets import Dataset
-    from transformers import AutoConfig, set_seed
+    from transformers import set_seed
     from trl import get_peft_config, get_quantization_config
 
     from ..evaluation.callback import GenerationCallback
-    from ..rewards.loading import check_language_model, load_language_model
+    from ..rewards.adapters import config_of
+    from ..rewards.loading import check_language_model, load_merged
     from ..rewards.preference_reward import check_one_label, load_scorer
     from ..text.stop_tokens import end_turns_as_the_template_does, stop_token_ids
     from ..trainer.ppo import PPOTrainer, calibrate
+    from .hub import check_repository, repository_of
 
     check_arguments(script_args, training_args, model_args)
+    if training_args.push_to_hub and training_args.process_index == 0:
+        check_repository(repository_of(training_args), "hub_model_id", training_args.hub_private_repo)
     path = model_args.model_name_or_path
     check_language_model(path, "model_name_or_path")
-    config = AutoConfig.from_pretrained(path)
+    config = config_of(path, "model_name_or_path")
     tokenizer = load_tokenizer(path, config, model_args.use_peft)
     splits = load_prompts(script_args, tokenizer, training_args)
     rows = splits[script_args.dataset_train_split]
@@ -206,7 +210,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     set_seed(training_args.seed)  # a value model without a head of its own gets a random one
     options = {"dtype": model_args.dtype}
     quantization = get_quantization_config(model_args)
-    policy = load_language_model(
+    policy = load_merged(
         path,
         "model_name_or_path",
         revision=model_args.model_revision,
@@ -216,7 +220,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     )
     reference = None  # TRL copies the policy, or takes the adapter off
     if script_args.ref_model_name_or_path is not None:
-        reference = load_language_model(script_args.ref_model_name_or_path, "ref_model_name_or_path", **options)
+        reference = load_merged(script_args.ref_model_name_or_path, "ref_model_name_or_path", **options)
     for model in (policy, reference):  # a padding token that was added is in no prompt, but behind responses
         if model is not None and len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
@@ -247,6 +251,7 @@ def train(trainer) -> None:
     from pathlib import Path
 
     from ..trainer.checkpoints import one_error_if_disk_fails
+    from .hub import pushing, repository_of
 
     args = trainer.args
     trainer.train()
@@ -257,7 +262,8 @@ def train(trainer) -> None:
             trainer.save_value_model(str(Path(args.output_dir) / "value_model"))
     trainer.accelerator.print(f"Policy, tokenizer and trainer state saved to {args.output_dir}.")
     if args.push_to_hub:
-        trainer.push_to_hub()
+        with pushing(repository_of(args), args.output_dir):
+            trainer.push_to_hub()
     trainer.end()
 
 
@@ -275,13 +281,16 @@ def run(argv: list[str] | None = None) -> int:
     """The command; see [`~commands.failures.run_training`]."""
     from ..rewards import RewardError
     from .failures import report, run_training
+    from .hub import PushError
 
     try:
         parser = make_parser()
     except ImportError as error:  # a TRL without PPOTrainer
         report("trl-irl ppo", error)
         return 2
-    return run_training(parser, make_trainer, lambda trainer, *_: train(trainer), argv, (RewardError,), resumes=False)
+    return run_training(
+        parser, make_trainer, lambda trainer, *_: train(trainer), argv, (RewardError, PushError), resumes=False
+    )
 
 
 if __name__ == "__main__":

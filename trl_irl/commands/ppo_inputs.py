@@ -73,11 +73,10 @@ def load_tokenizer(path: str, config, use_peft: bool):
     Raises:
         `ValueError`: there is no such token, and no room for one in a model that an adapter leaves as it is.
     """
-    from transformers import AutoTokenizer
-
+    from ..rewards.adapters import tokenizer_of
     from ..text.stop_tokens import stop_token_ids
 
-    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+    tokenizer = tokenizer_of(path, "model_name_or_path", padding_side="left")
     if tokenizer.eos_token_id is None:
         raise ValueError(
             f"The tokenizer of {path} has no EOS token, so no response ever ends. Give it an `eos_token`, and save it."

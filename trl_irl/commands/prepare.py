@@ -179,21 +179,24 @@ def main(arguments: PrepareArguments) -> None:
     from functools import partial
 
     from datasets import Dataset, DatasetDict
-    from transformers import AutoTokenizer
 
     from ..evaluation.report import print_rows
+    from ..rewards.adapters import tokenizer_of
     from ..rewards.held_out import encode
     from ..tasks.files import check_local_path, check_no_other_splits, check_writable
     from ..tasks.prepare import DISTRIBUTION_HEADER, measure
     from ..tasks.task import as_prompt_completion, load_task
     from ..text.messages import naming_row
+    from .hub import check_repository, pushing
 
     check_local_path(arguments.tokenizer, "tokenizer")
     check_writable(arguments.output_dir, "output_dir")
+    if arguments.push_to_hub:
+        check_repository(arguments.hub_dataset_id, "hub_dataset_id", arguments.hub_private, "dataset")
     splits = load_task(arguments.task_data())
     carves = arguments.validation_fraction > 0 and "train" in splits and "validation" not in splits
     check_no_other_splits(arguments.output_dir, "output_dir", [*splits, *["validation"] * carves])
-    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    tokenizer = tokenizer_of(arguments.tokenizer, "tokenizer")
 
     prepared, table, problems = {}, [list(DISTRIBUTION_HEADER)], []
     for name, split in splits.items():
@@ -238,7 +241,8 @@ def main(arguments: PrepareArguments) -> None:
     counts = ", ".join(f"{len(split)} {name}" for name, split in prepared.items())
     print(f"{counts}: {arguments.output_dir}")
     if arguments.push_to_hub:
-        DatasetDict(prepared).push_to_hub(arguments.hub_dataset_id, private=arguments.hub_private)
+        with pushing(arguments.hub_dataset_id, arguments.output_dir):
+            DatasetDict(prepared).push_to_hub(arguments.hub_dataset_id, private=arguments.hub_private)
         print(f"Pushed to the Hub as {arguments.hub_dataset_id}.")
 
 

@@ -114,12 +114,11 @@ def soft_q(arguments: ScoreArguments):
 
 def fits(arguments: ScoreArguments):
     """What raises where a row's completions do not fit into the model's context, or cannot be written."""
-    from transformers import AutoTokenizer
-
+    from ..rewards.adapters import tokenizer_of
     from ..text.encode import encode_rows
     from .loaded_models import context_of
 
-    tokenizer, context = AutoTokenizer.from_pretrained(arguments.model), context_of(arguments.model)
+    tokenizer, context = tokenizer_of(arguments.model), context_of(arguments.model)
 
     def check(rows: list) -> None:
         where = f"Row {rows[0].number} of `{arguments.split}`"

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..soft_q.own_forward import check_decoder_only
-from .loading import is_adapter, load_classifier, whole_weights
+from .adapters import base_of, config_of, is_adapter
+from .loading import load_classifier, whole_weights
 
 
 REWARD_FORMS = ("airl", "gail")
@@ -77,8 +78,8 @@ class Discriminator:
             dtype (`str`, *optional*, defaults to `"float32"`)
         """
         if is_adapter(path):
-            path = PeftConfig.from_pretrained(path).base_model_name_or_path
-        check_decoder_only(AutoConfig.from_pretrained(path), f"`discriminator_model: {path}`")
+            path = base_of(path, "discriminator_model")
+        check_decoder_only(config_of(path, "discriminator_model"), f"`discriminator_model: {path}`")
         with whole_weights():
             model = load_classifier(path, "discriminator_model", new_head=True, dtype=dtype)
         if lora_r:

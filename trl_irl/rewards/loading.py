@@ -6,20 +6,18 @@ import logging
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from peft import PeftConfig
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.integrations import deepspeed
 
 from ..soft_q.own_forward import check_decoder_only
+from .adapters import base_of, config_of, is_adapter, merged, naming, tokenizer_of
 
 
 _HEADS = ("score", "classifier")  # of sequence classification
@@ -55,7 +53,8 @@ def load_language_model(path: str, key: str = "model", **options) -> PreTrainedM
         `ValueError`: it is a reward model, or weights are missing, which transformers would draw at random.
     """
     check_language_model(path, key)
-    with whole_language_model(path, key):  # for an adapter's base, of which the information below says nothing
+    # The second for an adapter's base, of which the information below says nothing.
+    with naming(path, key), whole_language_model(path, key):
         model, info = AutoModelForCausalLM.from_pretrained(
             path, output_loading_info=True, use_safetensors=True, **options
         )
@@ -64,6 +63,22 @@ def load_language_model(path: str, key: str = "model", **options) -> PreTrainedM
         raise ValueError(_reward_model_error(path, key))
     check_whole(info["missing_keys"], path, key)
     return model
+
+
+def load_merged(path: str, key: str = "model", quantization_config=None, **options) -> PreTrainedModel:
+    """
+    [`load_language_model`], of an adapter its base with it merged in: a model to train. `options` may have the
+    `revision` of what `path` names.
+
+    Raises:
+        `ValueError`: as there, and where an adapter cannot be merged.
+    """
+    if not is_adapter(path):
+        return load_language_model(path, key, quantization_config=quantization_config, **options)
+    check_language_model(path, key)
+    options.pop("revision", None)  # the adapter's, and not its base's
+    base = load_language_model(base_of(path, key), key, quantization_config=quantization_config, **options)
+    return merged(base, path)
 
 
 def check_language_model(path: str | PreTrainedModel, key: str, **options) -> None:
@@ -78,11 +93,11 @@ def check_language_model(path: str | PreTrainedModel, key: str, **options) -> No
     if not isinstance(path, str):
         check_decoder_only(path.config, type(path).__name__)
         return
+    config = config_of(path, key, **options)
+    check_decoder_only(config, f"`{key}: {path}`")
     if is_adapter(path):
         is_reward_model = PeftConfig.from_pretrained(path).task_type == "SEQ_CLS"
     else:
-        config = AutoConfig.from_pretrained(path, **options)
-        check_decoder_only(config, f"`{key}: {path}`")
         is_reward_model = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
     if is_reward_model:
         raise ValueError(_reward_model_error(path, key))
@@ -120,7 +135,7 @@ def whole_language_model(path: str | PreTrainedModel, key: str = "model", new_he
     if not isinstance(path, str):
         yield
         return
-    base = PeftConfig.from_pretrained(path).base_model_name_or_path if is_adapter(path) else path
+    base = base_of(path, key) if is_adapter(path) else path
     logger, handler = logging.getLogger("transformers.modeling_utils"), _LoadReports(base, key, new_head)
     logger.addHandler(handler)
     try:
@@ -146,16 +161,13 @@ def load_classifier(path: str, key: str = "model", new_head: bool = False, **opt
     Raises:
         `ValueError`: weights are missing, which transformers would draw at random.
     """
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        path, num_labels=1, output_loading_info=True, use_safetensors=True, **options
-    )
+    with naming(path, key):
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, num_labels=1, output_loading_info=True, use_safetensors=True, **options
+        )
     missing = info["missing_keys"]
     check_whole([name for name in missing if not (new_head and name.startswith("score."))], path, key)
     return model
-
-
-def is_adapter(path: str) -> bool:
-    return (Path(path) / "adapter_config.json").is_file()
 
 
 def _reward_model_error(path: str, key: str) -> str:
@@ -186,7 +198,7 @@ def check_same_tokens(tokenizer: PreTrainedTokenizerBase, path: str, key: str) -
         `ValueError`: the tokenizer at `path` is another one than the policy's.
     """
     try:
-        other = AutoTokenizer.from_pretrained(path).get_vocab()
+        other = tokenizer_of(path, key).get_vocab()
     except (OSError, ValueError):
         return  # none was saved with it
     own = tokenizer.get_vocab()

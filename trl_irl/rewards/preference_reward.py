@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from peft import AutoPeftModelForSequenceClassification, PeftConfig
 from peft.utils import get_peft_model_state_dict, load_peft_weights
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..text.encode import as_row, prompt_ids, whole_ids
 from ..text.messages import checked, naming_row
-from .loading import check_whole, is_adapter, load_classifier, whole_language_model, whole_weights
+from .adapters import config_of, is_adapter, naming, tokenizer_of
+from .loading import check_whole, load_classifier, whole_language_model, whole_weights
 
 
 def check_one_label(path: str, key: str) -> None:
@@ -26,8 +27,9 @@ def check_one_label(path: str, key: str) -> None:
                 f"`{key}: {path}` is an adapter of another kind of model. Train one with `trl reward` and "
                 "`lora_task_type: SEQ_CLS`."
             )
+        config_of(path, key)  # is its base there?
         return
-    labels = AutoConfig.from_pretrained(path).num_labels
+    labels = config_of(path, key).num_labels
     if labels != 1:
         raise ValueError(
             f"`{key}: {path}` has num_labels = {labels}, and a reward is one number. Name a model of `trl reward`; a "
@@ -51,13 +53,13 @@ def load_scorer(path: str, dtype: str, key: str = "model", new_head: bool = Fals
             "with `lora_modules_to_save: [score]`, or `lora_task_type: SEQ_CLS`."
         )
     options = {"num_labels": 1, "dtype": dtype, "use_safetensors": True}
-    with whole_language_model(path, key, new_head=True):  # its head is the adapter's
+    with naming(path, key), whole_language_model(path, key, new_head=True):  # its head is the adapter's
         scorer = AutoPeftModelForSequenceClassification.from_pretrained(path, **options)
     expected = get_peft_model_state_dict(scorer, save_embedding_layers=False).keys()
     check_whole([name for name in expected - saved if not (new_head and ".score." in name)], path, key)
     scorer = scorer.merge_and_unload()
     try:  # an adapter has no config of its own, and was trained with its tokenizer's padding
-        scorer.config.get_text_config().pad_token_id = AutoTokenizer.from_pretrained(path).pad_token_id
+        scorer.config.get_text_config().pad_token_id = tokenizer_of(path, key).pad_token_id
     except (OSError, ValueError):
         pass  # none was saved with it
     return scorer
@@ -103,7 +105,7 @@ class PreferenceReward:
     ):
         check_one_label(model, "model")
         self.batch_size = batch_size
-        self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(model)
+        self.tokenizer = tokenizer or tokenizer_of(model)
         with whole_weights():
             self.model = load_scorer(model, dtype).eval()
         if self.model.config.pad_token_id is None:  # by it the model finds where each row of a batch ends

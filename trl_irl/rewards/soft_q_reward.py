@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..text.encode import as_row, encode_rows, prompt_ids, warn_of_seams
 from ..text.messages import checked
 from ..text.stop_tokens import stop_token_ids
+from .adapters import tokenizer_of
 from .loading import check_language_model, load_language_model, whole_weights
 from .settings import saved_settings
 from .token_values import token_values
@@ -150,7 +151,7 @@ class SoftQReward:
         self.kind, self.aggregate, self.clip, self.batch_size = kind, aggregate, clip, batch_size
         self.gamma = settings.get("gamma", 1.0) if gamma is None else gamma
         self.terminal_value = settings.get("terminal_value", "zero") if terminal_value is None else terminal_value
-        self.tokenizer = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(model)
+        self.tokenizer = tokenizer if tokenizer is not None else tokenizer_of(model)
         self.model = _loaded(model, dtype)
         self.ref_model = None if ref_model is None else _loaded(ref_model, dtype, "ref_model")
         self.mean, self.std = 0.0, 1.0

@@ -12,10 +12,11 @@ from accelerate.utils import broadcast, set_seed
 from datasets import Dataset
 from peft import PeftModel
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from trl import RLOOTrainer
 from trl.trainer.utils import get_config_model_id
 
+from ..rewards.adapters import is_adapter, tokenizer_of
 from ..rewards.discriminator import Discriminator
 from ..rewards.loading import check_language_model, check_same_tokens, whole_language_model
 from ..rewards.shared_discriminator import SharedDiscriminator
@@ -28,7 +29,7 @@ from .checks import sharding_of
 from .expert_rows import COMPLETION, PROMPT, check_completions, with_expert_ids
 from .faults import Interruptible
 from .gail_config import GAILConfig
-from .models import causal_lm, default_output_dir, keep_4bit_weights_trainable
+from .models import causal_lm, default_output_dir, keep_4bit_weights_trainable, loaded_if_adapter
 from .policy_samples import GenerationWatch, check_room
 from .step_clock import StepClock
 from .vllm_arguments import check_vllm
@@ -126,7 +127,7 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         check_language_model(model, "model", trust_remote_code=args.trust_remote_code)
         name = model if isinstance(model, str) else get_config_model_id(model.config)
         if processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(
+            processing_class = tokenizer_of(
                 name, padding_side="left", truncation_side="left", trust_remote_code=args.trust_remote_code
             )
         if processing_class.pad_token is None:
@@ -138,10 +139,13 @@ class GAILTrainer(Interruptible, RLOOTrainer):
             prompt = next(iter(train_dataset))["prompt"]
             end_turns_as_the_template_does(processing_class, prompt, stop_tokens, **template)
         if args.discriminator_shares_base:
-            _check_sharing(args, model, discriminator, kwargs.get("peft_config"))
+            adapted = isinstance(model, PeftModel) or (isinstance(model, str) and is_adapter(model))
+            _check_sharing(args, adapted, discriminator, kwargs.get("peft_config"))
         else:
             set_seed(args.seed)  # its head starts from random weights
             discriminator = discriminator or _load_discriminator(args, name, processing_class)
+        told = (processing_class, kwargs.pop("quantization_config", None), kwargs.get("peft_config"))
+        model, _, kwargs["quantization_config"] = loaded_if_adapter(model, args, *told)
         more = [] if reward_funcs is None else reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         with whole_language_model(model):
             super().__init__(
@@ -307,10 +311,10 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         self._adversary.load_state_dict(state)
 
 
-def _check_sharing(args: GAILConfig, model, discriminator: Discriminator | None, peft_config) -> None:
+def _check_sharing(args: GAILConfig, adapted: bool, discriminator: Discriminator | None, peft_config) -> None:
     if discriminator is not None:
         raise ValueError("`discriminator` is passed, and `discriminator_shares_base` would make another. Set one.")
-    if peft_config is None and not isinstance(model, PeftModel):
+    if peft_config is None and not adapted:
         raise ValueError(
             "`discriminator_shares_base=True` needs a policy that trains an adapter: of all weights, the base changes "
             "under the discriminator. Set `use_peft: true` (in Python, `peft_config`), or do not share."

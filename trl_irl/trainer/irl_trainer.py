@@ -40,7 +40,14 @@ from .checks import (
 )
 from .faults import Interruptible, StepGuard
 from .irl_config import IRLConfig
-from .models import causal_lm, default_output_dir, keep_4bit_weights_trainable, no_dropout, without_trl_head
+from .models import (
+    causal_lm,
+    default_output_dir,
+    keep_4bit_weights_trainable,
+    loaded_if_adapter,
+    no_dropout,
+    without_trl_head,
+)
 from .packing import check_documents_apart
 from .reference import own_reference, prepared_reference
 from .row_ends import check_collator, why_nothing_ends
@@ -147,6 +154,8 @@ class IRLTrainer(Interruptible, SFTTrainer):
         for name, dataset in named({"train": train_dataset}, eval_dataset).items():
             check_not_empty(dataset, name)
         check_best_metric(args, eval_dataset)
+        told = (processing_class, quantization_config, peft_config)
+        model, processing_class, quantization_config = loaded_if_adapter(model, args, *told)
         # Adapters start from random weights. TRL 1.16 sets the seed before it makes them; this can go with TRL 1.12.
         set_seed(args.seed)
 

@@ -9,12 +9,56 @@ from accelerate.utils import is_peft_model
 from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 from transformers import PreTrainedModel
-from trl.trainer.utils import get_config_model_id
+from transformers.integrations import is_deepspeed_zero3_enabled
+from trl.trainer.utils import create_model_from_path, get_config_model_id
+
+from ..rewards.adapters import base_of, is_adapter, merged, tokenizer_of
+from ..rewards.loading import whole_language_model
 
 
 def causal_lm(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The language model itself, adapters inside it and PEFT's wrapper not around it."""
     return model.get_base_model() if is_peft_model(model) else model
+
+
+def loaded_if_adapter(model, args, processing_class, quantization_config, peft_config) -> tuple:
+    """
+    What a trainer starts from where `model` is an adapter by name, which TRL does not load: the model that it stands
+    for, its tokenizer unless there is one, and no quantisation to do any more. With a new `peft_config` the adapter is
+    merged into its base, and without one the training goes on with the adapter itself. Anything else as it is.
+
+    Returns:
+        `tuple`: model, processing class and quantisation config.
+
+    Raises:
+        `ValueError`: it cannot be merged, or what is asked for needs another start.
+    """
+    if not (isinstance(model, str) and is_adapter(model)):
+        return model, processing_class, quantization_config
+    path = model
+    kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+    kwargs.pop("revision", None)  # the adapter's, and not its base's
+    if quantization_config is not None:
+        kwargs["quantization_config"] = quantization_config
+    if peft_config is not None and is_deepspeed_zero3_enabled():
+        raise ValueError(
+            f"`model: {path}` is an adapter, and under DeepSpeed ZeRO-3, where no rank has its base whole, it cannot "
+            "be merged into it to train a new one. Merge it first (`merge_and_unload`), or go on with the adapter "
+            "itself (`use_peft: false`)."
+        )
+    if peft_config is None and getattr(args, "lambda_kl", 0) > 0:
+        raise ValueError(
+            f"`model: {path}` is an adapter to go on with, and `lambda_kl={args.lambda_kl}` needs the policy as it "
+            "starts, for which this would have to hold it twice. Set `use_peft: true` (in Python, `peft_config`): the "
+            "adapter is then merged, and the merged model is the reference of a new one."
+        )
+    if processing_class is None:
+        processing_class = tokenizer_of(path, trust_remote_code=args.trust_remote_code)
+    with whole_language_model(path):
+        base = create_model_from_path(base_of(path), **kwargs)
+    if peft_config is None:
+        return PeftModel.from_pretrained(base, path, is_trainable=True), processing_class, None
+    return merged(base, path), processing_class, None
 
 
 def default_output_dir(model: str | PreTrainedModel | PeftModel, method: str) -> str:
