@@ -343,7 +343,7 @@ BAD = {
     "context": ({"reward_metric": "vowels", "response_length": 300}, "the policy's context is 256"),
     "no prompt": (
         {"reward_metric": "vowels", "dataset_name": "{answers}"},
-        "no prompt: their columns are answer",
+        "There is no prompt: this data has the columns answer",
     ),
     "no demonstrations": (
         {"soft_q_model": "{other}", "normalize_reward": True, "dataset_name": "{bare}"},

@@ -144,6 +144,7 @@ def test_a_column_for_reward_functions(run, capsys):
 
 def test_push(run, monkeypatch):
     pushed = []
+    monkeypatch.setattr("huggingface_hub.create_repo", lambda *args, **kwargs: None)
     monkeypatch.setattr(DatasetDict, "push_to_hub", lambda self, name, private: pushed.append((self, name, private)))
     status, splits = run(*COLUMNS, "--push_to_hub", "--hub_dataset_id", "me/data")
     assert status == 0
@@ -207,7 +208,7 @@ def test_numbers_in_csv_are_written_as_they_were(model_folder, tmp_path):
         ("--max_length 0", "`max_length: 0` is out of range"),
         ("--validation_fraction 1", "`validation_fraction: 1.0`"),
         ("--truncate_field post", "`max_prompt_length` or `max_length`"),
-        ("--truncate_field nope --max_length 99", "`truncate_field: nope` is not a text column"),
+        ("--truncate_field nope --max_length 99", "`truncate_field: nope` is no column that prompts are made from"),
         ("--push_to_hub", "`hub_dataset_id: user/name`"),
         ("--prompt_template {nope}", "`nope` is not among the dataset's columns"),
         ("--prompt_template none", "in braces"),

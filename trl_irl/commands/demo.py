@@ -118,11 +118,13 @@ by `mle.yaml` and once by `irl.yaml`, which differ in the objective alone. Train
 
 
 def main(arguments: DemoArguments) -> None:
+    from ..tasks.files import check_writable
     from . import evaluate
 
     start = time.perf_counter()
     output_dir = Path(arguments.output_dir)
     folders = {name: output_dir / name for name in ("untrained", "base", "mle", "irl")}
+    check_writable(arguments.output_dir, "output_dir")
     output_dir.mkdir(parents=True, exist_ok=True)
     build_base_model(folders["untrained"])
     seconds = {}

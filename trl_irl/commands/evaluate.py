@@ -260,8 +260,15 @@ def main(arguments: EvaluateArguments) -> None:
                 for metric, count in scorer.given.items()
                 if count < scored
             ]
+        output_dir.mkdir(parents=True, exist_ok=True)
         asked = arguments.reward_analysis or arguments.rerank
-        rewards = analyse(arguments, lines, rows, score, in_models) if asked else ""
+        rewards = analyse(arguments, lines, rows, score, in_models, judge) if asked else ""
+        pairs = judge.pair_accuracy(rows) if judge is not None else None
+        if pairs is not None:
+            notes.append(
+                f"The reward model {arguments.reward_model_path} gives the chosen completion more in "
+                f"{comparison.shown('win_rate', pairs.interval(), True)} of {len(rows)} pairs (a tie counts half)."
+            )
         if verifier is not None and verifier.failures:
             notes.append(f"{verifier.failures} answers were not judged by math-verify in time; they count as wrong.")
     with in_metrics:
@@ -318,6 +325,7 @@ def write_report(output_dir, arguments, prompts, values, results, shown, lengths
     losses = [name for name in ("nll", "td_loss") if any(name in found for found in held_out.values())]
     parts = [
         f"# {', '.join(arguments.judged())} on {arguments.task or arguments.dataset_name}",
+        told_of_what(arguments),
         f"{prompts} prompts of the split `{arguments.split}`, {arguments.num_samples} samples each and seed (one when "
         f"greedy), seeds {', '.join(map(str, arguments.seeds))}, at most {arguments.max_new_tokens} tokens. Means "
         "over prompts, with 95 % bootstrap intervals over prompts. `accuracy` compares the number after `####`, "
@@ -352,6 +360,19 @@ def write_report(output_dir, arguments, prompts, values, results, shown, lengths
         ]
     parts += [f"![{name}]({name})" for name in pictures] + [rewards] * bool(rewards)
     (output_dir / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def told_of_what(arguments: EvaluateArguments) -> str:
+    """Which data and which models, as a report is read long after its command is forgotten."""
+    hub = {"gsm8k": "openai/gsm8k", "tldr": "trl-lib/tldr"}
+    data = [f"Data: `{arguments.dataset_name or hub.get(arguments.task, 'generated')}`"]
+    named = {"task": arguments.task, "from": arguments.source_column, "to": arguments.target_column}
+    data += [f"{what} `{value}`" for what, value in named.items() if value]
+    models = arguments.named_models()
+    if arguments.reward_model_path:
+        models["reward model"] = arguments.reward_model_path
+    told = "; ".join(f"{name}: `{path}`" for name, path in models.items())
+    return f"{', '.join(data)}.{f' Models: {told}.' if told else ''}"
 
 
 def told_of_given(arguments: EvaluateArguments) -> list[str]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..evaluation.reward_report import BestOf, Tells
     from ..rewards.soft_q_reward import CompletionReward
+    from .judging import ReferenceJudge
 
 
 @dataclass
@@ -216,24 +217,33 @@ def agreement(sampled: dict[tuple[str, float], Sampled]) -> list[Tells]:
     return found
 
 
-def analyse(arguments, lines: Sequence[dict], rows: Sequence[dict], score: Callable, stopwatch) -> str:
+def analyse(
+    arguments, lines: Sequence[dict], rows: Sequence[dict], score: Callable, stopwatch, judge: ReferenceJudge | None
+) -> str:
     """
-    Judge every sampled completion, write `rewards.json` and pictures, print tables.
+    Judge every sampled completion by the rewards of models and, if there is one, by the reward model; write
+    `rewards.json` and pictures, print tables.
 
     Returns:
         `str`: the report's section.
     """
+    import numpy as np
+
     from ..evaluation.reward_report import Findings
 
     sampled = collect(lines, rows, score)
     findings = Findings()
+    if judge is not None:
+        with stopwatch:
+            for one in sampled.values():
+                one.rewards["preference"] = np.array(judge.returns(one.groups))
     for name, path in arguments.judges().items():
         with stopwatch:
-            judge = Judge(path, arguments)
-            findings.judges[name] = judge.settings()
-            add_rewards(sampled, rows, judge, name)
+            of_model = Judge(path, arguments)
+            findings.judges[name] = of_model.settings()
+            add_rewards(sampled, rows, of_model, name)
             if arguments.reward_analysis and "completion" in rows[0]:
-                corrupted = corruption_of_references(judge, rows)
+                corrupted = corruption_of_references(of_model, rows)
                 findings.corruption |= {f"{name} {kind}": values for kind, values in corrupted.items()}
     if arguments.reward_analysis:
         findings.agreement = agreement(sampled)

@@ -51,6 +51,16 @@ def check_repository(name: str, key: str, private: bool | None, repo_type: str =
 
 
 @contextmanager
+def without_push(args) -> Iterator[None]:
+    """Around `save_model`, which would push at once, and before all is saved."""
+    asked, args.push_to_hub = args.push_to_hub, False
+    try:
+        yield
+    finally:
+        args.push_to_hub = asked
+
+
+@contextmanager
 def pushing(name: str, folder: str) -> Iterator[None]:
     """
     Around a push of what is saved in `folder`.

@@ -230,7 +230,7 @@ def train(trainer, resume: str | None, dataset_name: str | None) -> None:
     from pathlib import Path
 
     from ..trainer.checkpoints import newest_checkpoint, one_error_if_disk_fails
-    from .hub import pushing, repository_of
+    from .hub import pushing, repository_of, without_push
 
     args = trainer.args
     trainer.train(resume_from_checkpoint=resume)
@@ -243,7 +243,7 @@ def train(trainer, resume: str | None, dataset_name: str | None) -> None:
         return
     if args.do_eval:
         trainer.save_metrics("eval", trainer.evaluate(), combined=False)
-    with one_error_if_disk_fails(args.output_dir, "*.safetensors"):
+    with without_push(args), one_error_if_disk_fails(args.output_dir, "*.safetensors"):
         trainer.save_model(args.output_dir)
         trainer.save_state()
     trainer.create_model_card(Path(args.output_dir).name, dataset_name=dataset_name)

@@ -61,6 +61,25 @@ class ReferenceJudge:
         if all("completion" in row for row in rows):
             self.of_references = self.reward(self.prompts, [row["completion"] for row in rows])
 
+    def pair_accuracy(self, rows: Sequence[dict]) -> Statistic | None:
+        """Over preference pairs, whether `chosen` gets more (1, 0, for a tie a half); `None` if rows are no pairs."""
+        from ..evaluation.statistics import mean_of
+
+        if not all({"chosen", "rejected"} <= row.keys() for row in rows):
+            return None
+        pairs = zip(*self.reward.of_pairs(rows), strict=True)
+        return mean_of([(chosen > rejected) + 0.5 * (chosen == rejected) for chosen, rejected in pairs])
+
+    def returns(self, groups: Sequence[Sequence[dict]]) -> list[list[float]]:
+        """What the reward model gives each completion; see [`statistics`]."""
+        prompts = [prompt for prompt, group in zip(self.prompts, groups, strict=True) for _ in group]
+        texts, ids, ended = (
+            [completion[key] for group in groups for completion in group] for key in ("text", "token_ids", "ended")
+        )
+        ids = None if None in ids else ids  # of completions that a file gives there are none
+        given = iter(self.reward(prompts, texts, ids, ended))
+        return [[next(given) for _ in group] for group in groups]
+
     def statistics(self, groups: Sequence[Sequence[dict]]) -> dict[str, Statistic]:
         """
         Args:
@@ -74,13 +93,7 @@ class ReferenceJudge:
         """
         from ..evaluation.statistics import mean_of
 
-        prompts = [prompt for prompt, group in zip(self.prompts, groups, strict=True) for _ in group]
-        texts, ids, ended = (
-            [completion[key] for group in groups for completion in group] for key in ("text", "token_ids", "ended")
-        )
-        ids = None if None in ids else ids  # of completions that a file gives there are none
-        given = iter(self.reward(prompts, texts, ids, ended))
-        values = [[next(given) for _ in group] for group in groups]
+        values = self.returns(groups)
         found = {"reward": mean_of([fmean(of_prompt) for of_prompt in values])}
         if self.of_references is not None:
             pairs = zip(values, self.of_references, strict=True)

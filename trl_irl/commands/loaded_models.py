@@ -131,14 +131,16 @@ def check_lengths(
     of_references = {
         i: f"{len(rows)} references (the first is number {i}, of {length} tokens with its prompt) are longer than the "
         f"context of {name}, {context} tokens, and `nll`, `td_loss` and `reward_analysis` read them whole. Leave "
-        "those rows out (`on_bad_row: skip`, or `trl-irl prepare --drop_too_long true`), or name `metrics` without "
+        "those rows out (`trl-irl prepare --drop_too_long true`), or name `metrics` without "
         "`nll` and `td_loss`."
         for i, length in whole.items()
         if length > context
     }
     for found in (of_prompts, of_references):
         if found and bad.on_bad_row != "skip":
-            raise ValueError(f"{len(found)} of {next(iter(found.values()))}")
+            raise ValueError(
+                f"{len(found)} of {next(iter(found.values()))} `on_bad_row: skip` leaves such rows out by itself."
+            )
         for i, message in found.items():
             bad.found.setdefault(i, f"1 of {message}")
 

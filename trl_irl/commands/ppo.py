@@ -24,14 +24,14 @@ from .ppo_inputs import (
     load_tokenizer,
     metric_reward,
 )
-from .task_arguments import TaskArguments, completion_score
+from .task_arguments import BadRowArguments, TaskArguments, completion_score
 
 
 _REWARDS = ("reward_model_path", "soft_q_model", "reward_metric")
 
 
 @dataclass
-class PPOScriptArguments(TaskArguments, ScriptArguments):
+class PPOScriptArguments(BadRowArguments, TaskArguments, ScriptArguments):
     """
     Arguments of the `ppo` command beside those of the task, the trainer and the model. The reward is one of
     `reward_model_path`, `soft_q_model` and `reward_metric`.
@@ -71,7 +71,7 @@ class PPOScriptArguments(TaskArguments, ScriptArguments):
     )
 
     def __post_init__(self):
-        self.task_data()  # is the task one?
+        self.task_data(needs_target=False)  # is the task one?
         if self.num_train_rows is not None and self.num_train_rows <= 0:
             raise ValueError(f"`num_train_rows: {self.num_train_rows}` leaves nothing to train on.")
         if self.soft_q_model is None and self.soft_q_ref_model is not None:
@@ -171,6 +171,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     from ..text.stop_tokens import end_turns_as_the_template_does, stop_token_ids
     from ..trainer.ppo import PPOTrainer, calibrate
     from .hub import check_repository, repository_of
+    from .loaded_models import context_of
 
     check_arguments(script_args, training_args, model_args)
     if training_args.push_to_hub and training_args.process_index == 0:
@@ -199,6 +200,12 @@ def make_trainer(script_args, training_args, model_args, generation_args):
             check_same_tokens(tokenizer, other, key)
             if key in ("reward_model_path", "value_model_path"):
                 check_one_label(other, key)
+            room = context_of(other)
+            if room is not None and longest > room:
+                raise ValueError(
+                    f"`response_length: {training_args.response_length}` after the longest prompt makes {longest} "
+                    f"tokens, and the context of `{key}: {other}` is {room}. Lower it or `max_prompt_length`."
+                )
     demonstrations = demonstrations_of(rows, tokenizer) if training_args.normalize_reward else []
     score = completion_score(script_args.task)
     function = None
@@ -251,11 +258,11 @@ def train(trainer) -> None:
     from pathlib import Path
 
     from ..trainer.checkpoints import one_error_if_disk_fails
-    from .hub import pushing, repository_of
+    from .hub import pushing, repository_of, without_push
 
     args = trainer.args
     trainer.train()
-    with one_error_if_disk_fails(args.output_dir, "*.safetensors"):
+    with without_push(args), one_error_if_disk_fails(args.output_dir, "*.safetensors"):
         trainer.save_model(args.output_dir)
         trainer.save_state()
         if args.save_value_model:

@@ -18,11 +18,13 @@ def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]
     Raises:
         `ValueError`: a split is missing, has no prompts, or none that is short enough.
     """
-    from ..tasks.task import as_prompt_completion, load_task
+    from ..tasks.rows import BadRows
+    from ..tasks.task import format_row, load_task
     from ..text.encode import asked, prompt_ids
-    from ..text.messages import checked, naming_row
+    from ..text.messages import naming_row
 
-    splits = load_task(script_args.task_data(), script_args.dataset_train_split)
+    data = script_args.task_data(needs_target=False)
+    splits = load_task(data, script_args.dataset_train_split, formatted=False)
     if script_args.dataset_train_split not in splits:
         raise ValueError(
             f"`dataset_train_split: {script_args.dataset_train_split}` is not among the dataset's splits, which are "
@@ -32,26 +34,21 @@ def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]
     for name in (script_args.dataset_train_split, script_args.dataset_test_split):
         if name not in splits:
             continue
-        rows, dropped = [], 0
+        rows, dropped, bad = [], 0, BadRows(script_args.on_bad_row, f"`{name}`")
         for i, row in enumerate(splits[name]):
             where = f"Row {i} of `{name}`"
-            if {"completion", "messages", "conversations"} & row.keys() and (
-                "prompt" in row or "input_ids" not in row
-            ):
-                row = as_prompt_completion(row, where)
-            if "input_ids" not in row and "prompt" not in row:
-                raise ValueError(
-                    f"The rows of `{name}` have no prompt: their columns are {', '.join(row)}. They need `prompt` "
-                    "(text or messages) or `input_ids`."
-                )
-            if "input_ids" not in row and not isinstance(row["prompt"], str):
-                row = {**row, "prompt": checked(row["prompt"], "prompt", where)}
-            with naming_row(where):
-                ids = row["input_ids"] if "input_ids" in row else prompt_ids(tokenizer, asked(row))
-            if 0 < len(ids) <= training_args.max_prompt_length:
-                rows.append({**row, "input_ids": list(ids)})
-            else:
-                dropped += 1
+            with bad.reading(i):
+                if "input_ids" not in row or "prompt" in row:
+                    row = format_row(row, data, where, reference=False)
+                with naming_row(where):
+                    ids = row["input_ids"] if "input_ids" in row else prompt_ids(tokenizer, asked(row))
+                if 0 < len(ids) <= training_args.max_prompt_length:
+                    rows.append({**row, "input_ids": list(ids)})
+                else:
+                    dropped += 1
+        left_out = bad.tell(len(splits[name]))
+        if left_out and training_args.process_index == 0:
+            print(f"Note: {left_out}")
         if dropped and training_args.process_index == 0:
             print(f"{name}: {dropped} of {dropped + len(rows)} prompts are empty or longer than "
                   f"`max_prompt_length: {training_args.max_prompt_length}` tokens, and left out.")  # fmt: skip
@@ -104,13 +101,17 @@ def metric_reward(metric: str, score, rows: Sequence[dict], tokenizer, tried: in
     Raises:
         `ValueError`: one of these cannot be scored so.
     """
+    from ..tasks.task import OneNumber
+
     by_prompt = _rows_by_prompt(rows)
 
     def one(response: str, row: dict) -> float:
         found = score(response, row)
+        if isinstance(found, OneNumber):  # it has no name but the function's
+            return next(iter(found.values()))
         if metric not in found:
             raise ValueError(f"it gives {', '.join(found) or 'nothing'}, and not `reward_metric: {metric}`")
-        return found[metric]
+        return float(found[metric])
 
     def function(prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
         texts, seen, rewards = tokenizer.batch_decode(responses, skip_special_tokens=True), Counter(), []

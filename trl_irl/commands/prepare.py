@@ -9,10 +9,12 @@ trl-irl irl --config recipe.yaml --dataset_name data/xsum
 ```
 """
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..tasks.task import columns_of_prompt, nested, with_nested
 from .task_arguments import TaskArguments
 
 
@@ -95,6 +97,12 @@ class PrepareArguments(TaskArguments):
                 f"`truncate_field: {self.truncate_field}` is a column that prompts are made from, and these are not "
                 "made from columns. Set it to prompt, or set `source_column` and `target_column`."
             )
+        if self.truncate_field is not None and self.truncate_field not in self.prompt_columns():
+            raise ValueError(
+                f"`truncate_field: {self.truncate_field}` is no column that prompts are made from "
+                f"({', '.join(self.prompt_columns())}): shortening it would leave the prompt as long, and what is to "
+                "be learned cut. Name one of those."
+            )
         if self.reference_column in ("prompt", "completion", "completion_ids"):
             raise ValueError(
                 f"`reference_column: {self.reference_column}` is a column that TRL keeps from reward functions. Name "
@@ -102,6 +110,12 @@ class PrepareArguments(TaskArguments):
             )
         if self.push_to_hub and self.hub_dataset_id is None:
             raise ValueError("`push_to_hub` needs `hub_dataset_id: user/name` to push to.")
+
+    def prompt_columns(self) -> list[str]:
+        """What `truncate_field` may name: the prompt itself, or a column that it is made from."""
+        if self.source_column is None:
+            return ["prompt"]
+        return list(dict.fromkeys(["prompt", *columns_of_prompt(self.task_data())]))
 
     def limits(self) -> dict[str, int | None]:
         return {
@@ -122,16 +136,17 @@ def shorten(row: dict, arguments: PrepareArguments, encode) -> dict:
     from ..tasks.task import prompt_from_columns
 
     name = arguments.truncate_field
-    if not isinstance(row.get(name), str):
+    value = row.get("prompt") if name == "prompt" else nested(row, name)
+    if not isinstance(value, str):
         raise ValueError(
             f"`truncate_field: {name}` is not a text column of the dataset, whose columns are {', '.join(row)}."
         )
-    body, closing = split_closing_line(row["prompt"]) if name == "prompt" else (row[name], "")
+    body, closing = split_closing_line(value) if name == "prompt" else (value, "")
 
     def with_field(text: str) -> dict:
         if name == "prompt":
             return {**row, "prompt": text + closing}
-        changed = {**row, name: text}
+        changed = with_nested(row, name, text)
         return {**changed, "prompt": prompt_from_columns(changed, arguments.task_data())}
 
     def fits(text: str) -> bool:
@@ -156,6 +171,18 @@ def check_filled(rows: list[dict], split: str) -> None:
                 f"Row {i} of `{split}` has nothing (null) in the column `{empty[0]}`. Leave such rows out of the "
                 "data, or fill them."
             )
+
+
+def check_carving(rows: int, fraction: float) -> None:
+    """
+    Raises:
+        `ValueError`: a validation split of this share would leave no row to train on.
+    """
+    if math.ceil(rows * fraction) >= rows:
+        raise ValueError(
+            f"`validation_fraction: {fraction}` of {rows} row{'s' * (rows != 1)} leaves none to train on. Set it to "
+            "0, or bring more rows."
+        )
 
 
 def with_reference(row: dict, column: str | None) -> dict:
@@ -196,6 +223,8 @@ def main(arguments: PrepareArguments) -> None:
     splits = load_task(arguments.task_data())
     carves = arguments.validation_fraction > 0 and "train" in splits and "validation" not in splits
     check_no_other_splits(arguments.output_dir, "output_dir", [*splits, *["validation"] * carves])
+    if carves:
+        check_carving(len(splits["train"]), arguments.validation_fraction)
     tokenizer = tokenizer_of(arguments.tokenizer, "tokenizer")
 
     prepared, table, problems = {}, [list(DISTRIBUTION_HEADER)], []
@@ -235,6 +264,7 @@ def main(arguments: PrepareArguments) -> None:
             "`drop_too_long: true` to leave them out, or `check_length_correctness: false` to keep them as they are."
         )
     if carves:
+        check_carving(len(prepared["train"]), arguments.validation_fraction)
         carved = prepared["train"].train_test_split(arguments.validation_fraction, seed=arguments.task_seed)
         prepared |= {"train": carved["train"], "validation": carved["test"]}
     save(DatasetDict(prepared), Path(arguments.output_dir))

@@ -14,6 +14,7 @@ from .task_arguments import BadRowArguments, TaskArguments, check_discount, load
 
 
 _SUFFIXES = (".parquet", ".jsonl")
+_KINDS = ("soft_q", "log_ratio", "advantage", "preference")
 _OF_REWARD = ("kind", "ref_model", "gamma", "terminal_value", "dtype")
 
 
@@ -27,7 +28,8 @@ class ScoreArguments(BadRowArguments, TaskArguments):
             Folder, Hub id or adapter whose reward it is.
         kind (`str`, *optional*, defaults to `"soft_q"`), ref_model (`str`, *optional*), gamma (`float`, *optional*),
         terminal_value (`str`, *optional*), batch_size (`int`, *optional*, defaults to `8`), dtype (`str`, *optional*):
-            See [`SoftQReward`].
+            See [`SoftQReward`]. `"preference"` is the number of a reward model (of `trl reward`), see
+            [`PreferenceReward`].
         split (`str`, *optional*, defaults to `"train"`)
         num_rows (`int`, *optional*):
             Only the first so many rows.
@@ -47,7 +49,8 @@ class ScoreArguments(BadRowArguments, TaskArguments):
 
     model: str | None = field(default=None, metadata={"help": "Folder, Hub id or adapter whose reward it is."})
     kind: str = field(
-        default="soft_q", metadata={"help": "Which reward.", "choices": ["soft_q", "log_ratio", "advantage"]}
+        default="soft_q",
+        metadata={"help": "Which reward.", "choices": ["soft_q", "log_ratio", "advantage", "preference"]},
     )
     ref_model: str | None = field(default=None, metadata={"help": "The reference of log_ratio."})
     gamma: float | None = field(default=None, metadata={"help": "Discount; the model's own if unset."})
@@ -81,6 +84,12 @@ class ScoreArguments(BadRowArguments, TaskArguments):
                 f"`output: {self.output}` is neither of {', '.join(_SUFFIXES)}: name a file of that kind."
             )
         check_discount(self.gamma)
+        if self.kind == "preference":
+            for key in ("ref_model", "gamma", "terminal_value", "html"):
+                if getattr(self, key) is not None:
+                    raise ValueError(
+                        f"`{key}` is of token rewards, and `kind: preference` gives one number. Unset it."
+                    )
         if self.terminal_value not in (None, "zero", "mask"):
             raise ValueError(f"`terminal_value: {self.terminal_value}` must be zero or mask.")
 
@@ -108,6 +117,21 @@ def soft_q(arguments: ScoreArguments):
             }
             for one in reward.score(prompts, texts, ended=[one.ended for one in rows])
         ]
+
+    return numbers
+
+
+def preference(arguments: ScoreArguments):
+    """What gives completions the number of a [`PreferenceReward`]."""
+    from ..rewards import PreferenceReward
+    from ..text.encode import asked
+
+    reward = PreferenceReward(arguments.model, arguments.batch_size, arguments.dtype)
+
+    def numbers(rows: list) -> list[dict]:
+        prompts, texts = [asked(one.row) for one in rows], [one.given.text for one in rows]
+        texts = [getattr(text, "messages", text) for text in texts]
+        return [{"reward": x} for x in reward(prompts, texts, ended=[one.ended for one in rows])]
 
     return numbers
 
@@ -140,6 +164,8 @@ def main(arguments: ScoreArguments) -> None:
     import shutil
 
     from ..rewards.heatmap import write_heatmap
+    from ..rewards.loading import check_language_model
+    from ..rewards.preference_reward import check_one_label
     from ..tasks.files import check_local_model, check_writable, remove_if_empty
     from ..tasks.rows import BadRows
     from .loaded_models import weights_of
@@ -148,6 +174,8 @@ def main(arguments: ScoreArguments) -> None:
     for key in ("model", "ref_model"):
         if getattr(arguments, key) is not None:
             check_local_model(getattr(arguments, key), key)
+            check = check_one_label if arguments.kind == "preference" else check_language_model
+            check(getattr(arguments, key), key)
     output = Path(arguments.output)
     for key in ("output", "html"):
         if getattr(arguments, key) is not None:
@@ -162,10 +190,10 @@ def main(arguments: ScoreArguments) -> None:
     parts = output.with_name(f"{output.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
     try:
-        scored = score_all(told, rows, parts, lambda: soft_q(arguments))
-    except ValueError:
-        remove_if_empty(str(parts))
-        raise
+        make = preference if arguments.kind == "preference" else soft_q
+        scored = score_all(told, rows, parts, lambda: make(arguments))
+    finally:
+        remove_if_empty(str(parts))  # nothing was scored
     unfinished = output.with_name(f"{output.name}.part")
     table, renamed = with_other_columns(scored, split)
     table.to_parquet(unfinished) if output.suffix == ".parquet" else table.to_json(unfinished)
@@ -173,8 +201,8 @@ def main(arguments: ScoreArguments) -> None:
     if arguments.html is not None:
         title = f"{arguments.kind} rewards of {arguments.model}"
         write_heatmap(scored[: arguments.html_rows], Path(arguments.html), title)
-    shutil.rmtree(parts)  # not before all is written
-    first, *more = summary(scored, "sum")
+    shutil.rmtree(parts, ignore_errors=True)  # not before all is written
+    first, *more = summary(scored, "reward" if arguments.kind == "preference" else "sum")
     print("\n".join([f"{first}: {output}", *more]))
     if renamed:
         print(f"Note: the columns {', '.join(renamed)} of the data have names of this command's, and are `input_...`.")

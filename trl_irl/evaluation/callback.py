@@ -35,7 +35,8 @@ class GenerationArguments:
         eval_temperature (`float`, *optional*, defaults to `1.0`):
             0 is greedy decoding, one completion a prompt.
         eval_top_p (`float`, *optional*, defaults to `1.0`)
-        eval_max_new_tokens (`int`, *optional*, defaults to `256`)
+        eval_max_new_tokens (`int`, *optional*):
+            If unset, what the training samples (`response_length`, `max_completion_length`), or 256.
         eval_generation_batch_size (`int`, *optional*):
             Sequences a process generates together; `per_device_eval_batch_size` if unset.
         eval_ds3_gather_for_generation (`bool`, *optional*, defaults to `True`):
@@ -48,7 +49,9 @@ class GenerationArguments:
     eval_num_samples: int = field(default=4, metadata={"help": "Completions a prompt at an evaluation."})
     eval_temperature: float = field(default=1.0, metadata={"help": "0 is greedy decoding."})
     eval_top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling at an evaluation; 1 is off."})
-    eval_max_new_tokens: int = field(default=256, metadata={"help": "Longest completion at an evaluation, in tokens."})
+    eval_max_new_tokens: int | None = field(
+        default=None, metadata={"help": "Longest completion at an evaluation; as in training, or 256, if unset."}
+    )
     eval_generation_batch_size: int | None = field(
         default=None, metadata={"help": "Sequences a process generates together at an evaluation."}
     )
@@ -58,7 +61,7 @@ class GenerationArguments:
 
     def __post_init__(self):
         for name, least in (("eval_generations", 0), ("eval_num_samples", 1), ("eval_max_new_tokens", 1)):
-            if getattr(self, name) < least:
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"`{name}: {getattr(self, name)}` is out of range. Set it to {least} or more.")
         if self.eval_generation_batch_size is not None and self.eval_generation_batch_size < 1:
             raise ValueError(f"`eval_generation_batch_size: {self.eval_generation_batch_size}` must be 1 or more.")
@@ -91,8 +94,8 @@ class GenerationCallback(TrainerCallback):
         trainer ([`~transformers.Trainer`]):
             The trainer it is added to: [`~trl.SFTTrainer`], [`IRLTrainer`], or this package's PPOTrainer.
         rows (`Sequence[dict]`):
-            With `prompt`, as text or messages (and `tools`, `chat_template_kwargs`), and `completion`, the reference's
-            text. The first `eval_generations` are used, or all if that is 0.
+            With `prompt`, as text or messages (and `tools`, `chat_template_kwargs`), and, where `score` needs it,
+            `completion`, the reference's text. The first `eval_generations` are used, or all if that is 0.
         score (`Callable[[str, dict], dict[str, float]]`):
             From a completion's text and its row to named numbers; see [`~evaluation.scoring.Scorer`].
         arguments ([`GenerationArguments`], *optional*)
@@ -122,10 +125,12 @@ class GenerationCallback(TrainerCallback):
         self.tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
         Scorer(score, corpus).check(self.rows)
         self._prompts = [self._asked(row) for row in self.rows]
+        sampled = [getattr(trainer.args, key, None) for key in ("response_length", "max_completion_length")]
+        self.max_new_tokens = self.arguments.eval_max_new_tokens or next(filter(None, sampled), 256)
         check_context(
             trainer.model,
             encode_prompts(self.tokenizer, self._prompts),
-            self.arguments.eval_max_new_tokens,
+            self.max_new_tokens,
             "eval_max_new_tokens",
         )
         self._last: tuple[tuple[int, int], dict[str, float]] | None = None  # of which weights, and what was found
@@ -171,7 +176,7 @@ class GenerationCallback(TrainerCallback):
                 model,
                 self.tokenizer,
                 [self._prompts[i] for i in chosen],
-                max_new_tokens=options.eval_max_new_tokens,
+                max_new_tokens=self.max_new_tokens,
                 temperature=options.eval_temperature,
                 num_samples=options.eval_num_samples if options.eval_temperature > 0 else 1,
                 top_p=options.eval_top_p,
@@ -197,7 +202,7 @@ class GenerationCallback(TrainerCallback):
                 f"The first: {scorer.failures.first}"
             )
         table = [
-            [state.global_step, _text(row["prompt"]), completion["text"], row["completion"]]
+            [state.global_step, _text(row["prompt"]), completion["text"], row.get("completion", "")]
             for row, group in zip(self.rows, groups, strict=True)
             for completion in group
         ]

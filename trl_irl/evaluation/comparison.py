@@ -156,6 +156,7 @@ def _plot_performance(results: Sequence[Result], metric: str, path: Path) -> Non
     """One line a model, one point a temperature, greedy decoding without diversity; up and to the right is better."""
     picture, axes = figure(6.4, 4.4)
     factor, _, unit = _SHOWN.get(metric, (1, 2, ""))
+    labels = []
     for model in dict.fromkeys(result.model for result in results):
         points = sorted((r for r in results if r.model == model), key=lambda result: result.temperature)
         diversity = [100 - p.metrics["self_bleu"].mean if "self_bleu" in p.metrics else 0 for p in points]
@@ -163,14 +164,47 @@ def _plot_performance(results: Sequence[Result], metric: str, path: Path) -> Non
         means = [factor * interval.mean for interval in intervals]
         ends = [[factor * abs(getattr(i, end) - i.mean) for i in intervals] for end in ("low", "high")]
         line, *_ = axes.errorbar(diversity, means, yerr=ends, marker="o", capsize=3, label=model)
-        for point, x, y in zip(points, diversity, means, strict=True):
-            offset = {"textcoords": "offset points", "xytext": (6, 6), "fontsize": 8, "color": line.get_color()}
-            axes.annotate(decoding(point.temperature), (x, y), **offset)
+        labels += [
+            (decoding(point.temperature), place, line.get_color())
+            for point, *place in zip(points, diversity, means, strict=True)
+        ]
     axes.set(xlabel="diversity: 100 - self-BLEU", ylabel=f"{metric}{unit and ' (%)'}, with 95 % intervals")
     axes.margins(x=0.12, y=0.1)
     axes.grid(alpha=0.3)
     axes.legend()
+    _place(axes, labels)
     save(picture, path)
+
+
+def _place(axes, labels: Sequence[tuple[str, tuple[float, float], str]]) -> None:
+    """Each label at the nearest place beside its point where it covers no other label and no point."""
+    axes.figure.canvas.draw()  # the scale of the axes is known now
+    points = [axes.transData.transform(place) for _, place, _ in labels]
+    taken = [axes.get_legend().get_window_extent()]
+    for text, place, colour in labels:
+        label = axes.annotate(text, place, textcoords="offset points", xytext=(0, 0), fontsize=8, color=colour)
+        label.set_bbox({"pad": 0.5, "facecolor": "white", "edgecolor": "none", "alpha": 0.6})
+        size = label.get_window_extent()
+        scale = axes.figure.dpi / 72
+        width, height = size.width / scale, size.height / scale
+        for radius in (6, 14, 24, 36, 50, 66):
+            sides = [(radius, radius), (radius, -radius - height), (-radius - width, radius)]
+            sides += [
+                (-radius - width, -radius - height),
+                (-width / 2, radius + 4),
+                (-width / 2, -radius - height - 4),
+            ]
+            free = next((side for side in sides if _is_free(label, side, taken, points)), None)
+            if free is not None:
+                break
+        label.set_position(free or (6, 6))
+        taken.append(label.get_window_extent())
+
+
+def _is_free(label, offset: tuple[float, float], taken: list, points: list) -> bool:
+    label.set_position(offset)
+    box = label.get_window_extent()
+    return not any(box.overlaps(other) for other in taken) and not any(box.contains(*point) for point in points)
 
 
 def _plot_pass_at_k(results: Sequence[Result], path: Path) -> None:

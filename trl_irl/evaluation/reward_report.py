@@ -196,6 +196,7 @@ def plot_best_of_n(best_of_n: Sequence[BestOf], path: Path) -> None:
     models = list(dict.fromkeys(one.model for one in shown))
     # A colour a judge and kind, a line a way to sum up.
     without = {"random": ("grey", ":"), "majority vote": ("black", "-."), "oracle": ("black", ":")}
+    without["preference"] = ("C9", "-")  # of a reward model, one number and no tokens to add up
     kinds = list(dict.fromkeys(one.way.rpartition(" ")[0] for one in shown if one.way not in without))
     lines = {"sum": "-", "mean": "--", "discounted": "-."}
     styles = without | {

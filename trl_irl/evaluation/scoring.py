@@ -73,12 +73,14 @@ class Scorer:
 
         Raises:
             [`MetricError`]: a name or value that cannot be.
+            `ValueError`: what the function returns is no score, by the error's own `is_of_every_completion`.
         """
         try:
             text = rows[0].get("completion", "")
             scored = {name: float(value) for name, value in self.score(text, rows[0]).items()}
-        except Exception:  # of a user's function; it is counted, and may be about this one completion
-            pass
+        except Exception as error:  # of a user's function; it is counted, and may be about this one completion
+            if getattr(error, "is_of_every_completion", False):
+                raise
         else:
             self._check(scored)
 

@@ -16,6 +16,9 @@ from .adapters import config_of, is_adapter, naming, tokenizer_of
 from .loading import check_whole, load_classifier, whole_language_model, whole_weights
 
 
+_KIND = "ForSequenceClassification"
+
+
 def check_one_label(path: str, key: str) -> None:
     """
     Raises:
@@ -29,7 +32,13 @@ def check_one_label(path: str, key: str) -> None:
             )
         config_of(path, key)  # is its base there?
         return
-    labels = config_of(path, key).num_labels
+    config = config_of(path, key)
+    labels, kinds = config.num_labels, config.architectures or []
+    if labels == 1 and not any(kind.endswith(_KIND) or kind.endswith("ForCausalLM") for kind in kinds or [_KIND]):
+        raise ValueError(
+            f"`{key}: {path}` is a {kinds[0]}, and a reward model is a ...{_KIND} with one label, as `trl reward` and "
+            "TRL's trainers have it. Name one of these."
+        )
     if labels != 1:
         raise ValueError(
             f"`{key}: {path}` has num_labels = {labels}, and a reward is one number. Name a model of `trl reward`; a "
@@ -110,6 +119,8 @@ class PreferenceReward:
             self.model = load_scorer(model, dtype).eval()
         if self.model.config.pad_token_id is None:  # by it the model finds where each row of a batch ends
             self.model.config.pad_token_id = self.tokenizer.eos_token_id
+        if self.model.config.pad_token_id is None:  # neither padding nor EOS: a row at a time needs none
+            self.batch_size = 1
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self._ids_are_own = True
         self.__name__ = "preference"  # TRL's trainers log a reward function under its name
@@ -178,7 +189,19 @@ class PreferenceReward:
         return self._ids_are_own
 
     def of_ids(self, rows: Sequence[list[int]]) -> list[float]:
-        """One number a row: token ids of prompt and completion, read at the last one."""
+        """
+        One number a row: token ids of prompt and completion, read at the last one.
+
+        Raises:
+            `ValueError`: a row does not fit into the model's context.
+        """
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        for i, row in enumerate(rows):
+            if context is not None and len(row) > context:
+                raise ValueError(
+                    f"Row {i} has {len(row)} tokens, prompt and completion together, and the reward model's context "
+                    f"is {context}: it has never seen what comes later. Leave such rows out, or shorten them."
+                )
         found: list[float] = []
         for start in range(0, len(rows), self.batch_size):
             found += self._logits(rows[start : start + self.batch_size])
@@ -187,14 +210,18 @@ class PreferenceReward:
     @torch.no_grad()
     def _logits(self, rows: Sequence[list[int]]) -> list[float]:
         width = max(map(len, rows))
-        pad, device = self.model.config.pad_token_id, self.model.device
+        pad, device = self.model.config.pad_token_id or 0, self.model.device
         ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
         return self.model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
 
     def pair_accuracy(self, pairs: Sequence[dict]) -> float:
+        """The share of pairs ([`of_pairs`]) whose `chosen` gets more, which `trl reward` logs as `eval_accuracy`."""
+        return sum(a > b for a, b in zip(*self.of_pairs(pairs), strict=True)) / len(pairs)
+
+    def of_pairs(self, pairs: Sequence[dict]) -> tuple[list[float], list[float]]:
         """
-        The share of pairs whose `chosen` gets more than `rejected`, as `trl reward` logs it as `eval_accuracy`.
+        What the two sides of preference pairs get.
 
         Args:
             pairs (`Sequence[dict]`):
@@ -205,4 +232,4 @@ class PreferenceReward:
             self.of_ids(self._whole_ids([{**pair, "completion": pair[key]} for pair in pairs], [True] * len(pairs)))
             for key in ("chosen", "rejected")
         )
-        return sum(a > b for a, b in zip(chosen, rejected, strict=True)) / len(pairs)
+        return chosen, rejected

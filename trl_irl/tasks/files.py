@@ -6,19 +6,39 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from datasets import DatasetDict, Features, IterableDatasetDict, Value, load_dataset, load_dataset_builder
+from datasets import (
+    DatasetDict,
+    Features,
+    IterableDatasetDict,
+    Value,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
 
 
-_BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
+_BUILDERS = {
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "text",
+}
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")  # which `datasets` unpacks
+_SAVED_TO_DISK = ("dataset_dict.json", "state.json")  # of `DatasetDict.save_to_disk` and `Dataset.save_to_disk`
 
 
 def load_from_hub_or_path(
     name: str, config: str | None = None, streaming: bool = False
 ) -> DatasetDict | IterableDatasetDict:
     """
-    Load a dataset: a local file (JSONL, JSON, Parquet, CSV or text, whose rows become the split `train`), a local
-    folder, or a Hub id. No code that comes with a dataset is ever run. Text stays text: every column of a CSV file is
-    read as it is written (`007`, `1e5`, `NA`); an empty cell is null.
+    Load a dataset: a local file (JSONL, JSON, Parquet, Arrow, CSV, TSV or text, packed or not, whose rows become the
+    split `train`), a local folder of such files, one that `save_to_disk` wrote, or a Hub id. No code that comes with a
+    dataset is ever run. Text stays text: every column of a CSV file is read as it is written (`007`, `1e5`, `NA`); an
+    empty cell is null.
 
     Raises:
         `FileNotFoundError`: `name` looks like a local path and is not there.
@@ -26,16 +46,21 @@ def load_from_hub_or_path(
     """
     path = Path(name)
     if path.is_file():
-        if path.suffix not in _BUILDERS:
+        kind = _kind(path)
+        if kind is None:
             raise ValueError(
-                f"`dataset_name: {name}` is not one of {', '.join(_BUILDERS)}. Convert it, or name a folder or a Hub "
-                "id."
+                f"`dataset_name: {name}` is not one of {', '.join(_BUILDERS)} (or packed, such as .jsonl.gz). Convert "
+                "it, or name a folder or a Hub id."
             )
-        arguments = {"path": _BUILDERS[path.suffix], "data_files": {"train": str(path)}}
+        arguments = {"path": _BUILDERS[kind], "data_files": {"train": str(path)}}
+        if kind == ".tsv":
+            arguments["sep"] = "\t"
     else:
         check_local_path(name, "dataset_name")
         arguments = {"path": name, "name": config}
     try:
+        if any((path / told).is_file() for told in _SAVED_TO_DISK):
+            return _saved_to_disk(path, streaming)
         return load_dataset(**arguments, **_text_of_csv(arguments), streaming=streaming)
     except Exception as error:  # as many kinds as there are readers
         cause = error
@@ -46,6 +71,20 @@ def load_from_hub_or_path(
         if not path.exists():
             hint = "Check the name and the connection; for a private dataset log in with `hf auth login`."
         raise ValueError(f"`dataset_name: {name}` could not be read: {what}. {hint}") from error
+
+
+def _kind(path: Path) -> str | None:
+    """The suffix that says what is in a file, of `rows.jsonl.gz` the first."""
+    inner = Path(path.stem).suffix.lower() if path.suffix.lower() in _PACKED else path.suffix.lower()
+    return inner if inner in _BUILDERS else None
+
+
+def _saved_to_disk(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict:
+    saved = load_from_disk(str(path))
+    splits = saved if isinstance(saved, DatasetDict) else DatasetDict({"train": saved})
+    if not streaming:
+        return splits
+    return IterableDatasetDict({name: split.to_iterable_dataset() for name, split in splits.items()})
 
 
 def _text_of_csv(arguments: dict) -> dict:
@@ -75,7 +114,7 @@ def check_local_path(name: str, key: str) -> None:
         `FileNotFoundError`: `name` cannot be a Hub id (it is absolute, starts with a dot, or has more than one slash
             or a data file's suffix) and is not there.
     """
-    cannot_be_hub_id = name.startswith(("/", ".", "~")) or name.count("/") > 1 or Path(name).suffix in _BUILDERS
+    cannot_be_hub_id = name.startswith(("/", ".", "~")) or name.count("/") > 1 or _kind(Path(name)) is not None
     if cannot_be_hub_id and not Path(name).exists():
         raise FileNotFoundError(
             f"`{key}: {name}` is not there. Local paths are relative to where the command runs, which is {Path.cwd()}."

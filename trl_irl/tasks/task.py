@@ -1,6 +1,9 @@
 """What a task is: where its rows come from, in TRL's prompt-completion format, and how an answer is scored."""
 
+import asyncio
+import functools
 import importlib
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import DatasetDict, IterableDatasetDict
+from trl import extract_prompt
 
 from ..text.messages import Turns, checked
 from .arithmetic import make_arithmetic, make_arithmetic_facts
@@ -174,13 +178,16 @@ def format_row(row: Mapping, data: TaskData, where: str = "A row", reference: bo
         where (`str`, *optional*):
             Which row, for the message of an error.
         reference (`bool`, *optional*, defaults to `True`):
-            Whether it must have a completion. Without one it may be its prompt alone.
+            Whether it must have a completion, of a preference pair the chosen one. Without one it may be its prompt
+            alone.
 
     Raises:
         `ValueError`: it cannot be read so.
     """
-    if data.source_column is None and _is_preference(row):
-        row = {"completion" if key == "chosen" else key: x for key, x in row.items() if key != "rejected"}
+    if data.source_column is None and {"chosen", "rejected"} <= row.keys() and "completion" not in row:
+        if "prompt" not in row:
+            row = {**row, **extract_prompt({key: row[key] for key in ("chosen", "rejected")})}
+        row = {**row, "completion": row["chosen"]}
     return as_prompt_completion(row_with_columns(row, data, where), where, reference)
 
 
@@ -196,14 +203,35 @@ def prompt_from_columns(row: Mapping, data: TaskData, where: str = "A row") -> s
     Raises:
         `ValueError`: a column that is named is missing, or the row has nothing (null) in it, or no text or number.
     """
-    template = data.prompt_template or _PROMPTS.get(data.task, "{source}")
 
     def fill(match: re.Match) -> str:
         return _column(row, data.source_column if match[1] == "source" else match[1], where)
 
     if data.target_column is not None:
         _column(row, data.target_column, where)
-    return _PLACEHOLDER.sub(fill, template)
+    return _PLACEHOLDER.sub(fill, _template(data))
+
+
+def _template(data: TaskData) -> str:
+    return data.prompt_template or _PROMPTS.get(data.task, "{source}")
+
+
+def columns_of_prompt(data: TaskData) -> list[str]:
+    """The columns that [`prompt_from_columns`] puts into a prompt."""
+    return [data.source_column if name == "source" else name for name in _PLACEHOLDER.findall(_template(data))]
+
+
+def nested(row: Mapping, name: str):
+    """What is in a column; a dot reaches into a nested one. `None` if there is nothing."""
+    for part in name.split("."):
+        row = row.get(part) if isinstance(row, Mapping) else None
+    return row
+
+
+def with_nested(row: Mapping, name: str, value) -> dict:
+    """The row with this in a column, nested or not."""
+    first, _, rest = name.partition(".")
+    return {**row, first: with_nested(row[first], rest, value) if rest else value}
 
 
 def _column(row: Mapping, name: str, where: str = "A row") -> str:
@@ -233,8 +261,9 @@ def _column(row: Mapping, name: str, where: str = "A row") -> str:
 
 def custom_score(name: str) -> Score:
     """
-    The function `module:function` that scores a completion: `(prediction, row) -> {"metric": number}`. The module is
-    looked for where Python looks, and in the folder that the command runs in.
+    The function `module:function` that scores a completion: `(prediction, row) -> {"metric": number}`, or `-> number`,
+    which is then called by the function's name; it may be `async`. The module is looked for where Python looks, and in
+    the folder that the command runs in.
 
     Raises:
         `ValueError`: there is no such module or function.
@@ -252,7 +281,47 @@ def custom_score(name: str) -> Score:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ValueError(f"`task: {name}` names no function: module `{module_name}` has no `{function_name}`.")
-    return function
+
+    @functools.wraps(function)
+    def score(prediction: str, row: dict) -> dict[str, float]:
+        found = function(prediction, row)
+        if inspect.isawaitable(found):
+            found = asyncio.run(_awaited(found))
+        if isinstance(found, Mapping) and all(isinstance(key, str) for key in found):
+            return dict(found)
+        if _is_number(found):
+            return OneNumber({function_name: float(found)})
+        shown = repr(found)
+        raise ReturnError(
+            f"`task: {name}` returned {shown if len(shown) <= 80 else shown[:77] + '...'}, a {type(found).__name__}. "
+            'A score is a number, or a mapping of names to numbers, such as {"reward": 1.0}.'
+        )
+
+    return score
+
+
+class ReturnError(ValueError):
+    """A scoring function returns something that is no score."""
+
+    is_of_every_completion = True
+
+
+class OneNumber(dict):
+    """The score of a function that returns a number without a name; it is the function's."""
+
+
+async def _awaited(value):
+    return await value
+
+
+def _is_number(value) -> bool:
+    if isinstance(value, str | bytes) or value is None:
+        return False
+    try:
+        float(value)  # of numpy and torch as well, if it is one number
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return getattr(value, "ndim", 0) == 0 or getattr(value, "size", None) == 1 or hasattr(value, "numel")
 
 
 def exact_answer(prediction: str, row: dict, marker: str | None = None) -> dict[str, float]:
@@ -291,8 +360,8 @@ def as_prompt_completion(row: dict, where: str = "", reference: bool = True) -> 
         return {**row, "prompt": messages[:-1], "completion": one_text(messages[-1:])}
     if not ({"prompt", "completion"} if reference else {"prompt"}) <= row.keys():
         raise ValueError(
-            f"Sampling asks each row's prompt and compares with its completion; this data has the columns "
-            f"{', '.join(row)}. Name the columns to make them from with `source_column` and `target_column`."
+            f"There are no `prompt` and `completion`, and no `messages`: this data has the columns {', '.join(row)}. "
+            "Name the columns to make them from with `source_column` and `target_column`."
             if reference
             else f"There is no prompt: this data has the columns {', '.join(row)}. Name the one to make it from with "
             "`source_column`."

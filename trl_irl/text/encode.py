@@ -118,7 +118,7 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Mapping, ended: bool = T
             return _cut_conversation(tokenizer, as_messages(prompt), _turns(completion), options)
         return _conversation(tokenizer, as_messages(prompt), _turns(completion), options)
     text = completion_text(completion)
-    text = text if not ended or text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token
+    text = with_eos(tokenizer, text) if ended else text
     asked = prompt_ids(tokenizer, prompt)
     if isinstance(prompt, str):
         whole = _text_ids(tokenizer, prompt + text)
@@ -159,7 +159,7 @@ def whole_ids(tokenizer: PreTrainedTokenizerBase, row: Mapping, ended: bool = Tr
         text = (prompt or "") + completion_text(completion)
         if not ended:
             return _text_ids(tokenizer, text)
-        return list(tokenizer(text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token)["input_ids"])
+        return list(tokenizer(with_eos(tokenizer, text))["input_ids"])
     messages = [*as_messages(prompt or []), *_turns(completion)]
     if not ended:
         text = _template(tokenizer, messages, tokenize=False, **template_arguments(row))
@@ -167,6 +167,21 @@ def whole_ids(tokenizer: PreTrainedTokenizerBase, row: Mapping, ended: bool = Tr
         end = text.rfind(said) + len(said)
         return list(tokenizer(text[:end], add_special_tokens=False)["input_ids"])
     return _written(tokenizer, messages, **template_arguments(row))
+
+
+def with_eos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """
+    A text with the EOS token at its end, once.
+
+    Raises:
+        `ValueError`: the tokenizer has none.
+    """
+    if tokenizer.eos_token is None:
+        raise ValueError(
+            f"The tokenizer{f' of {name}' if (name := tokenizer.name_or_path) else ''} has no EOS token, so nothing "
+            "says where a completion ends. Name one of its tokens with `eos_token`, or set it and save the tokenizer."
+        )
+    return text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token
 
 
 def warn_of_seams(rows: Sequence[Encoded]) -> None:
