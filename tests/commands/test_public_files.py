@@ -323,7 +323,7 @@ def test_bad_rows_stop_or_are_skipped_and_named(command, run, own, ending):
         "score": (score, "--model MODEL --output out.parquet"),
         "reward-data": (
             reward_data,
-            "--model MODEL --task own_of_public:words --max_new_tokens 40 --output_dir pairs",
+            f"--model {ending} --task own_of_public:later {PAIRED}",
         ),
     }[command]
     status, told = run(module, BAD, words)

@@ -18,6 +18,7 @@ from .loaded_models import LoadedModel, Stopwatch, named, weights_of
 from .task_arguments import (
     METRICS,
     BadRowArguments,
+    EndArguments,
     TaskArguments,
     check_discount,
     default_metrics,
@@ -30,7 +31,7 @@ _GIVEN = "given"
 
 
 @dataclass
-class EvaluateArguments(RewardArguments, BadRowArguments, TaskArguments):
+class EvaluateArguments(RewardArguments, BadRowArguments, EndArguments, TaskArguments):
     """
     Arguments of the `evaluate` command beside those of the task and the rewards.
 
@@ -154,6 +155,7 @@ def sample_cells(
         for seed in seeds:
             options = {"num_samples": count, "top_p": arguments.top_p, "max_new_tokens": arguments.max_new_tokens}
             told = {"path": str(model.path), "weights": weights, "dtype": arguments.dtype, "prompts": prompts}
+            told |= {"eos_token": arguments.eos_token} if arguments.eos_token else {}
             told |= {"batch_size": arguments.batch_size, "backend": arguments.backend, "format": 2, **options}
             key = CellKey(name, temperature, seed, told)
 
@@ -223,7 +225,8 @@ def main(arguments: EvaluateArguments) -> None:
         for name, path in arguments.judged().items():
             model = None
             if path is not None:
-                model = LoadedModel(path, arguments.dtype, arguments.batch_size, arguments.backend)
+                told = (arguments.dtype, arguments.batch_size, arguments.backend, arguments.eos_token)
+                model = LoadedModel(path, *told)
                 cells = sample_cells(name, model, rows, arguments, in_models)
             else:
                 cells = [(comparison.GIVEN, given_lines(arguments, name, rows, length_by(arguments)))]

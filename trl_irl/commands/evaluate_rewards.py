@@ -73,9 +73,10 @@ class Judge:
 
     def __init__(self, path: str, arguments):
         from ..rewards import SoftQReward
+        from ..rewards.adapters import tokenizer_of
 
         options = {"batch_size": arguments.batch_size, "dtype": arguments.dtype}
-        self.soft_q = SoftQReward(path, **options)
+        self.soft_q = SoftQReward(path, tokenizer_of(path, "reward_models", arguments.eos_token), **options)
         self.reference = None
         if arguments.reward_ref_model is not None:
             self.reference = SoftQReward(

@@ -42,9 +42,9 @@ def rows_to_judge(arguments: EvaluateArguments) -> tuple[list[dict], list[str]]:
         notes += _without_references(arguments)
     of_references = bool({"nll", "td_loss"} & set(arguments.metrics))
     for name, path in arguments.named_models().items():
-        check_lengths(name, path, rows, arguments.max_new_tokens, of_references, bad)
+        check_lengths(name, path, rows, arguments.max_new_tokens, of_references, bad, arguments.eos_token)
     for name, path in arguments.judges().items() if arguments.reward_analysis else ():
-        check_lengths(name, path, rows, 0, bool(with_reference), bad)
+        check_lengths(name, path, rows, 0, bool(with_reference), bad, arguments.eos_token)
     given_of(arguments, rows, bad)
     left_out = bad.tell(total)
     kept = [row for i, row in rows.items() if i not in bad.found]

@@ -1,6 +1,7 @@
 """The models that a command names, by what it calls them: loaded when they are first asked, and told apart."""
 
 import time
+import warnings
 from pathlib import Path
 
 from ..tasks.rows import BadRows
@@ -54,10 +55,20 @@ class LoadedModel:
             Sequences generated together.
         backend (`str`, *optional*, defaults to `"transformers"`):
             Or `"vllm"`.
+        eos_token (`str`, *optional*):
+            What ends a completion, beside what the model's generation config names.
     """
 
-    def __init__(self, path: str, dtype: str = "auto", batch_size: int = 64, backend: str = "transformers"):
+    def __init__(
+        self,
+        path: str,
+        dtype: str = "auto",
+        batch_size: int = 64,
+        backend: str = "transformers",
+        eos_token: str | None = None,
+    ):
         self.path, self.dtype, self.batch_size, self.backend = path, dtype, batch_size, backend
+        self.eos_token = eos_token
         self._transformers = self._vllm = None
 
     def transformers(self):
@@ -68,7 +79,7 @@ class LoadedModel:
         from ..rewards.loading import load_language_model
 
         if self._transformers is None:
-            tokenizer = tokenizer_of(self.path, "models")
+            tokenizer = tokenizer_of(self.path, "models", self.eos_token)
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -91,7 +102,13 @@ class LoadedModel:
 
 
 def check_lengths(
-    name: str, path: str, rows: dict[int, dict], max_new_tokens: int, references: bool, bad: BadRows
+    name: str,
+    path: str,
+    rows: dict[int, dict],
+    max_new_tokens: int,
+    references: bool,
+    bad: BadRows,
+    eos_token: str | None = None,
 ) -> None:
     """
     Whether everything that is asked of a model fits into its context, before it is loaded.
@@ -107,16 +124,21 @@ def check_lengths(
             Whether it is asked for the likelihood of each row's own completion.
         bad ([`~tasks.rows.BadRows`]):
             What becomes of rows that do not fit, or that the model's chat template cannot write.
+        eos_token (`str`, *optional*):
+            See [`LoadedModel`].
 
     Raises:
         `ValueError`: a prompt leaves no room for `max_new_tokens`, or a reference does not fit.
     """
     from ..evaluation.sampling import too_long_for
     from ..rewards.adapters import tokenizer_of
-    from ..text.encode import asked, encode_row, prompt_ids
+    from ..text.encode import asked, check_eos, encode_row, prompt_ids
     from ..text.messages import naming_row
+    from ..text.stop_tokens import stop_token_ids, why_nothing_ends
 
-    tokenizer, context = tokenizer_of(path, "models"), context_of(path)
+    tokenizer, context = tokenizer_of(path, "models", eos_token), context_of(path)
+    if references:
+        check_eos(tokenizer)
     prompts, whole = {}, {}
     for i, row in rows.items():
         where = f"Row {i} of {bad.of}"
@@ -125,6 +147,10 @@ def check_lengths(
             if references:
                 encoded = encode_row(tokenizer, row)
                 whole[i] = len(encoded.prompt) + len(encoded.completion)
+    if max_new_tokens:
+        first = [row for i, row in rows.items() if i not in bad.found][:16]
+        if told := why_nothing_ends(tokenizer, first, stop_token_ids(path, tokenizer)):
+            warnings.warn(told)
     if context is None:
         return
     of_prompts = too_long_for(context, prompts, max_new_tokens)

@@ -9,6 +9,7 @@ trl-irl ppo --config recipes/tldr/ppo_lora.yaml --accelerate_config single_gpu
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
 from trl import ScriptArguments
@@ -24,14 +25,14 @@ from .ppo_inputs import (
     load_tokenizer,
     metric_reward,
 )
-from .task_arguments import BadRowArguments, TaskArguments, completion_score
+from .task_arguments import BadRowArguments, EndArguments, TaskArguments, completion_score
 
 
 _REWARDS = ("reward_model_path", "soft_q_model", "reward_metric")
 
 
 @dataclass
-class PPOScriptArguments(BadRowArguments, TaskArguments, ScriptArguments):
+class PPOScriptArguments(BadRowArguments, EndArguments, TaskArguments, ScriptArguments):
     """
     Arguments of the `ppo` command beside those of the task, the trainer and the model. The reward is one of
     `reward_model_path`, `soft_q_model` and `reward_metric`.
@@ -168,7 +169,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     from ..rewards.adapters import config_of
     from ..rewards.loading import check_language_model, load_merged
     from ..rewards.preference_reward import check_one_label, load_scorer
-    from ..text.stop_tokens import end_turns_as_the_template_does, stop_token_ids
+    from ..text.stop_tokens import end_turns_as_the_template_does, stop_token_ids, why_nothing_ends
     from ..trainer.ppo import PPOTrainer, calibrate
     from .hub import check_repository, repository_of
     from .loaded_models import context_of
@@ -179,10 +180,13 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     path = model_args.model_name_or_path
     check_language_model(path, "model_name_or_path")
     config = config_of(path, "model_name_or_path")
-    tokenizer = load_tokenizer(path, config, model_args.use_peft)
+    tokenizer = load_tokenizer(path, config, model_args.use_peft, script_args.eos_token)
     splits = load_prompts(script_args, tokenizer, training_args)
     rows = splits[script_args.dataset_train_split]
     end_turns_as_the_template_does(tokenizer, rows[0].get("prompt"), stop_token_ids(path, tokenizer))
+    first = [row for row in rows[:16] if "prompt" in row]
+    if told := why_nothing_ends(tokenizer, first, stop_token_ids(path, tokenizer)):
+        warnings.warn(told)
     training_args.check_prompts(len(rows))
     held_out = splits.get(script_args.dataset_test_split) or rows
     longest = max(len(row["input_ids"]) for row in [*rows, *held_out]) + training_args.response_length

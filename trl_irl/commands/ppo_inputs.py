@@ -61,7 +61,7 @@ def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]
     return found
 
 
-def load_tokenizer(path: str, config, use_peft: bool):
+def load_tokenizer(path: str, config, use_peft: bool, eos_token: str | None = None):
     """
     The policy's tokenizer, padding on the left, with a padding token that ends no response: PPO tells the end of a
     response by its first padding token, so that otherwise the policy would never learn to end. It may be one more than
@@ -73,10 +73,10 @@ def load_tokenizer(path: str, config, use_peft: bool):
     from ..rewards.adapters import tokenizer_of
     from ..text.stop_tokens import stop_token_ids
 
-    tokenizer = tokenizer_of(path, "model_name_or_path", padding_side="left")
+    tokenizer = tokenizer_of(path, "model_name_or_path", eos_token, padding_side="left")
     if tokenizer.eos_token_id is None:
         raise ValueError(
-            f"The tokenizer of {path} has no EOS token, so no response ever ends. Give it an `eos_token`, and save it."
+            f"The tokenizer of {path} has no EOS token, so no response ever ends. Name one with `eos_token`."
         )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in stop_token_ids(path, tokenizer):
         if use_peft and len(tokenizer) >= config.get_text_config().vocab_size:

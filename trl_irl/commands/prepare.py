@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..tasks.task import columns_of_prompt, nested, with_nested
-from .task_arguments import TaskArguments
+from .task_arguments import EndArguments, TaskArguments
 
 
 @dataclass
-class PrepareArguments(TaskArguments):
+class PrepareArguments(EndArguments, TaskArguments):
     """
     Arguments of the `prepare` command beside those of the task.
 
@@ -213,6 +213,7 @@ def main(arguments: PrepareArguments) -> None:
     from ..tasks.files import check_local_path, check_no_other_splits, check_writable
     from ..tasks.prepare import DISTRIBUTION_HEADER, measure
     from ..tasks.task import as_prompt_completion, load_task
+    from ..text.encode import check_eos
     from ..text.messages import naming_row
     from .hub import check_repository, pushing
 
@@ -225,7 +226,8 @@ def main(arguments: PrepareArguments) -> None:
     check_no_other_splits(arguments.output_dir, "output_dir", [*splits, *["validation"] * carves])
     if carves:
         check_carving(len(splits["train"]), arguments.validation_fraction)
-    tokenizer = tokenizer_of(arguments.tokenizer, "tokenizer")
+    tokenizer = tokenizer_of(arguments.tokenizer, "tokenizer", arguments.eos_token)
+    check_eos(tokenizer)
 
     prepared, table, problems = {}, [list(DISTRIBUTION_HEADER)], []
     for name, split in splits.items():

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from ..tasks.rows import BadRows
 from .loaded_models import LoadedModel, check_lengths
-from .task_arguments import BadRowArguments, TaskArguments, completion_score, default_metrics
+from .task_arguments import BadRowArguments, EndArguments, TaskArguments, completion_score, default_metrics
 
 
 @dataclass
-class RewardDataArguments(BadRowArguments, TaskArguments):
+class RewardDataArguments(BadRowArguments, EndArguments, TaskArguments):
     """
     Arguments of the `reward-data` command beside those of the task.
 
@@ -135,7 +135,8 @@ def main(arguments: RewardDataArguments) -> None:
     if arguments.model is not None:
         check_local_model(arguments.model, "model")
         check_language_model(arguments.model, "model")
-        model = LoadedModel(arguments.model, arguments.dtype, arguments.batch_size)
+        told = (arguments.dtype, arguments.batch_size)
+        model = LoadedModel(arguments.model, *told, eos_token=arguments.eos_token)
     check_writable(arguments.output_dir, "output_dir")
     score = completion_score(arguments.task)  # is a function of the user's there?
     data, found, by_split = arguments.task_data(needs_target=False), {}, {}
@@ -145,7 +146,8 @@ def main(arguments: RewardDataArguments) -> None:
             with bad.reading(i):
                 rows[i] = format_row(row, data, f"Row {i} of `{name}`", reference=not judged)
         if arguments.model is not None:
-            check_lengths(arguments.model, arguments.model, rows, arguments.max_new_tokens, False, bad)
+            room = (arguments.max_new_tokens, False, bad, arguments.eos_token)
+            check_lengths(arguments.model, arguments.model, rows, *room)
         if left_out := bad.tell(len(split)):
             print(f"Note: {left_out}")
         by_split[name] = [row for i, row in rows.items() if i not in bad.found]

@@ -10,7 +10,7 @@ trl-irl score --model outputs/gsm8k/irl_full --dataset_name completions.jsonl --
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .task_arguments import BadRowArguments, TaskArguments, check_discount, load_split
+from .task_arguments import BadRowArguments, EndArguments, TaskArguments, check_discount, load_split
 
 
 _SUFFIXES = (".parquet", ".jsonl")
@@ -19,7 +19,7 @@ _OF_REWARD = ("kind", "ref_model", "gamma", "terminal_value", "dtype")
 
 
 @dataclass
-class ScoreArguments(BadRowArguments, TaskArguments):
+class ScoreArguments(BadRowArguments, EndArguments, TaskArguments):
     """
     Arguments of the `score` command beside those of the task.
 
@@ -97,11 +97,12 @@ class ScoreArguments(BadRowArguments, TaskArguments):
 def soft_q(arguments: ScoreArguments):
     """What gives completions the numbers of a [`SoftQReward`]."""
     from ..rewards import SoftQReward
+    from ..rewards.adapters import tokenizer_of
     from ..rewards.token_pieces import token_pieces
     from ..text.encode import asked
 
     options = {key: getattr(arguments, key) for key in (*_OF_REWARD, "batch_size")}
-    reward = SoftQReward(arguments.model, **options)
+    reward = SoftQReward(arguments.model, tokenizer_of(arguments.model, eos_token=arguments.eos_token), **options)
 
     def numbers(rows: list) -> list[dict]:
         prompts, texts = [asked(one.row) for one in rows], [one.given.text for one in rows]
@@ -124,9 +125,11 @@ def soft_q(arguments: ScoreArguments):
 def preference(arguments: ScoreArguments):
     """What gives completions the number of a [`PreferenceReward`]."""
     from ..rewards import PreferenceReward
+    from ..rewards.adapters import tokenizer_of
     from ..text.encode import asked
 
-    reward = PreferenceReward(arguments.model, arguments.batch_size, arguments.dtype)
+    tokenizer = tokenizer_of(arguments.model, eos_token=arguments.eos_token)
+    reward = PreferenceReward(arguments.model, arguments.batch_size, arguments.dtype, tokenizer)
 
     def numbers(rows: list) -> list[dict]:
         prompts, texts = [asked(one.row) for one in rows], [one.given.text for one in rows]
@@ -139,10 +142,11 @@ def preference(arguments: ScoreArguments):
 def fits(arguments: ScoreArguments):
     """What raises where a row's completions do not fit into the model's context, or cannot be written."""
     from ..rewards.adapters import tokenizer_of
-    from ..text.encode import encode_rows
+    from ..text.encode import check_eos, encode_rows
     from .loaded_models import context_of
 
-    tokenizer, context = tokenizer_of(arguments.model), context_of(arguments.model)
+    tokenizer, context = tokenizer_of(arguments.model, eos_token=arguments.eos_token), context_of(arguments.model)
+    check_eos(tokenizer)
 
     def check(rows: list) -> None:
         where = f"Row {rows[0].number} of `{arguments.split}`"
@@ -185,7 +189,7 @@ def main(arguments: ScoreArguments) -> None:
     split, bad = load_split(arguments, arguments.num_rows), BadRows(arguments.on_bad_row, f"`{arguments.split}`")
     rows = read(arguments, split, bad, fits(arguments))
     left_out = bad.tell(len(split))
-    told = {key: getattr(arguments, key) for key in ("model", *_OF_REWARD)}
+    told = {key: getattr(arguments, key) for key in ("model", "eos_token", *_OF_REWARD)}
     told |= {"format": 4, "weights": [weights_of(arguments.model), weights_of(arguments.ref_model or "")]}
     parts = output.with_name(f"{output.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)

@@ -70,6 +70,19 @@ class TaskArguments:
 
 
 @dataclass
+class EndArguments:
+    """
+    Args:
+        eos_token (`str`, *optional*):
+            The token that ends a completion, where it is not the tokenizer's EOS: for Qwen's base models `<|im_end|>`.
+    """
+
+    eos_token: str | None = field(
+        default=None, metadata={"help": "What ends a completion, where it is not the tokenizer's EOS."}
+    )
+
+
+@dataclass
 class BadRowArguments:
     """
     Args:
@@ -169,4 +182,6 @@ def make_score(
         parts.append(math_answer)
     if "rouge" in metrics:
         parts.append(lambda text, row: rouge(text, row["completion"]))
+    if len(parts) == 1:
+        return parts[0]
     return lambda text, row: {name: value for part in parts for name, value in part(text, row).items()}

@@ -7,22 +7,29 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+from huggingface_hub import file_exists, try_to_load_from_cache
 from peft import PeftConfig, PeftModel
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.peft_utils import find_adapter_config_file
+
+
+_CONFIG = "adapter_config.json"
 
 
 def is_adapter(path: str) -> bool:
     """Whether a folder, or a repository on the Hub, is an adapter and no model of its own."""
     folder = Path(path)
-    return (folder / "adapter_config.json").is_file() if folder.exists() else _is_adapter_on_the_hub(path)
+    return (folder / _CONFIG).is_file() if folder.exists() else _is_adapter_on_the_hub(path)
 
 
 @lru_cache
 def _is_adapter_on_the_hub(name: str) -> bool:
     try:
-        return find_adapter_config_file(name) is not None
-    except (OSError, ValueError):  # not there, or no name of a repository: whoever loads it says so
+        if isinstance(try_to_load_from_cache(name, _CONFIG), str):
+            return True
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return False
+        return file_exists(name, _CONFIG)
+    except Exception:  # no network, not there, or no name of a repository: whoever loads it says so
         return False
 
 
@@ -86,14 +93,34 @@ def config_of(path: str, key: str = "model", **options) -> PretrainedConfig:
         return AutoConfig.from_pretrained(base_of(path, key) if is_adapter(path) else path, **options)
 
 
-def tokenizer_of(path: str, key: str = "model", **options) -> PreTrainedTokenizerBase:
+def tokenizer_of(path: str, key: str = "model", eos_token: str | None = None, **options) -> PreTrainedTokenizerBase:
     """
-    The tokenizer that was saved with a model; of an adapter that has none, its base's. `options` are of
-    `AutoTokenizer.from_pretrained`.
+    The tokenizer that was saved with a model; of an adapter that has none, its base's. With `eos_token`, one of its
+    tokens, that is what ends a text. `options` are of `AutoTokenizer.from_pretrained`.
 
     Raises:
-        `OSError`, `ValueError`: there is none.
+        `OSError`, `ValueError`: there is none, or `eos_token` is not among its tokens.
     """
+    tokenizer = _tokenizer_of(path, key, options)
+    if eos_token is not None:
+        check_token(tokenizer, eos_token)
+        tokenizer.eos_token = eos_token
+    return tokenizer
+
+
+def check_token(tokenizer: PreTrainedTokenizerBase, eos_token: str) -> None:
+    """
+    Raises:
+        `ValueError`: `eos_token` is not among the tokenizer's tokens.
+    """
+    if eos_token not in tokenizer.get_vocab():
+        raise ValueError(
+            f"`eos_token: {eos_token}` is not among the tokens of {tokenizer.name_or_path or 'the tokenizer'}. Name "
+            "the one that ends a completion, such as the one that the chat template writes at the end of a turn."
+        )
+
+
+def _tokenizer_of(path: str, key: str, options: dict) -> PreTrainedTokenizerBase:
     with naming(path, key):
         if not is_adapter(path):
             return AutoTokenizer.from_pretrained(path, **options)

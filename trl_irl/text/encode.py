@@ -174,14 +174,22 @@ def with_eos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     A text with the EOS token at its end, once.
 
     Raises:
-        `ValueError`: the tokenizer has none.
+        `ValueError`: see [`check_eos`].
+    """
+    check_eos(tokenizer)
+    return text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token
+
+
+def check_eos(tokenizer: PreTrainedTokenizerBase) -> None:
+    """
+    Raises:
+        `ValueError`: the tokenizer has no EOS token.
     """
     if tokenizer.eos_token is None:
         raise ValueError(
             f"The tokenizer{f' of {name}' if (name := tokenizer.name_or_path) else ''} has no EOS token, so nothing "
             "says where a completion ends. Name one of its tokens with `eos_token`, or set it and save the tokenizer."
         )
-    return text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token
 
 
 def warn_of_seams(rows: Sequence[Encoded]) -> None:

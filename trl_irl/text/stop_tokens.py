@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -45,6 +45,29 @@ def end_turns_as_the_template_does(
     ends = [token for token in encode_row(tokenizer, row, **template_kwargs).completion if token in stop_tokens]
     if ends and ends[0] != tokenizer.eos_token_id:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
+
+
+def why_nothing_ends(
+    tokenizer: PreTrainedTokenizerBase, rows: Iterable[Mapping], stop_tokens: Collection[int], **template_kwargs
+) -> str | None:
+    """
+    What to tell the user if none of these rows' completions (or an answer, where they have none) is written with a
+    stop token at its end: a policy that has learned from such would never stop. `None` if one is.
+    """
+    count = 0
+    for row in rows:
+        count += 1
+        row = {"completion": "x", **row}
+        if not frozenset(stop_tokens).isdisjoint(encode_row(tokenizer, row, **template_kwargs).completion):
+            return None
+    if not count:
+        return None
+    told = ", ".join(tokenizer.convert_ids_to_tokens(sorted(stop_tokens))) or "none is known"
+    return (
+        f"None of the first {count} rows is written with a stop token ({told}) at the end of its answer, so sampling "
+        "would go on to the limit. If the chat template ends a turn with another token, set `eos_token` to it (for "
+        "Qwen's base models <|im_end|>)."
+    )
 
 
 def cut_at_stop(ids: Sequence[int], stop_tokens: Collection[int]) -> list[int]:

@@ -21,6 +21,8 @@ class GAILConfig(RLOOConfig):
         discriminator_model (`str`, *optional*):
             Folder or Hub id of the decoder that it starts from; its tokenizer must be the policy's. If unset, it is
             the model that the policy starts from (a second copy of it).
+        eos_token (`str`, *optional*):
+            The token that ends a completion, where it is not the tokenizer's EOS, as in [`~trl.SFTConfig`].
         discriminator_level (`str`, *optional*, defaults to `"sequence"`):
             `"sequence"` judges whole completions, `"token"` each token after what stands before it.
         discriminator_lora_r (`int`, *optional*, defaults to `0`):
@@ -63,6 +65,9 @@ class GAILConfig(RLOOConfig):
 
     discriminator_model: str | None = field(
         default=None, metadata={"help": "Decoder that the discriminator starts from; the policy's model if unset."}
+    )
+    eos_token: str | None = field(
+        default=None, metadata={"help": "What ends a completion, where it is not the tokenizer's EOS."}
     )
     discriminator_level: str = field(
         default="sequence", metadata={"help": "What is judged: a completion or each token.", "choices": list(LEVELS)}

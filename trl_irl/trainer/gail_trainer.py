@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from accelerate.logging import get_logger
 from accelerate.utils import broadcast, set_seed
 from datasets import Dataset
 from peft import PeftModel
@@ -16,13 +17,13 @@ from transformers import PreTrainedModel
 from trl import RLOOTrainer
 from trl.trainer.utils import get_config_model_id
 
-from ..rewards.adapters import is_adapter, tokenizer_of
+from ..rewards.adapters import check_token, is_adapter, tokenizer_of
 from ..rewards.discriminator import Discriminator
 from ..rewards.loading import check_language_model, check_same_tokens, whole_language_model
 from ..rewards.shared_discriminator import SharedDiscriminator
 from ..soft_q.own_forward import embedding_rows
 from ..text.generation import as_it_is
-from ..text.stop_tokens import cut_at_stop, end_turns_as_the_template_does, stop_token_ids
+from ..text.stop_tokens import cut_at_stop, end_turns_as_the_template_does, stop_token_ids, why_nothing_ends
 from .adversary import Adversary
 from .checkpoints import how_to_go_on
 from .checks import sharding_of
@@ -34,6 +35,8 @@ from .policy_samples import GenerationWatch, check_room
 from .step_clock import StepClock
 from .vllm_arguments import check_vllm
 
+
+logger = get_logger(__name__)
 
 ADVERSARY_NAME = "adversary.pt"
 
@@ -130,6 +133,9 @@ class GAILTrainer(Interruptible, RLOOTrainer):
             processing_class = tokenizer_of(
                 name, padding_side="left", truncation_side="left", trust_remote_code=args.trust_remote_code
             )
+        if args.eos_token is not None:
+            check_token(processing_class, args.eos_token)
+            processing_class.eos_token = args.eos_token
         if processing_class.pad_token is None:
             processing_class.pad_token = processing_class.eos_token
         for dataset, of in ((train_dataset, "train"), (eval_dataset, "eval")):
@@ -169,6 +175,9 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         self.train_dataset = with_expert_ids(train_dataset, "train", *told)
         self.eval_dataset = with_expert_ids(eval_dataset, "eval", *told)
         if isinstance(train_dataset, Dataset):
+            first = train_dataset.select(range(min(16, len(train_dataset))))
+            if told := why_nothing_ends(processing_class, first, stop_tokens, **template):
+                logger.warning(told)
             longest = max(map(len, self.train_dataset[PROMPT]))
             check_room(self.model.config, longest, args.max_completion_length)
         self._adversary = Adversary(discriminator, args, self.accelerator)
