@@ -29,7 +29,7 @@ commands:
 {commands}
 
 --accelerate_config is a file, or one of: {configs}. Without it, `accelerate launch` uses its own defaults.
-`trl-irl COMMAND --help` lists every key a command takes.
+`trl-irl COMMAND --help` lists the keys that matter, `--help-all` every one.
 """
 
 
@@ -110,7 +110,7 @@ def _run(argv: list[str] | None) -> int:
         print(f"trl-irl: error: {error}", file=sys.stderr)
         return 2
     module = f"trl_irl.commands.{command.replace('-', '_')}"
-    if command not in _LAUNCHED or {"-h", "--help"} & set(args):
+    if command not in _LAUNCHED or {"-h", "--help", "--help-all"} & set(args):
         import runpy
 
         end_at_first_interrupt()

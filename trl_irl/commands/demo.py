@@ -161,7 +161,7 @@ def run(argv: list[str] | None = None) -> int:
     def kept(arguments: DemoArguments) -> str:
         return f"What was done is in {arguments.output_dir}; the same command begins anew."
 
-    return run_reporting(RecipeParser((DemoArguments,), prog="trl-irl demo"), main, argv, kept)
+    return run_reporting(RecipeParser((DemoArguments,), __doc__, prog="trl-irl demo"), main, argv, kept)
 
 
 if __name__ == "__main__":

@@ -400,7 +400,7 @@ def told_of_judge(reward_model_path: str | None) -> list[str]:
 def make_parser():
     from .parser import RecipeParser
 
-    return RecipeParser((EvaluateArguments,), prog="trl-irl evaluate")
+    return RecipeParser((EvaluateArguments,), __doc__, prog="trl-irl evaluate")
 
 
 def run(argv: list[str] | None = None) -> int:

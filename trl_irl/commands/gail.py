@@ -19,7 +19,7 @@ def make_parser():
     from .parser import RecipeParser
 
     arguments = (irl.IRLScriptArguments, GAILConfig, ModelConfig, DatasetMixtureConfig, GenerationArguments)
-    return RecipeParser(arguments, prog="trl-irl gail")
+    return RecipeParser(arguments, __doc__, prog="trl-irl gail")
 
 
 def run(argv: list[str] | None = None) -> int:

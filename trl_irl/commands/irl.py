@@ -264,7 +264,7 @@ def make_parser():
     from .parser import RecipeParser
 
     arguments = (IRLScriptArguments, IRLConfig, ModelConfig, DatasetMixtureConfig, GenerationArguments)
-    return RecipeParser(arguments, prog="trl-irl irl")
+    return RecipeParser(arguments, __doc__, prog="trl-irl irl")
 
 
 def run(argv: list[str] | None = None) -> int:

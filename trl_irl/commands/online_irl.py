@@ -19,7 +19,7 @@ def make_parser():
     from .parser import RecipeParser
 
     arguments = (irl.IRLScriptArguments, OnlineIRLConfig, ModelConfig, DatasetMixtureConfig, GenerationArguments)
-    return RecipeParser(arguments, prog="trl-irl online-irl")
+    return RecipeParser(arguments, __doc__, prog="trl-irl online-irl")
 
 
 def run(argv: list[str] | None = None) -> int:

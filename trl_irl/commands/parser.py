@@ -15,6 +15,7 @@ from trl import TrlParser
 
 from . import old_keys
 from .failures import report
+from .help_text import short_help
 from .recipe_file import read_recipe
 
 
@@ -30,8 +31,12 @@ class RecipeParser(TrlParser):
     `--learning_rate`. A recipe's values are held to the types of their keys, as words on the command line are.
     """
 
-    def __init__(self, dataclass_types, **kwargs):
+    def __init__(self, dataclass_types, doc: str = "", **kwargs):
+        self.doc = doc  # what the command does, with examples: for `--help`
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+
+    def format_help(self) -> str:
+        return short_help(self, tuple(self.dataclass_types), self.doc)
 
     def parse(self, args: Iterable[str] | None = None) -> tuple:
         """
@@ -45,6 +50,9 @@ class RecipeParser(TrlParser):
             One instance of each dataclass. An error ends the process with status 2 and a message on stderr.
         """
         words = [part for word in (sys.argv[1:] if args is None else args) for part in _split_config(word)]
+        if "--help-all" in words:
+            print(super().format_help())
+            raise SystemExit(0)
         try:
             recipe, words = self._take_recipe(words)
             self._check_known(recipe, words)  # a misspelled key before all that its absence leads to

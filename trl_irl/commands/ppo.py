@@ -285,7 +285,7 @@ def make_parser():
     from ..trainer.ppo import PPOConfig
     from .parser import RecipeParser
 
-    return RecipeParser((PPOScriptArguments, PPOConfig, ModelConfig, GenerationArguments), prog="trl-irl ppo")
+    return RecipeParser((PPOScriptArguments, PPOConfig, ModelConfig, GenerationArguments), __doc__, prog="trl-irl ppo")
 
 
 def run(argv: list[str] | None = None) -> int:

@@ -295,7 +295,7 @@ def save(splits, output_dir: Path) -> None:
 def make_parser():
     from .parser import RecipeParser
 
-    return RecipeParser((PrepareArguments,), prog="trl-irl prepare")
+    return RecipeParser((PrepareArguments,), __doc__, prog="trl-irl prepare")
 
 
 def run(argv: list[str] | None = None) -> int:

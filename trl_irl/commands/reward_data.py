@@ -172,7 +172,7 @@ def main(arguments: RewardDataArguments) -> None:
 def make_parser():
     from .parser import RecipeParser
 
-    return RecipeParser((RewardDataArguments,), prog="trl-irl reward-data")
+    return RecipeParser((RewardDataArguments,), __doc__, prog="trl-irl reward-data")
 
 
 def run(argv: list[str] | None = None) -> int:

@@ -197,7 +197,7 @@ def run(argv: list[str] | None = None) -> int:
     def kept(arguments: RLHFDemoArguments) -> str:
         return f"What was done is in {arguments.output_dir}; the same command begins anew."
 
-    return run_reporting(RecipeParser((RLHFDemoArguments,), prog="trl-irl rlhf-demo"), main, argv, kept)
+    return run_reporting(RecipeParser((RLHFDemoArguments,), __doc__, prog="trl-irl rlhf-demo"), main, argv, kept)
 
 
 if __name__ == "__main__":

@@ -219,7 +219,7 @@ def main(arguments: ScoreArguments) -> None:
 def make_parser():
     from .parser import RecipeParser
 
-    return RecipeParser((ScoreArguments,), prog="trl-irl score")
+    return RecipeParser((ScoreArguments,), __doc__, prog="trl-irl score")
 
 
 def run(argv: list[str] | None = None) -> int:

@@ -1,0 +1,57 @@
+"""`--help` in a screen or three: our keys in groups, examples on top; `--help-all` has every key."""
+
+import re
+from dataclasses import fields
+
+import pytest
+
+from trl_irl import GAILConfig, IRLConfig, OnlineIRLConfig
+from trl_irl.commands import demo, evaluate, gail, irl, online_irl, prepare, reward_data, rlhf_demo, score
+from trl_irl.commands.evaluate import EvaluateArguments
+from trl_irl.commands.score import ScoreArguments
+
+
+TRAINING = {"irl": (irl, IRLConfig), "online-irl": (online_irl, OnlineIRLConfig), "gail": (gail, GAILConfig)}
+
+
+def shown(module, capsys, *words):
+    with pytest.raises(SystemExit) as stopped:
+        module.run([*words])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def keys(text):
+    return re.findall(r"^  --(\w+)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", TRAINING)
+def test_ours_first(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    module, config = TRAINING[command]
+    text = shown(module, capsys, "--help")
+    lines = text.splitlines()
+    examples = [line for line in lines if line.startswith(("  trl-irl ", "  accelerate "))]
+    assert len(lines) < 230 and all(len(line) <= 100 or line in examples for line in lines)
+    assert f"trl-irl {command} --config recipes/" in "\n".join(lines[:12])  # an example
+    groups = re.findall(r"^(\w+):$", text, re.MULTILINE)
+    assert groups == ["objective", "model", "data", "training", "generation", "output", "everywhere"]
+    own = set(config.__annotations__)
+    assert own <= set(keys(text))  # every key that this package adds
+    assert {"model_name_or_path", "learning_rate", "output_dir", "config", "accelerate_config"} <= set(keys(text))
+    assert "adam_beta2" not in text and len(keys(text)) == len(set(keys(text)))
+    everything = shown(module, capsys, "--help-all")
+    assert all(f"--{action.dest}" in everything for action in module.make_parser()._actions)
+    every = {action.dest for action in module.make_parser()._actions} - {"help"}
+    assert f"The {len(every - set(keys(text)))} further keys" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("module, kind", [(evaluate, EvaluateArguments), (score, ScoreArguments)])
+def test_commands_of_ours_show_all(module, kind, capsys):
+    text = shown(module, capsys, "-h")
+    assert {field.name for field in fields(kind)} <= set(keys(text)) and "trl-irl" in text.split("keys:")[0]
+
+
+@pytest.mark.parametrize("module", [demo, rlhf_demo, prepare, reward_data])
+def test_every_command_has_one(module, capsys):
+    assert shown(module, capsys, "--help").startswith("usage: trl-irl ")
