@@ -264,6 +264,43 @@ def test_generations_at_evaluations(recipe, models, tmp_path):
     assert sorted(path.name for path in (tmp_path / "run/generations").iterdir()) == ["step-1.csv", "step-2.csv"]
 
 
+def letters(prediction, row):
+    return np.float32(len(prediction))
+
+
+async def letters_later(prediction, row):
+    return {"letters": torch.tensor(float(len(prediction)))}
+
+
+@needs_ppo
+@pytest.mark.parametrize("function", ["letters", "letters_later"])
+def test_prompts_alone_with_a_function_of_ones_own(function, recipe, tmp_path):
+    """Judged and shown at evaluations, without references; a plain number has any name; as long as in training."""
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in PROMPTS * 2))
+    keys = {"task": f"tests.commands.test_ppo:{function}", "reward_metric": "letters"}
+    keys |= {"dataset_name": str(tmp_path / "prompts.jsonl"), "eval_strategy": "steps", "eval_steps": 1}
+    path = recipe(**keys, eval_generations=2, eval_num_samples=2, response_length=3)
+    assert ppo.run(["--config", str(path)]) == 0
+    history = json.loads((tmp_path / "run/trainer_state.json").read_text())["log_history"]
+    assert sum("eval_letters" in entry for entry in history) == 2
+    assert all(entry["eval_length"] <= 3 for entry in history if "eval_length" in entry)
+    table = (tmp_path / "run/generations/step-1.csv").read_text()
+    assert table.splitlines()[0] == "step,prompt,generation,reference"
+
+
+@needs_ppo
+def test_bad_prompts_are_skipped_and_named(recipe, tmp_path, capsys):
+    rows = [{"prompt": text} for text in PROMPTS * 2]
+    rows[3]["prompt"] = None
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = {"dataset_name": str(tmp_path / "prompts.jsonl"), "task": "tests.commands.test_ppo:letters"}
+    keys |= {"reward_metric": "letters"}
+    assert ppo.run(["--config", str(recipe(**keys))]) == 2
+    assert "Row 3 of `train` has nothing (null)" in capsys.readouterr().err
+    assert ppo.run(["--config", str(recipe(**keys, on_bad_row="skip"))]) == 0
+    assert "1 of 12 rows of `train` are left out (`on_bad_row: skip`): 3." in capsys.readouterr().out
+
+
 @needs_ppo
 def test_eos_as_padding(recipe, models, tmp_path, capsys):
     """A policy whose tokenizer pads with EOS learns to end all the same: it gets a padding token."""

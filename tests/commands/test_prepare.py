@@ -209,6 +209,10 @@ def test_numbers_in_csv_are_written_as_they_were(model_folder, tmp_path):
         ("--validation_fraction 1", "`validation_fraction: 1.0`"),
         ("--truncate_field post", "`max_prompt_length` or `max_length`"),
         ("--truncate_field nope --max_length 99", "`truncate_field: nope` is no column that prompts are made from"),
+        ("--truncate_field summary --max_length 99", "and what is to be learned cut"),
+        ("--truncate_field completion --max_length 99", "is no column that prompts are made from"),
+        ("--validation_fraction 0.99", "leaves none to train on"),
+        ("--eos_token <none>", "`eos_token: <none>` is not among the tokens of"),
         ("--push_to_hub", "`hub_dataset_id: user/name`"),
         ("--prompt_template {nope}", "`nope` is not among the dataset's columns"),
         ("--prompt_template none", "in braces"),
@@ -266,3 +270,28 @@ def test_the_command_line(model_folder, tmp_path):
         "train.parquet",
         "validation.parquet",
     ]
+
+
+def test_a_nested_column_is_shortened(run):
+    rows = [{"t": {"de": "eins zwei drei " * 20, "en": "one two"}} for _ in range(4)]
+    words = "--source_column t.de --target_column t.en --truncate_field t.de --max_prompt_length 30 --truncate_text"
+    status, splits = run(*words.split(), " ", "--task", "translation", rows=rows)
+    assert status == 0
+    for row in splits["train"]:
+        assert row["prompt"].startswith(row["t"]["de"]) and 0 < len(row["t"]["de"]) < 200
+        assert row["completion"] == " one two"
+
+
+@pytest.mark.parametrize("rows, fraction, says", [(1, 0.1, "1 row leaves"), (2, 0.6, "2 rows leaves")])
+def test_too_few_rows_to_split(rows, fraction, says, run, capsys):
+    told = [{"prompt": f"{i}?", "completion": f" {i}"} for i in range(rows)]
+    assert run("--validation_fraction", str(fraction), rows=told)[0] == 2
+    assert f"`validation_fraction: {fraction}` of {says} none to train on" in capsys.readouterr().err
+    assert run("--validation_fraction", "0", rows=told)[0] == 0
+
+
+def test_in_its_own_words(run, capsys):
+    rows = [{"instruction": "Do", "output": "Done"}] * 3
+    assert run(rows=rows)[0] == 2
+    told = capsys.readouterr().err
+    assert "this data has the columns instruction, output" in told and "ampling" not in told

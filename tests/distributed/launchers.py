@@ -119,7 +119,7 @@ def start(inputs, output, launcher, processes, by="trl-irl", **overrides):
     }
     recipe = output / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(keys))
-    config = str(cpu_twin(launcher, processes, output))
+    config = str(cpu_twin(launcher, processes, output, None if keys["bf16"] else "no"))
     command = ["trl_irl.cli", "irl", "--config", str(recipe), "--accelerate_config", config]
     if by != "trl-irl" or launcher == "fsdp2":
         plain = by == "accelerate" and launcher != "fsdp2"

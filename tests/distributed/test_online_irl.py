@@ -37,7 +37,7 @@ def run(command, inputs, folder, launcher, processes=2, **keys):
         **keys,
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(keys))
-    config = cpu_twin(launcher, processes, folder)
+    config = cpu_twin(launcher, processes, folder, None if keys["bf16"] else "no")
     words = ["trl_irl.cli", command, "--config", folder / "recipe.yaml", "--accelerate_config", config]
     status, _, stderr = finish(launch(words))
     assert status == 0, stderr[-4000:]
@@ -68,6 +68,11 @@ def test_with_no_weight_on_the_policy_as_offline(launcher, lora, inputs, offline
 
 @pytest.mark.parametrize("launcher", [pytest.param("zero3", marks=needs_deepspeed)])
 def test_learns_from_the_policy(launcher, inputs, offline, tmp_path):
-    logged, weights = run("online-irl", inputs, tmp_path / "online", launcher, max_completion_length=5, replay_size=8)
+    """In bfloat16, as the config is shipped."""
+    keys = {"max_completion_length": 5, "replay_size": 8, "bf16": True}
+    logged, weights = run("online-irl", inputs, tmp_path / "online", launcher, **keys)
+    assert logged[0]["nll"] == pytest.approx(offline[False][0][0]["nll"], rel=0.02)
     assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in logged)
-    assert any(not torch.allclose(weights[name], tensor, atol=1e-4) for name, tensor in offline[False][1].items())
+    assert any(
+        not torch.allclose(weights[name].float(), tensor, atol=1e-2) for name, tensor in offline[False][1].items()
+    )

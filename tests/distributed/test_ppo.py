@@ -70,14 +70,16 @@ def test_two_processes(launcher, reward, lora, inputs, tmp_path):
         "learning_rate": 1e-3,
         **QUIET,
     }
+    bf16 = (launcher, reward) == ("zero2", "model")  # as the config is shipped
+    keys |= {"bf16": bf16}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(keys))
-    config = cpu_twin(launcher, 2, tmp_path)
+    config = cpu_twin(launcher, 2, tmp_path, None if bf16 else "no")
     command = ["trl_irl.cli", "ppo", "--config", tmp_path / "recipe.yaml", "--accelerate_config", config]
     status, stdout, stderr = finish(launch(command))
     assert status == 0, stderr[-4000:]
     history = json.loads((tmp_path / "run/trainer_state.json").read_text())["log_history"]
     assert [entry["episode"] for entry in history if "episode" in entry] == [8, 16]  # of both ranks together
-    assert history[0]["objective/kl"] == pytest.approx(0, abs=1e-4)
+    assert history[0]["objective/kl"] == pytest.approx(0, abs=0.05 if bf16 else 1e-4)
     assert all(math.isfinite(x) for entry in history for x in entry.values() if isinstance(x, float))
     base = AutoModelForCausalLM.from_pretrained(inputs / "policy")
     policy = AutoModelForCausalLM.from_pretrained(inputs / "policy")

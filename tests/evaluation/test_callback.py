@@ -235,3 +235,17 @@ def test_tables_in_trackers(tracker, table, tokenizer, tmp_path, monkeypatch):
     found = table(tmp_path)
     for row in ROWS[:2]:
         assert row["prompt"] in found and row["completion"].strip() in found
+
+
+def test_as_long_as_training_samples(tokenizer, tmp_path):
+    trainer = make("irl", tokenizer, tmp_path, generate=None)
+    for told, expected in (({}, 256), ({"response_length": 7}, 7), ({"max_completion_length": 9}, 9)):
+        for key, value in told.items():
+            setattr(trainer.args, key, value)
+        trainer.model.config.max_position_embeddings = 1024
+        callback = GenerationCallback(trainer, ROWS, score, GenerationArguments(eval_generations=1))
+        assert callback.max_new_tokens == expected
+        for key in told:
+            delattr(trainer.args, key)
+    callback = GenerationCallback(trainer, ROWS, score, GenerationArguments(eval_generations=1, eval_max_new_tokens=5))
+    assert callback.max_new_tokens == 5

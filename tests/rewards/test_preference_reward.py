@@ -183,3 +183,49 @@ def test_a_policy_that_ends_in_another_token_of_the_vocabulary(tokenizer, tmp_pa
     cut = reward(["One", "Two"], texts, [tokenizer(text)["input_ids"] for text in texts])
     assert cut == pytest.approx(reward(["One", "Two"], texts, ended=[False, False]), abs=1e-6)
     assert min(abs(a - b) for a, b in zip(cut, finished, strict=True)) > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_rows_above_the_context_are_refused(kind, tmp_path):
+    """GPT-2 has no such positions, and Llama numbers from some that it has never seen."""
+    model = AutoModelForSequenceClassification.from_config(make_model(kind).config)
+    model.config.num_labels = 1
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(model.config).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    reward = PreferenceReward(str(tmp_path))
+    long = "One two three " * 100
+    with pytest.raises(ValueError, match="Row 1 has .* tokens.*and the reward model's context is 256"):
+        reward(["One", long], [" two", " fox"])
+    assert len(reward(["One"], [" two"])) == 1
+
+
+def test_without_eos_and_padding(tmp_path):
+    """Messages need no EOS, and rows are then read one by one; text needs one, and says so."""
+    tokenizer = make_tokenizer()
+    base = make_model("llama", eos_token_id=None, pad_token_id=None)
+    base.save_pretrained(tmp_path / "base")
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=1)
+    model.save_pretrained(tmp_path / "scorer")
+    tokenizer.save_pretrained(tmp_path / "scorer")
+    padded = PreferenceReward(str(tmp_path / "scorer"))
+    expected = padded([row["prompt"] for row in CHAT], [row["chosen"] for row in CHAT])
+    tokenizer.eos_token = tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path / "scorer")
+    bare = PreferenceReward(str(tmp_path / "scorer"))
+    assert bare.tokenizer.eos_token is None and bare.model.config.pad_token_id is None
+    assert bare([row["prompt"] for row in CHAT], [row["chosen"] for row in CHAT]) == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(ValueError, match="has no EOS token, so nothing says where a completion ends"):
+        bare(["One"], [" two"])
+
+
+def test_another_kind_of_model(tmp_path):
+    from transformers import LlamaForTokenClassification
+
+    config = make_model("llama").config
+    config.num_labels = 1
+    LlamaForTokenClassification(config).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a LlamaForTokenClassification, and a reward model is"):
+        PreferenceReward(str(tmp_path))

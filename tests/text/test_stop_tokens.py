@@ -236,3 +236,57 @@ def test_a_reward_model_with_padding_of_its_own_stays_as_it_is(tmp_path):
     scorer = copy.deepcopy(make_model("llama"))
     scorer.config.pad_token_id = 0
     assert read_as_trained(scorer, 1) is scorer
+
+
+@pytest.fixture(scope="module")
+def ends_turns_otherwise(tmp_path_factory):
+    """A chat model whose template ends a turn with <|im_end|>, while nothing but another EOS is known as a stop."""
+    folder = tmp_path_factory.mktemp("otherwise")
+    model = make_model_that_says(END, 1.6)
+    model.generation_config.eos_token_id = 1
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in CHAT))
+    return folder
+
+
+@pytest.mark.parametrize("eos_token", [None, "<|im_end|>"])
+@pytest.mark.parametrize("command", ["evaluate", "reward-data", "gail", "ppo"])
+def test_eos_token_and_its_warning_wherever_is_sampled(
+    command, eos_token, ends_turns_otherwise, tmp_path, capsys, monkeypatch, recwarn, caplog
+):
+    from trl_irl.commands import evaluate, gail, reward_data
+
+    monkeypatch.chdir(tmp_path)
+    data = ["--dataset_name", str(ends_turns_otherwise / "rows.jsonl")]
+    data += ["--eos_token", eos_token] if eos_token else []
+    train = f"--model_name_or_path {ends_turns_otherwise} --output_dir out --use_cpu true --bf16 false --max_steps 1"
+    train += " --report_to none --per_device_train_batch_size 4 --save_strategy no --learning_rate 1e-9"
+    sampled = "--max_new_tokens 40 --num_samples 4 --output_dir out"
+    (tmp_path / "own_of_ends.py").write_text("def size(text, row): return len(text)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ended = None
+    if command == "evaluate":
+        words = f"--models {ends_turns_otherwise} --split train --temperatures 1 --metrics rouge {sampled}"
+        assert evaluate.run([*words.split(), *data]) == 0
+        ended = json.loads((tmp_path / "out/metrics.json").read_text())[0]["metrics"]["ended"]["mean"]
+    elif command == "reward-data":
+        status = reward_data.run([*f"--model {ends_turns_otherwise} --task own_of_ends:size {sampled}".split(), *data])
+        ended = 1.0 if "were cut at" not in capsys.readouterr().out and status == 0 else 0.0
+    elif command == "gail":
+        words = f"{train} --num_generations 2 --max_completion_length 40 --logging_steps 1"
+        assert gail.run([*words.split(), *data]) == 0
+        history = json.loads((tmp_path / "out/trainer_state.json").read_text())["log_history"]
+        ended = 1 - history[0]["completions/clipped_ratio"]
+    else:
+        if version("trl") >= "1.13":
+            pytest.skip("PPOTrainer is in TRL 1.12 only")
+        from trl_irl.commands import ppo
+
+        words = f"{train} --task own_of_ends:size --reward_metric size --response_length 40 --total_episodes 4"
+        assert ppo.run([*words.replace("--max_steps 1", "").split(), *data]) == 0
+        history = json.loads((tmp_path / "out/trainer_state.json").read_text())["log_history"]
+        ended = history[0]["val/num_eos_tokens"] / 4
+    told = " ".join([*(str(one.message) for one in recwarn.list), caplog.text])
+    assert ("is written with a stop token" in told) == (eos_token is None)
+    assert ended > 0.9 if eos_token else ended < 0.5
