@@ -198,6 +198,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_metrics(model_folder, tmp_p
     assert (cut / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
 
 
+@pytest.mark.any_trl
 def test_generation_takes_the_time_not_the_metrics(tmp_path):
     """1,000 completions over 4 temperatures of the demo's model, which has a million weights."""
     build_base_model(tmp_path / "model")

@@ -10,7 +10,10 @@ from safetensors.torch import load_file
 from tests.distributed.launchers import LORA, QUIET, cpu_twin, finish, history, launch, make_pairs, needs_deepspeed
 
 
-CASES = [("ddp", False), ("ddp", True), *(pytest.param("zero3", x, marks=needs_deepspeed) for x in (False, True))]
+CASES = [
+    *(pytest.param("ddp", x, marks=pytest.mark.any_trl) for x in (False, True)),
+    *(pytest.param("zero3", x, marks=needs_deepspeed) for x in (False, True)),
+]
 
 
 @pytest.fixture(scope="module")

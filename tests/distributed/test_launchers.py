@@ -80,7 +80,7 @@ def test_two_processes_train_as_one(launcher, method, options, inputs, one_proce
     assert largest_difference(weights, expected_weights) < 1e-4 + 2 * rounding
 
 
-@pytest.mark.parametrize("launcher, method", [("zero2", "lora, kl"), ("zero3", "full")])
+@pytest.mark.parametrize("launcher, method", [once("zero2", "lora, kl"), ("zero3", "full")])
 def test_in_the_precision_that_is_shipped(launcher, method, inputs, one_process):
     """In bfloat16, against float32 on one process: as near as eight bits of a product are."""
     if importlib.util.find_spec("deepspeed") is None:

@@ -53,7 +53,10 @@ def offline(inputs, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "launcher, lora",
-    [("ddp", False), ("ddp", True), *(pytest.param("zero3", x, marks=needs_deepspeed) for x in (False, True))],
+    [
+        *(pytest.param("ddp", x, marks=pytest.mark.any_trl) for x in (False, True)),
+        *(pytest.param("zero3", x, marks=needs_deepspeed) for x in (False, True)),
+    ],
 )
 def test_with_no_weight_on_the_policy_as_offline(launcher, lora, inputs, offline, tmp_path):
     """It samples all the same: whatever gathers weights for that puts them back."""
