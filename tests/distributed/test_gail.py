@@ -11,8 +11,8 @@ from tests.distributed.launchers import LORA, QUIET, cpu_twin, finish, history, 
 
 
 CASES = [
-    *(pytest.param("ddp", x, marks=pytest.mark.any_trl) for x in (False, True)),
-    *(pytest.param("zero3", x, marks=needs_deepspeed) for x in (False, True)),
+    *(pytest.param("ddp", lora, marks=pytest.mark.any_trl) for lora in (False, True)),
+    *(pytest.param("zero3", lora, marks=needs_deepspeed) for lora in (False, True)),
 ]
 
 
