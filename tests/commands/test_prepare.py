@@ -295,3 +295,10 @@ def test_in_its_own_words(run, capsys):
     assert run(rows=rows)[0] == 2
     told = capsys.readouterr().err
     assert "this data has the columns instruction, output" in told and "ampling" not in told
+
+
+def test_columns_of_several_kinds(run, capsys):
+    rows = [{"prompt": "One", "completion": " two"}] * 2
+    rows.append({"prompt": [{"role": "user", "content": "One"}], "completion": " two"})
+    assert run("--validation_fraction", "0", rows=rows)[0] == 2
+    assert "since `prompt` is str in row 0 and list in row 2" in capsys.readouterr().err

@@ -363,3 +363,12 @@ def test_kinds_of_files(name, run, tmp_path, model_folder, capsys):
     found = read("out.parquet")
     assert list(found["prompt"]) == [row["prompt"] for row in rows]
     assert list(found["completion"]) == [" 007"] * 3
+
+
+def test_an_empty_prompt_is_named(run):
+    """Nothing for a model to go on from, where the tokenizer begins a text with no token of its own."""
+    rows = [{"prompt": "One", "completion": " two"}, {"prompt": "", "completion": " x"}]
+    status, told = run(evaluate, rows, f"--models A=MODEL {SAMPLED}")
+    assert status == 2 and "Row 1 of `train` has an empty prompt" in told.err
+    status, told = run(evaluate, rows, f"--models A=MODEL {SAMPLED} --on_bad_row skip")
+    assert status == 0 and "1 of 2 rows" in told.out

@@ -319,6 +319,14 @@ def test_what_cannot_be_shared(start, tmp_path, monkeypatch):
         make_trainer(start, tmp_path, ROWS, {"peft_config": adapter()}, **SHARED)
 
 
+def test_a_discriminator_of_a_short_context(start, tokenizer, tmp_path):
+    """Beyond it Llama's numbers mean nothing, and others have no positions: said before anything is sampled."""
+    make_model("llama", seed=1, max_position_embeddings=8).save_pretrained(tmp_path / "short")
+    tokenizer.save_pretrained(tmp_path / "short")
+    with pytest.raises(ValueError, match="no room for `max_completion_length=6` in the discriminator's context of 8"):
+        make_trainer(start, tmp_path / "run", discriminator_model=str(tmp_path / "short"))
+
+
 class _Seen(TrainerCallback):
     def __init__(self, look):
         self.look = look

@@ -144,6 +144,8 @@ def check_lengths(
         where = f"Row {i} of {bad.of}"
         with bad.reading(i), naming_row(where):
             prompts[i] = len(prompt_ids(tokenizer, asked(row)))
+            if max_new_tokens and not prompts[i]:
+                raise ValueError(f"{where} has an empty prompt, without one token for a model to go on from.")
             if references:
                 encoded = encode_row(tokenizer, row)
                 whole[i] = len(encoded.prompt) + len(encoded.completion)

@@ -205,13 +205,13 @@ def main(arguments: PrepareArguments) -> None:
     """Load, shorten, check, split and save."""
     from functools import partial
 
-    from datasets import Dataset, DatasetDict
+    from datasets import DatasetDict
 
     from ..evaluation.report import print_rows
     from ..rewards.adapters import tokenizer_of
     from ..rewards.held_out import encode
     from ..tasks.files import check_local_path, check_no_other_splits, check_writable
-    from ..tasks.prepare import DISTRIBUTION_HEADER, measure
+    from ..tasks.prepare import DISTRIBUTION_HEADER, as_dataset, measure
     from ..tasks.task import as_prompt_completion, load_task
     from ..text.encode import check_eos
     from ..text.messages import naming_row
@@ -257,7 +257,8 @@ def main(arguments: PrepareArguments) -> None:
             if above and not arguments.drop_too_long:
                 size = getattr(lengths, part)[above[0]]
                 problems.append(f"{len(above)} of {name} in their {part} (the first is row {above[0]}, {size} tokens)")
-        prepared[name] = Dataset.from_list([with_reference(row, arguments.reference_column) for row in rows])
+        whole = [with_reference(row, arguments.reference_column) for row in rows]
+        prepared[name] = as_dataset(whole, f"`{name}`")
     print_rows(table, "Lengths in tokens")
     if problems and arguments.check_length_correctness:
         raise ValueError(

@@ -119,11 +119,10 @@ def pairs_of(arguments: RewardDataArguments, rows: list[dict], model, values_of)
 
 def main(arguments: RewardDataArguments) -> None:
     """Make the pairs of every split and save them."""
-    from datasets import Dataset
-
     from ..rewards.loading import check_language_model
     from ..rewards.preference_reward import check_one_label
     from ..tasks.files import check_local_model, check_writable
+    from ..tasks.prepare import as_dataset
     from ..tasks.task import format_row, load_task
     from .prepare import save
 
@@ -159,7 +158,7 @@ def main(arguments: RewardDataArguments) -> None:
         pairs = pairs_of(arguments, rows, model, values_of)
         print(f"{name}: {len(pairs)} pairs of {len({str(pair['prompt']) for pair in pairs})} of {len(rows)} prompts.")
         if pairs:
-            found[name] = Dataset.from_list(pairs)
+            found[name] = as_dataset(pairs, f"the pairs of `{name}`")
     if "train" not in found:
         raise ValueError(
             "Not one pair: no prompt of the train split has finished completions of different scores. Raise "

@@ -5,7 +5,35 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from datasets import Dataset
+from pyarrow import ArrowInvalid, ArrowTypeError
 from tqdm.auto import tqdm
+
+
+def as_dataset(rows: Sequence[dict], of: str) -> Dataset:
+    """
+    Rows as a dataset, which a Parquet file can hold: each column of one kind.
+
+    Raises:
+        `ValueError`: a column is of several kinds, such as text here and messages there; `of` says what the rows are
+            of.
+    """
+    try:
+        return Dataset.from_list(list(rows))
+    except (ArrowInvalid, ArrowTypeError) as error:
+        kinds: dict[str, dict[str, int]] = {}
+        for i, row in enumerate(rows):
+            for key, value in row.items():
+                if value is not None:
+                    kinds.setdefault(key, {}).setdefault(type(value).__name__, i)
+        mixed = next(((key, found) for key, found in kinds.items() if len(found) > 1), None)
+        if mixed is None:
+            raise ValueError(f"The rows of {of} cannot be saved as a table: {error}") from error
+        told = " and ".join(f"{kind} in row {i}" for kind, i in mixed[1].items())
+        raise ValueError(
+            f"The rows of {of} cannot be saved as a table, since `{mixed[0]}` is {told}. Make all of one kind, or "
+            "prepare them apart."
+        ) from error
 
 
 def cut_at_boundary(text: str, boundary: str, fits: Callable[[str], bool]) -> str:

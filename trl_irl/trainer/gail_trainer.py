@@ -180,6 +180,8 @@ class GAILTrainer(Interruptible, RLOOTrainer):
                 logger.warning(told)
             longest = max(map(len, self.train_dataset[PROMPT]))
             check_room(self.model.config, longest, args.max_completion_length)
+            judges = causal_lm(discriminator.model).config
+            check_room(judges, longest, args.max_completion_length, "the discriminator's")
         self._adversary = Adversary(discriminator, args, self.accelerator)
         for weight in discriminator.parameters.values():
             broadcast(weight.data)

@@ -54,16 +54,18 @@ def prompts_of(batch: dict[str, torch.Tensor]) -> list[list[int]]:
     return found
 
 
-def check_room(config: PretrainedConfig, longest_prompt: int, max_completion_length: int) -> None:
+def check_room(
+    config: PretrainedConfig, longest_prompt: int, max_completion_length: int, whose: str = "the model's"
+) -> None:
     """
     Raises:
-        `ValueError`: prompt and completion, in tokens, are longer than the model's context.
+        `ValueError`: prompt and completion, in tokens, are longer than the context; `whose` says which model's.
     """
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context is not None and longest_prompt + max_completion_length > context:
         raise ValueError(
             f"The longest prompt has {longest_prompt} tokens, which leaves no room for `max_completion_length="
-            f"{max_completion_length}` in the model's context of {context}. Lower it, or leave such rows out."
+            f"{max_completion_length}` in {whose} context of {context}. Lower it, or leave such rows out."
         )
 
 
