@@ -327,6 +327,17 @@ def test_a_discriminator_of_a_short_context(start, tokenizer, tmp_path):
         make_trainer(start, tmp_path / "run", discriminator_model=str(tmp_path / "short"))
 
 
+@pytest.mark.parametrize("key", ["gradient_accumulation_steps", "per_device_train_batch_size"])
+def test_numbers_of_trainers_own(key, tmp_path):
+    with pytest.raises(ValueError, match=f"`{key}=0` is out of range. Set it to 1 or more"):
+        GAILConfig(**settings(tmp_path, **{key: 0}))
+
+
+def test_an_empty_prompt_is_named(start, tmp_path):
+    with pytest.raises(ValueError, match="Row 1 of the train dataset has an empty prompt"):
+        make_trainer(start, tmp_path, [ROWS[0], {"prompt": "", "completion": " x"}, *ROWS[1:]])
+
+
 class _Seen(TrainerCallback):
     def __init__(self, look):
         self.look = look

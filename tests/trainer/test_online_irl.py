@@ -297,3 +297,12 @@ def test_data_without_prompts(tokenizer, tmp_path):
         )
     with pytest.raises(TypeError, match="Build an `OnlineIRLConfig`"):
         OnlineIRLTrainer(model=make_model("llama"), args=IRLConfig(str(tmp_path), use_cpu=True, bf16=False))
+
+
+def test_an_empty_prompt_is_named(tokenizer, tmp_path):
+    rows = [*ROWS, {"prompt": "", "completion": " x"}]
+    args = OnlineIRLConfig(str(tmp_path), max_completion_length=6, **QUIET)
+    with pytest.raises(ValueError, match="Row 4 of the train dataset has an empty prompt"):
+        OnlineIRLTrainer(
+            make_model("llama"), args, train_dataset=Dataset.from_list(rows), processing_class=copy.deepcopy(tokenizer)
+        )

@@ -13,6 +13,7 @@ from ..text.encode import Encoded, encode_row, seam_message
 from ..text.messages import naming_row
 from ..text.stop_tokens import cut_at_stop
 from .checks import check_not_empty, check_rows
+from .policy_samples import check_prompt
 from .row_ids import checked_row
 
 
@@ -93,6 +94,7 @@ def with_expert_ids(dataset, name: str, tokenizer, stop_tokens, max_length: int,
         where = f"Row {i} of the {name} dataset"
         with naming_row(where):
             prompt, completion, as_sft = _encoded(tokenizer, checked_row(row, where), template)
+        check_prompt(len(prompt), where)
         ids = {PROMPT: prompt, COMPLETION: cut_at_stop(completion, stop_tokens)[:max_length]}
         return ids if is_stream else {**ids, _AS_SFT: as_sft}
 

@@ -6,6 +6,7 @@ from trl import RLOOConfig
 
 from ..rewards.discriminator import LEVELS, REWARD_FORMS
 from .best_metric import set_direction
+from .irl_config import check_at_least
 
 
 @dataclass
@@ -105,6 +106,7 @@ class GAILConfig(RLOOConfig):
 
     def __post_init__(self):
         set_direction(self)
+        check_at_least(self)
         super().__post_init__()
         for name, choices in (("discriminator_level", LEVELS), ("gail_reward", REWARD_FORMS)):
             if getattr(self, name) not in choices:

@@ -28,6 +28,17 @@ _AT_LEAST = {
 }
 
 
+def check_at_least(args) -> None:
+    """
+    Raises:
+        `ValueError`: a number of Trainer's is below what makes sense.
+    """
+    for name, least in _AT_LEAST.items():
+        value = getattr(args, name, None)
+        if value is not None and not value >= least:
+            raise ValueError(f"`{name}={value}` is out of range. Set it to {least} or more.")
+
+
 @dataclass
 class IRLConfig(SFTConfig):
     r"""
@@ -185,10 +196,7 @@ class IRLConfig(SFTConfig):
                 f"`label_smoothing_factor={self.label_smoothing_factor}` is not part of the inverse soft-Q objective: "
                 "it would move the target of `nll` away from the expert's action. Set it to 0."
             )
-        for name, least in _AT_LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise ValueError(f"`{name}={value}` is out of range. Set it to {least} or more.")
+        check_at_least(self)
         if self.max_steps <= 0 and not self.num_train_epochs > 0:
             raise ValueError(
                 f"`num_train_epochs={self.num_train_epochs}` with `max_steps={self.max_steps}` trains for no step. "

@@ -18,6 +18,7 @@ from .policy_samples import (
     GenerationWatch,
     PolicySample,
     ReplayBuffer,
+    check_prompt,
     check_room,
     prompts_of,
     sample_policy,
@@ -99,7 +100,8 @@ class OnlineIRLTrainer(IRLTrainer):
     def _check_room(self) -> None:
         if isinstance(self.train_dataset, Dataset):
             labels = self.train_dataset["labels"]
-            prompts = (next((i for i, label in enumerate(row) if label != -100), len(row)) for row in labels)
+            prompts = [next((i for i, label in enumerate(row) if label != -100), len(row)) for row in labels]
+            check_prompt(min(prompts), f"Row {prompts.index(min(prompts))} of the train dataset")
             check_room(self._causal_lm.config, max(prompts), self.args.max_completion_length)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):

@@ -54,6 +54,18 @@ def prompts_of(batch: dict[str, torch.Tensor]) -> list[list[int]]:
     return found
 
 
+def check_prompt(length: int, where: str) -> None:
+    """
+    Raises:
+        `ValueError`: a prompt, of the row that `where` names, has no token.
+    """
+    if not length:
+        raise ValueError(
+            f"{where} has an empty prompt, without one token for the policy to go on from. Leave such rows out, or "
+            "begin prompts with some text."
+        )
+
+
 def check_room(
     config: PretrainedConfig, longest_prompt: int, max_completion_length: int, whose: str = "the model's"
 ) -> None:
