@@ -13,6 +13,8 @@ def test_by_exact_source(verbose, heard, monkeypatch, caplog):
     monkeypatch.setenv("TRL_IRL_VERBOSE", verbose)
     names = list(noise._LOGGED)
     before = {name: list(logging.getLogger(name).filters) for name in names}
+    for name in names:  # a command that ran in this process has left its own
+        logging.getLogger(name).filters.clear()
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
