@@ -1,6 +1,7 @@
 """The `prepare` command: what it writes can be trained on, prompts are cut where they should be, limits hold."""
 
 import json
+import re
 
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
@@ -295,6 +296,8 @@ def test_in_its_own_words(run, capsys):
     assert run(rows=rows)[0] == 2
     told = capsys.readouterr().err
     assert "this data has the columns instruction, output" in told and "ampling" not in told
+    # Not behind the progress bar that was open.
+    assert any(line.startswith("trl-irl prepare: error: ") for line in re.split(r"[\r\n]", told))
 
 
 def test_columns_of_several_kinds(run, capsys):

@@ -23,7 +23,12 @@ def report(prog: str, error: BaseException | str) -> None:
     if os.environ.get("TRL_IRL_TRACEBACK") and sys.exc_info()[0] is not None:
         traceback.print_exc()
     where = f"[rank {os.environ['RANK']}] " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-    print(f"{where}{prog}: error: {error}", file=sys.stderr, flush=True)
+    told, tqdm = f"{where}{prog}: error: {error}", sys.modules.get("tqdm.std")
+    if tqdm is not None:  # on a line of its own, where a progress bar may be open
+        tqdm.tqdm.write(told, file=sys.stderr)
+    else:
+        print(told, file=sys.stderr)
+    sys.stderr.flush()
 
 
 def write_any_text() -> None:
