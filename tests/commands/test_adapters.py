@@ -88,8 +88,9 @@ def make(method, adapter, folder, peft_config=None, **keys):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_training_goes_on_with_the_adapter(method, adapter, base, said, tmp_path):
-    trainer = make(method, adapter, tmp_path / "run")
+def test_training_goes_on_with_the_adapter(method, adapter, base, said, tmp_path, recwarn, caplog):
+    trainer = make(method, adapter, tmp_path / "run", model_init_kwargs={"dtype": "float32"})
+    assert "model_init_kwargs" not in caplog.text + "".join(str(one.message) for one in recwarn.list)
     torch.testing.assert_close(logits(trainer.model), said, rtol=1e-5, atol=1e-5)
     assert trainer.processing_class.eos_token == make_tokenizer().eos_token
     trainer.train()

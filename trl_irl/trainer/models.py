@@ -56,6 +56,7 @@ def loaded_if_adapter(model, args, processing_class, quantization_config, peft_c
         processing_class = tokenizer_of(path, trust_remote_code=args.trust_remote_code)
     with whole_language_model(path):
         base = create_model_from_path(base_of(path), **kwargs)
+    args.model_init_kwargs = None  # they are used up; TRL would say that it leaves them aside
     if peft_config is None:
         return PeftModel.from_pretrained(base, path, is_trainable=True), processing_class, None
     return merged(base, path), processing_class, None
