@@ -231,3 +231,17 @@ def test_bfloat16_keeps_values_in_float32(tokenizer):
     for one, other in zip(found, expected, strict=True):
         assert one.rewards.dtype == np.float32
         np.testing.assert_allclose(one.rewards, other.rewards, atol=0.25)
+
+
+def test_completions_that_trl_has_parsed(model_folder, tokenizer):
+    """GRPO hands thoughts and tool calls apart from the text where the tokenizer has a response template."""
+    reward = SoftQReward(str(model_folder))
+    prompt = [{"role": "user", "content": "What is 1?"}]
+    ids = tokenizer("hm It is one\n\nOne two")["input_ids"] + [tokenizer.eos_token_id]
+    parsed = {"role": "assistant", "reasoning_content": "hm It is one", "content": "One two"}
+    expected = reward([prompt], None, [ids])
+    assert reward([prompt], [[parsed]], [ids]) == pytest.approx(expected)
+    called = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "One", "arguments": {}}}]}
+    assert reward([prompt], [[called]], [ids]) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="The policy's tokens are not the reward model's"):
+        reward([prompt], [[{**parsed, "content": "lazy dog"}]], [ids])
