@@ -34,9 +34,13 @@ LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 
 
-def adapt(base, folder, kind=AutoModelForCausalLM, **config):
+def classifier(path):
+    return AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
+
+
+def adapt(base, folder, load=AutoModelForCausalLM.from_pretrained, **config):
     """An adapter that changes what its base says, saved without a tokenizer."""
-    model = get_peft_model(kind.from_pretrained(base), LoraConfig(r=2, target_modules=["q_proj", "v_proj"], **config))
+    model = get_peft_model(load(base), LoraConfig(r=2, target_modules=["q_proj", "v_proj"], **config))
     torch.manual_seed(1)
     for name, weight in model.named_parameters():
         if "lora_B" in name or ".score." in name:
@@ -147,8 +151,7 @@ def orphan(base, tmp_path, monkeypatch):
     shutil.copytree(base, tmp_path / "moved/base")
     gone = str(tmp_path / "moved/base")
     adapt(gone, tmp_path / "policy", task_type="CAUSAL_LM")
-    scorer = lambda path: AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)  # noqa: E731
-    adapt(gone, tmp_path / "scorer", type("", (), {"from_pretrained": staticmethod(scorer)}), task_type="SEQ_CLS")
+    adapt(gone, tmp_path / "scorer", classifier, task_type="SEQ_CLS")
     shutil.rmtree(gone)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     monkeypatch.chdir(tmp_path)
@@ -197,9 +200,7 @@ def put_on_the_hub(folder, name, cache):
 
 
 def test_on_the_hub(adapter, base, said, tmp_path, monkeypatch):
-    scorer = lambda path: AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)  # noqa: E731
-    loader = type("", (), {"from_pretrained": staticmethod(scorer)})
-    judge = adapt(base, tmp_path / "judge", loader, task_type="SEQ_CLS")
+    judge = adapt(base, tmp_path / "judge", classifier, task_type="SEQ_CLS")
     expected = PreferenceReward(judge)(["One"], [" two"])
     rewards = SoftQReward(adapter)(["One"], [" two"])
     for folder, name in ((adapter, "me/policy"), (judge, "me/judge"), (base, "me/base")):

@@ -220,6 +220,16 @@ def test_evaluate_judges_a_files_solutions_without_a_model(run):
     assert cell["metrics"]["accuracy"]["mean"] == 0.0  # without the marker there is no answer
 
 
+def test_a_reference_that_ends_behind_the_marker_is_not_taken_whole(run):
+    rows = [{**row, "ground_truth": row["ground_truth"].replace("#### ", "A: ")} for row in JUDGED]
+    words = f"--task gsm8k {COLUMNS} --answer_marker A: --split train --output_dir ev --metrics accuracy"
+    status, told = run(evaluate, rows, words)
+    assert status == 0, told.err
+    (cell,) = json.load(open("ev/metrics.json", encoding="utf-8"))
+    assert cell["metrics"]["accuracy"]["mean"] == 0.5
+    assert "the whole of them" not in open("ev/report.md", encoding="utf-8").read() + told.out + told.err
+
+
 def test_and_analyses_rewards_on_them(run, model_folder):
     words = f"--task gsm8k {COLUMNS} --answer_marker A: --split train --output_dir ev --metrics accuracy"
     status, told = run(evaluate, JUDGED, f"{words} --reward_analysis true --rerank true --reward_models M=MODEL")

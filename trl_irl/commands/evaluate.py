@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..tasks.task import HUB_DATA, custom_score, names_function
 from .evaluate_rewards import RewardArguments, analyse
 from .evaluate_rows import given_lines, length_by, rows_to_judge
 from .judging import ReferenceJudge, unanswered
@@ -194,7 +195,6 @@ def main(arguments: EvaluateArguments) -> None:
     from ..rewards.preference_reward import check_one_label
     from ..tasks.files import check_local_model, check_writable
     from ..tasks.math_answer import MathVerifier
-    from ..tasks.task import custom_score
 
     check_installed()
     paths = {"models": arguments.named_models().values(), "reward_models": arguments.judges().values()}
@@ -210,9 +210,9 @@ def main(arguments: EvaluateArguments) -> None:
     lengths, lines, notes = {}, [], []
     with ExitStack() as stack:
         verifier = stack.enter_context(MathVerifier()) if "accuracy_math" in arguments.metrics else None
-        if ":" in (arguments.task or ""):
+        if names_function(arguments.task):
             custom_score(arguments.task)  # is it there?
-        rows, left_out = rows_to_judge(arguments)
+        rows, given, left_out = rows_to_judge(arguments)
         notes += left_out
         score = make_score(arguments.task, arguments.metrics, verifier, arguments.answer_marker)
         corpus = [metric for metric in ("bleu", "chrf") if metric in arguments.metrics]
@@ -229,7 +229,7 @@ def main(arguments: EvaluateArguments) -> None:
                 model = LoadedModel(path, *told)
                 cells = sample_cells(name, model, rows, arguments, in_models)
             else:
-                cells = [(comparison.GIVEN, given_lines(arguments, name, rows, length_by(arguments)))]
+                cells = [(comparison.GIVEN, given_lines(name, rows, given, length_by(arguments)))]
             scorer = Scorer(score, corpus, taken)
             lengths[name] = []
             for temperature, cell in cells:
@@ -367,8 +367,7 @@ def write_report(output_dir, arguments, prompts, values, results, shown, lengths
 
 def told_of_what(arguments: EvaluateArguments) -> str:
     """Which data and which models, as a report is read long after its command is forgotten."""
-    hub = {"gsm8k": "openai/gsm8k", "tldr": "trl-lib/tldr"}
-    data = [f"Data: `{arguments.dataset_name or hub.get(arguments.task, 'generated')}`"]
+    data = [f"Data: `{arguments.dataset_name or HUB_DATA.get(arguments.task, 'generated')}`"]
     named = {"task": arguments.task, "from": arguments.source_column, "to": arguments.target_column}
     data += [f"{what} `{value}`" for what, value in named.items() if value]
     models = arguments.named_models()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..tasks.rows import BadRows, given_completions
+from ..tasks.rows import BadRows, Given, given_completions
+from ..tasks.task import names_function
 from .loaded_models import check_lengths
 from .task_arguments import load_rows
 
@@ -18,19 +19,20 @@ if TYPE_CHECKING:
 OF_REFERENCES = ("accuracy", "accuracy_math", "rouge", "bleu", "chrf", "nll", "td_loss")
 
 
-def rows_to_judge(arguments: EvaluateArguments) -> tuple[list[dict], list[str]]:
+def rows_to_judge(arguments: EvaluateArguments) -> tuple[list[dict], list[list[Given]], list[str]]:
     """
     The rows that fit into every model's context, with `prompt` and, if the data has them, `completion`; without, all
     of `arguments.metrics` that need references are dropped.
 
     Returns:
-        `tuple[list[dict], list[str]]`: rows, and notes for the report on what was left out.
+        `tuple[list[dict], list[list[Given]], list[str]]`: rows; of each the completions that `completion_columns`
+        names, none if it is not set; and notes for the report on what was left out.
 
     Raises:
         `ValueError`: a row cannot be read or does not fit, or there is nothing to judge by.
     """
     bad = BadRows(arguments.on_bad_row, f"`{arguments.split}`")
-    judged = arguments.reward_model_path is not None or ":" in (arguments.task or "")
+    judged = arguments.reward_model_path is not None or names_function(arguments.task)
     rows = load_rows(arguments, arguments.num_prompts, bad, reference=not judged)
     total, notes = len(rows) + len(bad.found), []
     with_reference = [i for i, row in rows.items() if "completion" in row]
@@ -45,10 +47,10 @@ def rows_to_judge(arguments: EvaluateArguments) -> tuple[list[dict], list[str]]:
         check_lengths(name, path, rows, arguments.max_new_tokens, of_references, bad, arguments.eos_token)
     for name, path in arguments.judges().items() if arguments.reward_analysis else ():
         check_lengths(name, path, rows, 0, bool(with_reference), bad, arguments.eos_token)
-    given_of(arguments, rows, bad)
+    given = _given(arguments.completion_columns or (), rows, bad)
     left_out = bad.tell(total)
-    kept = [row for i, row in rows.items() if i not in bad.found]
-    return kept, notes + ([left_out] if left_out else [])
+    kept = [i for i in rows if i not in bad.found]
+    return [rows[i] for i in kept], [given.get(i, []) for i in kept], notes + ([left_out] if left_out else [])
 
 
 def _without_references(arguments: EvaluateArguments) -> list[str]:
@@ -62,13 +64,13 @@ def _without_references(arguments: EvaluateArguments) -> list[str]:
     return ["The rows have no references: they are judged by your own function or the reward model alone."]
 
 
-def given_of(arguments: EvaluateArguments, rows: Mapping[int, dict], bad: BadRows) -> dict[int, list]:
-    """By number, the completions that `completion_columns` names; as many of each row."""
-    found: dict[int, list] = {}
-    for i, row in rows.items() if arguments.completion_columns else ():
+def _given(columns: Sequence[str], rows: Mapping[int, dict], bad: BadRows) -> dict[int, list[Given]]:
+    """By number, the completions in these columns; as many of each row."""
+    found: dict[int, list[Given]] = {}
+    for i, row in rows.items() if columns else ():
         where = f"Row {i} of {bad.of}"
         with bad.reading(i):
-            of_row = given_completions(row, arguments.completion_columns, where)
+            of_row = given_completions(row, columns, where)
             wanted = len(next(iter(found.values()), of_row))
             if len(of_row) != wanted:
                 raise ValueError(
@@ -79,14 +81,13 @@ def given_of(arguments: EvaluateArguments, rows: Mapping[int, dict], bad: BadRow
     return found
 
 
-def given_lines(arguments: EvaluateArguments, name: str, rows: Sequence[dict], length: Callable) -> list[dict]:
+def given_lines(name: str, rows: Sequence[dict], given: Sequence[Sequence[Given]], length: Callable) -> list[dict]:
     """
-    The given completions as [`~evaluation.cells.load_or_sample`] has sampled ones, without `token_ids`: no model of
-    ours has said them. `length` counts the tokens of a text.
+    Each row's given completions as [`~evaluation.cells.load_or_sample`] has sampled ones, without `token_ids`: no
+    model of ours has said them. `length` counts the tokens of a text.
     """
     from ..evaluation.comparison import GIVEN
 
-    given = given_of(arguments, dict(enumerate(rows)), BadRows("stop", "the data"))
     told = {"model": name, "temperature": GIVEN, "seed": 0}
     return [
         {
@@ -95,10 +96,10 @@ def given_lines(arguments: EvaluateArguments, name: str, rows: Sequence[dict], l
             "reference": row.get("completion"),
             "completions": [
                 {"text": str(one.text), "token_ids": None, "length": length(one.text), "ended": not one.cut}
-                for one in given[i]
+                for one in of_row
             ],
         }
-        for i, row in enumerate(rows)
+        for row, of_row in zip(rows, given, strict=True)
     ]
 
 

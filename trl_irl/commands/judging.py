@@ -18,13 +18,14 @@ def unanswered(rows: Sequence[dict], metrics: Sequence[str], marker: str | None 
     Raises:
         `ValueError`: it can compare with none of them.
     """
-    from ..tasks.final_answer import is_correct, reference_answer
+    from ..tasks.final_answer import final_answer, is_correct, reference_answer
 
     if "accuracy" not in metrics:
         return []
-    answers = [(reference_answer(row["completion"], marker), "####" in row["completion"]) for row in rows]
+    answers = [(reference_answer(row["completion"], marker), final_answer(row["completion"], marker)) for row in rows]
     without = sum(answer is None for answer, _ in answers)
-    whole = sum(answer is not None and not marked for answer, marked in answers)
+    whole = sum(answer is not None and marked is None for answer, marked in answers)
+    mark = "`####`" if marker is None else f"`####` or `{marker}`"
     notes = []
     if without == len(rows):
         try:
@@ -33,11 +34,11 @@ def unanswered(rows: Sequence[dict], metrics: Sequence[str], marker: str | None 
             raise ValueError(f"{without} of {len(rows)} references have no final answer. The first: {error}") from None
     if without:
         notes.append(
-            f"{without} of {len(rows)} references have no final answer (after `####`, or as a whole), and the "
+            f"{without} of {len(rows)} references have no final answer (after {mark}, or as a whole), and the "
             " task's means leave those prompts out."
         )
     if whole:
-        notes.append(f"{whole} of {len(rows)} references have no `####`; `accuracy` takes the whole of them.")
+        notes.append(f"{whole} of {len(rows)} references have no {mark}; `accuracy` takes the whole of them.")
     return notes
 
 

@@ -176,8 +176,9 @@ def check_lengths(
 def context_of(path: str) -> int | None:
     """The number of tokens that fit into a model's context, if it says one, of an adapter its base's."""
     from ..rewards.adapters import config_of
+    from ..text.context import context_length
 
-    return getattr(config_of(path).get_text_config(), "max_position_embeddings", None)
+    return context_length(config_of(path))
 
 
 def base_and_adapter(path: str) -> tuple[str, str | None]:

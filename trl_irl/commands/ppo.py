@@ -16,6 +16,7 @@ from trl import ScriptArguments
 
 from ..rewards.loading import check_same_tokens
 from ..rewards.soft_q_reward import AGGREGATES, KINDS
+from ..tasks.task import names_function
 from .ppo_inputs import (
     TRIED,
     after_eos,
@@ -169,6 +170,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     from ..rewards.adapters import config_of
     from ..rewards.loading import check_language_model, load_merged
     from ..rewards.preference_reward import check_one_label, load_scorer
+    from ..text.context import context_length
     from ..text.stop_tokens import end_turns_as_the_template_does, stop_token_ids, why_nothing_ends
     from ..trainer.ppo import PPOTrainer, calibrate
     from .hub import check_repository, repository_of
@@ -190,7 +192,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     training_args.check_prompts(len(rows))
     held_out = splits.get(script_args.dataset_test_split) or rows
     longest = max(len(row["input_ids"]) for row in [*rows, *held_out]) + training_args.response_length
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    context = context_length(config)
     if context is not None and longest > context:
         raise ValueError(
             f"`response_length: {training_args.response_length}` after the longest prompt makes {longest} tokens, and "
@@ -215,7 +217,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     function = None
     if script_args.reward_metric is not None:
         check_one_row_a_prompt([*rows, *held_out])
-        tried = 1 if ":" in (script_args.task or "") else TRIED
+        tried = 1 if names_function(script_args.task) else TRIED
         function = metric_reward(script_args.reward_metric, score, [*rows, *held_out], tokenizer, tried)
 
     set_seed(training_args.seed)  # a value model without a head of its own gets a random one

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..tasks.rows import BadRows
 from .loaded_models import LoadedModel, check_lengths
-from .task_arguments import BadRowArguments, EndArguments, TaskArguments, completion_score, default_metrics
+from .task_arguments import BadRowArguments, EndArguments, TaskArguments, completion_score, default_metrics, readable
 
 
 @dataclass
@@ -123,11 +123,11 @@ def main(arguments: RewardDataArguments) -> None:
     from ..rewards.preference_reward import check_one_label
     from ..tasks.files import check_local_model, check_writable
     from ..tasks.prepare import as_dataset
-    from ..tasks.task import format_row, load_task
+    from ..tasks.task import load_task, names_function
     from .prepare import save
 
     model = None
-    judged = arguments.reward_model_path is not None or ":" in (arguments.task or "")
+    judged = arguments.reward_model_path is not None or names_function(arguments.task)
     if arguments.reward_model_path is not None:
         check_local_model(arguments.reward_model_path, "reward_model_path")
         check_one_label(arguments.reward_model_path, "reward_model_path")
@@ -140,10 +140,8 @@ def main(arguments: RewardDataArguments) -> None:
     score = completion_score(arguments.task)  # is a function of the user's there?
     data, found, by_split = arguments.task_data(needs_target=False), {}, {}
     for name, split in load_task(data, formatted=False).items():
-        rows, bad = {}, BadRows(arguments.on_bad_row, f"`{name}`")
-        for i, row in enumerate(split):
-            with bad.reading(i):
-                rows[i] = format_row(row, data, f"Row {i} of `{name}`", reference=not judged)
+        bad = BadRows(arguments.on_bad_row, f"`{name}`")
+        rows = readable(split, data, bad, reference=not judged)
         if arguments.model is not None:
             room = (arguments.max_new_tokens, False, bad, arguments.eos_token)
             check_lengths(arguments.model, arguments.model, rows, *room)

@@ -40,8 +40,8 @@ class ScoreArguments(BadRowArguments, EndArguments, TaskArguments):
             Whether all completions were cut at a limit, so that no EOS follows them. Otherwise a row's or a
             completion's own `cut`, `ended` or `finish_reason` says so.
         output (`str`, *optional*, defaults to `"outputs/rewards.parquet"`):
-            A Parquet or JSONL file: a row a completion, with the columns of the row that it is from. A run that was
-            killed goes on where it was.
+            A Parquet or JSONL file: one row per completion, with the columns of the row that it is from. A run that
+            was killed goes on where it was.
         html (`str`, *optional*):
             A page to write, with the tokens of the first `html_rows` completions coloured by reward.
         html_rows (`int`, *optional*, defaults to `100`)
@@ -94,15 +94,14 @@ class ScoreArguments(BadRowArguments, EndArguments, TaskArguments):
             raise ValueError(f"`terminal_value: {self.terminal_value}` must be zero or mask.")
 
 
-def soft_q(arguments: ScoreArguments):
+def soft_q(arguments: ScoreArguments, tokenizer):
     """What gives completions the numbers of a [`SoftQReward`]."""
     from ..rewards import SoftQReward
-    from ..rewards.adapters import tokenizer_of
     from ..rewards.token_pieces import token_pieces
     from ..text.encode import asked
 
     options = {key: getattr(arguments, key) for key in (*_OF_REWARD, "batch_size")}
-    reward = SoftQReward(arguments.model, tokenizer_of(arguments.model, eos_token=arguments.eos_token), **options)
+    reward = SoftQReward(arguments.model, tokenizer, **options)
 
     def numbers(rows: list) -> list[dict]:
         prompts, texts = [asked(one.row) for one in rows], [one.given.text for one in rows]
@@ -122,13 +121,11 @@ def soft_q(arguments: ScoreArguments):
     return numbers
 
 
-def preference(arguments: ScoreArguments):
+def preference(arguments: ScoreArguments, tokenizer):
     """What gives completions the number of a [`PreferenceReward`]."""
     from ..rewards import PreferenceReward
-    from ..rewards.adapters import tokenizer_of
     from ..text.encode import asked
 
-    tokenizer = tokenizer_of(arguments.model, eos_token=arguments.eos_token)
     reward = PreferenceReward(arguments.model, arguments.batch_size, arguments.dtype, tokenizer)
 
     def numbers(rows: list) -> list[dict]:
@@ -139,19 +136,19 @@ def preference(arguments: ScoreArguments):
     return numbers
 
 
-def fits(arguments: ScoreArguments):
+def fits(arguments: ScoreArguments, tokenizer):
     """What raises where a row's completions do not fit into the model's context, or cannot be written."""
-    from ..rewards.adapters import tokenizer_of
-    from ..text.encode import check_eos, encode_rows
+    from ..text.encode import encode_row
+    from ..text.messages import naming_row
     from .loaded_models import context_of
 
-    tokenizer, context = tokenizer_of(arguments.model, eos_token=arguments.eos_token), context_of(arguments.model)
-    check_eos(tokenizer)
+    context = context_of(arguments.model)
 
     def check(rows: list) -> None:
         where = f"Row {rows[0].number} of `{arguments.split}`"
         for one in rows:
-            (encoded,) = encode_rows(tokenizer, [one.whole], where=where, ended=[one.ended])
+            with naming_row(where):
+                encoded = encode_row(tokenizer, one.whole, one.ended)
             length = len(encoded.prompt) + len(encoded.completion)
             if context is not None and length > context:
                 raise ValueError(
@@ -167,11 +164,13 @@ def main(arguments: ScoreArguments) -> None:
     import os
     import shutil
 
+    from ..rewards.adapters import tokenizer_of
     from ..rewards.heatmap import write_heatmap
     from ..rewards.loading import check_language_model
     from ..rewards.preference_reward import check_one_label
     from ..tasks.files import check_local_model, check_writable, remove_if_empty
     from ..tasks.rows import BadRows
+    from ..text.encode import check_eos
     from .loaded_models import weights_of
     from .score_rows import read, score_all, summary, with_other_columns
 
@@ -187,7 +186,9 @@ def main(arguments: ScoreArguments) -> None:
                 raise ValueError(f"`{key}: {getattr(arguments, key)}` is a folder. Name a file in it.")
             check_writable(str(Path(getattr(arguments, key)).parent), key)
     split, bad = load_split(arguments, arguments.num_rows), BadRows(arguments.on_bad_row, f"`{arguments.split}`")
-    rows = read(arguments, split, bad, fits(arguments))
+    tokenizer = tokenizer_of(arguments.model, eos_token=arguments.eos_token)
+    check_eos(tokenizer)
+    rows = read(arguments, split, bad, fits(arguments, tokenizer))
     left_out = bad.tell(len(split))
     told = {key: getattr(arguments, key) for key in ("model", "eos_token", *_OF_REWARD)}
     told |= {"format": 4, "weights": [weights_of(arguments.model), weights_of(arguments.ref_model or "")]}
@@ -195,7 +196,7 @@ def main(arguments: ScoreArguments) -> None:
     parts.mkdir(parents=True, exist_ok=True)
     try:
         make = preference if arguments.kind == "preference" else soft_q
-        scored = score_all(told, rows, parts, lambda: make(arguments))
+        scored = score_all(told, rows, parts, lambda: make(arguments, tokenizer))
     finally:
         remove_if_empty(str(parts))  # nothing was scored
     unfinished = output.with_name(f"{output.name}.part")

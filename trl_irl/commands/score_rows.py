@@ -55,10 +55,6 @@ def completions_of(
     Raises:
         `ValueError`: there is no prompt or no completion, or what stands there is none.
     """
-    from trl import extract_prompt
-
-    if {"chosen", "rejected"} <= row.keys() and "prompt" not in row and data.source_column is None:
-        row = {**row, **extract_prompt({key: row[key] for key in ("chosen", "rejected")})}
     row = row_with_columns(row, data, where)
     asked = {key: value for key, value in row.items() if key not in _COMPLETIONS}
     row = {**row, **as_prompt_completion(asked, where, reference=False)}

@@ -1,11 +1,11 @@
 """The keys that say what the data is and how it is scored: the same for training, evaluation and preparation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from ..tasks.rows import ON_BAD_ROW, BadRows
-from ..tasks.task import TASKS, TaskData, format_row, load_task
+from ..tasks.task import TASKS, TaskData, custom_score, exact_answer, format_row, load_task, names_function
 
 
 METRICS = ("accuracy", "accuracy_math", "rouge", "bleu", "chrf", "nll", "td_loss")
@@ -120,10 +120,15 @@ def load_rows(arguments, count: int | None, bad: BadRows, reference: bool = True
     Raises:
         `ValueError`: one cannot be read; see [`~tasks.rows.BadRows`].
     """
-    data, rows = arguments.task_data(needs_target=False), {}
-    for i, row in enumerate(load_split(arguments, count)):
+    return readable(load_split(arguments, count), arguments.task_data(needs_target=False), bad, reference)
+
+
+def readable(split: Iterable[dict], data: TaskData, bad: BadRows, reference: bool = True) -> dict[int, dict]:
+    """By number, the rows of a split that [`~tasks.task.format_row`] can read; see [`load_rows`]."""
+    rows = {}
+    for i, row in enumerate(split):
         with bad.reading(i):
-            rows[i] = format_row(row, data, f"Row {i} of `{arguments.split}`", reference)
+            rows[i] = format_row(row, data, f"Row {i} of {bad.of}", reference)
     return rows
 
 
@@ -169,9 +174,8 @@ def make_score(
     """
     from ..evaluation.metrics import rouge
     from ..tasks.final_answer import answer_text
-    from ..tasks.task import custom_score, exact_answer
 
-    parts = [custom_score(task)] if task and ":" in task else []
+    parts = [custom_score(task)] if names_function(task) else []
     if "accuracy" in metrics:
         parts.append(partial(exact_answer, marker=marker))
     if "accuracy_math" in metrics:

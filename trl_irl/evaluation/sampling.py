@@ -7,6 +7,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from ..text.context import context_length
 from ..text.encode import as_row, prompt_ids
 from ..text.generation import as_it_is
 from ..text.messages import is_messages, naming_row
@@ -141,7 +142,7 @@ def check_context(
     Raises:
         `ValueError`: a prompt leaves no room for `max_new_tokens` in the model's context.
     """
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_length(model.config)
     found = {} if context is None else too_long_for(context, dict(enumerate(map(len, encoded))), max_new_tokens, key)
     if found:
         raise ValueError(f"{len(found)} of {next(iter(found.values()))}")

@@ -21,6 +21,11 @@ def is_adapter(path: str) -> bool:
     return (folder / _CONFIG).is_file() if folder.exists() else _is_adapter_on_the_hub(path)
 
 
+def is_adapted(model: str | PreTrainedModel | PeftModel) -> bool:
+    """Whether a model to start from, by name or itself, has an adapter."""
+    return is_adapter(model) if isinstance(model, str) else isinstance(model, PeftModel)
+
+
 @lru_cache
 def _is_adapter_on_the_hub(name: str) -> bool:
     try:

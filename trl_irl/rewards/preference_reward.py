@@ -10,6 +10,7 @@ from peft import AutoPeftModelForSequenceClassification, PeftConfig
 from peft.utils import get_peft_model_state_dict, load_peft_weights
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..text.context import context_length
 from ..text.encode import as_row, prompt_ids, whole_ids
 from ..text.messages import checked, naming_row
 from .adapters import config_of, is_adapter, naming, tokenizer_of
@@ -195,7 +196,7 @@ class PreferenceReward:
         Raises:
             `ValueError`: a row does not fit into the model's context.
         """
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        context = context_length(self.model.config)
         for i, row in enumerate(rows):
             if context is not None and len(row) > context:
                 raise ValueError(

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from ..soft_q import soft_q_head, soft_q_terms
 from ..soft_q.own_forward import embedding_rows
+from ..text.context import context_length
 from ..text.stop_tokens import stop_token_ids
 
 
@@ -101,7 +102,7 @@ def token_values(
 
 
 def _check(model: PreTrainedModel, encoded: Sequence[tuple[list[int], list[int]]]) -> None:
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_length(model.config)
     vocabulary = embedding_rows(model)
     for i, (ids, _) in enumerate(encoded):
         if context is not None and len(ids) > context:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ..text.messages import checked, is_messages
-from .task import one_text
+from .task import nested, one_text
 
 
 ON_BAD_ROW = ("stop", "skip")
@@ -119,7 +119,10 @@ def given_completions(
         )
     found = []
     for column in columns:
-        value = _nested(row, column, where)
+        try:
+            value = row[column] if column in row else nested(row, column)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
         several = isinstance(value, Sequence) and not isinstance(value, str) and not is_messages(value)
         values = list(value) if several else [value]
         if not values:
@@ -131,18 +134,6 @@ def given_completions(
                 cut, one = cut or _is_cut(one, 0, 1, at), one["text"]
             found.append(Given(one_text(checked(one, column, at)), column, number, cut))
     return found
-
-
-def _nested(row: Mapping, name: str, where: str):
-    value = row
-    if name in row:
-        return row[name]
-    for part in name.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            there = ", ".join(value) if isinstance(value, Mapping) else "no nested ones"
-            raise ValueError(f"{where} has no `{name}`: at `{part}` there are {there}.")
-        value = value[part]
-    return value
 
 
 def _is_cut(told: Mapping, number: int, count: int, where: str) -> bool:

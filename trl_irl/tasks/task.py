@@ -41,7 +41,7 @@ _PROMPTS = {
 }
 _NEED_COLUMNS = ("summarization", "translation")
 _GENERATED = ("arithmetic", "arithmetic_facts")
-_TLDR = "trl-lib/tldr"
+HUB_DATA = {"gsm8k": GSM8K, "tldr": "trl-lib/tldr"}  # a task's own dataset, where `dataset_name` is not set
 _PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
 
 
@@ -128,7 +128,7 @@ def load_task(data: TaskData, train_split: str = "train", formatted: bool = True
     if data.task == "gsm8k" and data.source_column is None:
         splits = load_gsm8k(data.dataset_name, data.calculator_annotations, seed=data.seed)
     else:
-        name = data.dataset_name or {"tldr": _TLDR, "gsm8k": GSM8K}.get(data.task)
+        name = data.dataset_name or HUB_DATA.get(data.task)
         if name is None:
             raise ValueError(f"No data. Set `dataset_name`, `datasets`, or `task` (one of {', '.join(TASKS)}).")
         config = data.dataset_config or ("main" if name == GSM8K else None)
@@ -184,16 +184,22 @@ def format_row(row: Mapping, data: TaskData, where: str = "A row", reference: bo
     Raises:
         `ValueError`: it cannot be read so.
     """
-    if data.source_column is None and {"chosen", "rejected"} <= row.keys() and "completion" not in row:
-        if "prompt" not in row:
-            row = {**row, **extract_prompt({key: row[key] for key in ("chosen", "rejected")})}
-        row = {**row, "completion": row["chosen"]}
-    return as_prompt_completion(row_with_columns(row, data, where), where, reference)
+    row = row_with_columns(row, data, where)
+    if {"chosen", "rejected"} <= row.keys() and "completion" not in row and data.source_column is None:
+        row["completion"] = row["chosen"]
+    return as_prompt_completion(row, where, reference)
 
 
 def row_with_columns(row: Mapping, data: TaskData, where: str = "A row") -> dict:
-    """A row with the `prompt` and `completion` that are to be made of its columns, if the user has named some."""
-    return {**row, **_from_columns(row, data, where)} if data.source_column is not None else dict(row)
+    """
+    A row with the `prompt` and `completion` that are to be made of its columns, if the user has named some; else with
+    the `prompt` that both sides of a preference pair begin with, if it has none of its own.
+    """
+    if data.source_column is not None:
+        return {**row, **_from_columns(row, data, where)}
+    if {"chosen", "rejected"} <= row.keys() and "prompt" not in row:
+        return {**row, **extract_prompt({key: row[key] for key in ("chosen", "rejected")})}
+    return dict(row)
 
 
 def prompt_from_columns(row: Mapping, data: TaskData, where: str = "A row") -> str:
@@ -222,10 +228,21 @@ def columns_of_prompt(data: TaskData) -> list[str]:
 
 
 def nested(row: Mapping, name: str):
-    """What is in a column; a dot reaches into a nested one. `None` if there is nothing."""
+    """
+    What is in a column; a dot reaches into a nested one, and there is nothing in one that is null.
+
+    Raises:
+        `ValueError`: there is no such column.
+    """
+    value = row
     for part in name.split("."):
-        row = row.get(part) if isinstance(row, Mapping) else None
-    return row
+        if value is None:
+            break
+        if not isinstance(value, Mapping) or part not in value:
+            there = ", ".join(value) if isinstance(value, Mapping) else "no nested ones"
+            raise ValueError(f"`{name}` is not among the dataset's columns: at `{part}` there are {there}.")
+        value = value[part]
+    return value
 
 
 def with_nested(row: Mapping, name: str, value) -> dict:
@@ -236,14 +253,7 @@ def with_nested(row: Mapping, name: str, value) -> dict:
 
 def _column(row: Mapping, name: str, where: str = "A row") -> str:
     """The text, or the number as text, that is in a column."""
-    value = row
-    for part in name.split("."):
-        if value is None:
-            break
-        if not isinstance(value, Mapping) or part not in value:
-            there = ", ".join(value) if isinstance(value, Mapping) else "no nested ones"
-            raise ValueError(f"`{name}` is not among the dataset's columns: at `{part}` there are {there}.")
-        value = value[part]
+    value = nested(row, name)
     if value is None or value != value:  # NaN, as data frames write null among numbers
         raise ValueError(
             f"{where} has nothing (null) in the column `{name}`, which prompts and completions are made from. Leave "
@@ -257,6 +267,11 @@ def _column(row: Mapping, name: str, where: str = "A row") -> str:
             f"(`{name}.text`), or make text of it first."
         )
     return str(value)
+
+
+def names_function(task: str | None) -> bool:
+    """Whether a task is `module:function`, a function of the user's own."""
+    return task is not None and ":" in task
 
 
 def custom_score(name: str) -> Score:
@@ -315,13 +330,13 @@ async def _awaited(value):
 
 
 def _is_number(value) -> bool:
-    if isinstance(value, str | bytes) or value is None:
+    if isinstance(value, str | bytes):
         return False
     try:
         float(value)  # of numpy and torch as well, if it is one number
     except (TypeError, ValueError, RuntimeError):
         return False
-    return getattr(value, "ndim", 0) == 0 or getattr(value, "size", None) == 1 or hasattr(value, "numel")
+    return True
 
 
 def exact_answer(prediction: str, row: dict, marker: str | None = None) -> dict[str, float]:

@@ -128,22 +128,18 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Mapping, ended: bool = T
 
 
 def encode_rows(
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Mapping],
-    of: str = "",
-    ended: Sequence[bool] | None = None,
-    where: str | None = None,
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping], of: str = "", ended: Sequence[bool] | None = None
 ) -> list[Encoded]:
     """
-    [`encode_row`] of several rows; `of` says what they are of, or `where` which one it is, for the message of an
-    error, and `ended` which of their completions did, all if it is not given.
+    [`encode_row`] of several rows; `of` says what they are of, for the message of an error, and `ended` which of their
+    completions did, all if it is not given.
 
     Raises:
         `ValueError`: the chat template cannot write a row.
     """
     found = []
     for i, row in enumerate(rows):
-        with naming_row(where or (f"Row {i} of {of}" if of else f"Row {i}")):
+        with naming_row(f"Row {i} of {of}" if of else f"Row {i}"):
             found.append(encode_row(tokenizer, row, ended is None or ended[i]))
     return found
 

@@ -11,7 +11,7 @@ from peft import PeftConfig, PeftModel
 from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from ..rewards.adapters import is_adapter
+from ..rewards.adapters import is_adapted
 from ..text.messages import is_messages
 from .irl_config import IRLConfig
 from .token_metrics import TOKEN_METRICS
@@ -311,8 +311,7 @@ def check_quantization(
         or (args.model_init_kwargs or {}).get("quantization_config") is not None
         or getattr(model, "is_quantized", False)
     )
-    adapted = isinstance(model, PeftModel) or (isinstance(model, str) and is_adapter(model))
-    if quantised and peft_config is None and not adapted:
+    if quantised and peft_config is None and not is_adapted(model):
         raise ValueError(
             "The model is quantised (`load_in_4bit` or `load_in_8bit`), and quantised weights cannot be trained. "
             "Train an adapter: set `use_peft: true` (in Python, `peft_config`), or do not quantise."

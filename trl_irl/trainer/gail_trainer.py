@@ -11,13 +11,12 @@ import torch
 from accelerate.logging import get_logger
 from accelerate.utils import broadcast, set_seed
 from datasets import Dataset
-from peft import PeftModel
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from trl import RLOOTrainer
 from trl.trainer.utils import get_config_model_id
 
-from ..rewards.adapters import check_token, is_adapter, tokenizer_of
+from ..rewards.adapters import check_token, is_adapted, tokenizer_of
 from ..rewards.discriminator import Discriminator
 from ..rewards.loading import check_language_model, check_same_tokens, whole_language_model
 from ..rewards.shared_discriminator import SharedDiscriminator
@@ -145,8 +144,7 @@ class GAILTrainer(Interruptible, RLOOTrainer):
             prompt = next(iter(train_dataset))["prompt"]
             end_turns_as_the_template_does(processing_class, prompt, stop_tokens, **template)
         if args.discriminator_shares_base:
-            adapted = isinstance(model, PeftModel) or (isinstance(model, str) and is_adapter(model))
-            _check_sharing(args, adapted, discriminator, kwargs.get("peft_config"))
+            _check_sharing(args, model, discriminator, kwargs.get("peft_config"))
         else:
             set_seed(args.seed)  # its head starts from random weights
             discriminator = discriminator or _load_discriminator(args, name, processing_class)
@@ -322,10 +320,10 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         self._adversary.load_state_dict(state)
 
 
-def _check_sharing(args: GAILConfig, adapted: bool, discriminator: Discriminator | None, peft_config) -> None:
+def _check_sharing(args: GAILConfig, model, discriminator: Discriminator | None, peft_config) -> None:
     if discriminator is not None:
         raise ValueError("`discriminator` is passed, and `discriminator_shares_base` would make another. Set one.")
-    if peft_config is None and not adapted:
+    if peft_config is None and not is_adapted(model):
         raise ValueError(
             "`discriminator_shares_base=True` needs a policy that trains an adapter: of all weights, the base changes "
             "under the discriminator. Set `use_peft: true` (in Python, `peft_config`), or do not share."

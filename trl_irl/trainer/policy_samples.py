@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from transformers import PretrainedConfig, PreTrainedModel
 from trl.generation.vllm_generation import VLLMGeneration
 
+from ..text.context import context_length
 from ..text.generation import as_it_is
 from ..text.stop_tokens import cut_at_stop
 
@@ -73,7 +74,7 @@ def check_room(
     Raises:
         `ValueError`: prompt and completion, in tokens, are longer than the context; `whose` says which model's.
     """
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    context = context_length(config)
     if context is not None and longest_prompt + max_completion_length > context:
         raise ValueError(
             f"The longest prompt has {longest_prompt} tokens, which leaves no room for `max_completion_length="
