@@ -30,7 +30,8 @@ SIZES = {  # hidden, intermediate, layers, heads, key-value heads, tied embeddin
     "0.5b": (896, 4864, 24, 14, 2, True),
     "1.5b": (1536, 8960, 28, 12, 2, True),
 }
-# glibc gives freed blocks back at once, so that the peak of the process is of memory in use.
+# glibc gives freed blocks back at once, so that the peak of the process is of memory in use. On a GPU, whose memory is
+# not the process's, that would only slow the host down.
 _ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "0"}
 VARIANTS = ("IRLTrainer", "SFTTrainer", "full-logits IRL", "OnlineIRLTrainer")
 
@@ -224,11 +225,14 @@ def main() -> None:
         for variant in options.variants:
             forwarded = sys.argv[1:]
             command = [sys.executable, __file__, *forwarded, "--vocab", str(vocab), "--worker", variant]
-            run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **_ALLOCATOR})
+            environment = {**os.environ, **(_ALLOCATOR if options.device == "cpu" else {})}
+            run = subprocess.run(command, capture_output=True, text=True, env=environment)
             lines = [line for line in run.stdout.splitlines() if line.startswith("RESULT ")]
             if not lines:
                 sys.exit(f"{variant} failed:\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}")
             results.append({"vocab": vocab, **json.loads(lines[0].removeprefix("RESULT "))})
+            if options.json:  # after each, for a run that is cut off
+                Path(options.json).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
     first = results[0]
     print(
@@ -246,8 +250,6 @@ def main() -> None:
             f"| {result['vocab']} | {result['variant']} | {result['seconds']:.3f} | {result['peak_mib']:.0f} "
             f"| {result['beyond_states_mib']:.0f} | {time_ratio} | {memory_ratio} |"
         )
-    if options.json:
-        Path(options.json).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

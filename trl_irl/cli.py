@@ -1,5 +1,6 @@
 """The `trl-irl` command: finds the subcommand and launches it through accelerate."""
 
+import difflib
 import logging
 import signal
 import sys
@@ -16,6 +17,7 @@ COMMANDS = {
     "evaluate": "sample from models over temperatures and compare accuracy and diversity",
     "score": "score completions with the reward inside a model, and show it token by token",
     "reward-data": "preference pairs for `trl reward`, from a task whose answers can be checked",
+    "recipes": "list the recipes that come with trl-irl, what they train and on what hardware",
     "demo": "build a tiny model, fine-tune it by MLE and by IRL, and compare them",
     "rlhf-demo": "take a tiny model through SFT, reward model and PPO, and through IRL and RLOO",
 }
@@ -24,6 +26,11 @@ _LAUNCHED = {"irl", "online-irl", "gail", "ppo"}  # through accelerate, on as ma
 _HELP = """usage: trl-irl COMMAND [--config recipe.yaml] [--key value ...] [--accelerate_config NAME-or-path]
 
 Inverse reinforcement learning for language models, on Hugging Face TRL.
+
+Try it on a CPU, in some minutes; train on your own data; compare two models:
+  trl-irl demo
+  trl-irl irl --model_name_or_path MODEL --dataset_name data.jsonl --output_dir tuned --accelerate_config single_gpu
+  trl-irl evaluate --models base=MODEL tuned=tuned --dataset_name data.jsonl --split train
 
 commands:
 {commands}
@@ -90,18 +97,22 @@ def _run(argv: list[str] | None) -> int:
 
     silence()
     argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:], "--help"]
     if not argv or argv[0] in ("-h", "--help"):
         commands = "\n".join(f"  {name:<13}{help_text}" for name, help_text in COMMANDS.items())
         print(_HELP.format(commands=commands, configs=", ".join(_shipped_configs())))
         return 0
-    if argv[0] == "--version":
+    if argv[0] in ("-V", "--version"):
         from . import __version__
 
         print(__version__)
         return 0
     command, args = argv[0], argv[1:]
     if command not in COMMANDS:
-        print(f"trl-irl: error: unknown command `{command}`; there are: {', '.join(COMMANDS)}.", file=sys.stderr)
+        nearest = difflib.get_close_matches(command.replace("_", "-"), COMMANDS, n=1)
+        meant = f" Did you mean `{nearest[0]}`?" if nearest else f" There are: {', '.join(COMMANDS)}."
+        print(f"trl-irl: error: unknown command `{command}`.{meant}", file=sys.stderr)
         return 2
     try:
         config, args = split_accelerate_config(args)

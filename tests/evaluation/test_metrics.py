@@ -34,6 +34,22 @@ def test_self_bleu_of_identical_and_of_disjoint_samples():
         self_bleu(["alone"])
 
 
+@pytest.mark.parametrize("tokenizer", ["13a", "char"])
+def test_self_bleu_is_the_mean_of_sacrebleus_sentence_scores(tokenizer):
+    bleu, draw = BLEU(effective_order=True, tokenize=tokenizer), random.Random(0)
+    words = "the cat sat, on a mat. 12 + 3 = 15 dog's ran-away <<1+1=2>> \n #### 5 a a".split(" ")
+    for _ in range(100):
+        samples = [
+            " ".join(draw.choice(words) for _ in range(draw.randint(0, 9))) + draw.choice([" ", "", "\n"])
+            for _ in range(draw.randint(2, 6))
+        ]
+        scores = []
+        for i, sample in enumerate(samples):
+            others = [*samples[:i], *samples[i + 1 :]]
+            scores.append(100 if sample in others else bleu.sentence_score(sample, others).score)
+        assert self_bleu(samples, tokenizer) == pytest.approx(np.mean(scores), abs=1e-9), samples
+
+
 def test_self_bleu_by_hand():
     """Two samples of four words sharing the first two: precisions 2/4, 1/3, then smoothed 1/4 and 1/4."""
     # sacrebleu's exponential smoothing gives the first empty n-gram order 1 / (2 * total), the next 1 / (4 * total).

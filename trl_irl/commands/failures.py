@@ -95,6 +95,10 @@ def run_reporting(
     (arguments,) = parser.parse(argv)
     try:
         main(arguments)
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # whoever read what is printed has seen enough, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, ImportError) as error:
         report(parser.prog, error)

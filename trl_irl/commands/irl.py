@@ -148,6 +148,7 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
     from ..tasks.files import check_room
     from ..trainer import GAILConfig, GAILTrainer, IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
     from .hub import check_repository, repository_of
+    from .terminal import use_terminal
 
     check_paths(training_args, model_args)
     remote = {"trust_remote_code": training_args.trust_remote_code}
@@ -207,6 +208,8 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
 
         corpus = [name for name in ("bleu", "chrf") if name in metrics]
         trainer.add_callback(GenerationCallback(trainer, rows, score, generation_args, corpus))
+    test = script_args.dataset_test_split
+    use_terminal(trainer, script_args, test if test in splits else script_args.dataset_train_split)
     trained = sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad)
     check_room(training_args.output_dir, "output_dir", trained)
     return trainer, resume
@@ -231,6 +234,7 @@ def train(trainer, resume: str | None, dataset_name: str | None) -> None:
 
     from ..trainer.checkpoints import newest_checkpoint, one_error_if_disk_fails
     from .hub import pushing, repository_of, without_push
+    from .terminal import Terminal
 
     args = trainer.args
     trainer.train(resume_from_checkpoint=resume)
@@ -252,6 +256,9 @@ def train(trainer, resume: str | None, dataset_name: str | None) -> None:
         with pushing(repository_of(args), args.output_dir):
             trainer.push_to_hub(dataset_name=dataset_name)
         trainer.accelerator.print(f"Pushed to the Hub as {trainer.hub_model_id}.")
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, Terminal):
+            callback.tell_end()
     # Trackers and the process group: a rank that exits with the group open can abort and fail the whole run.
     trainer.end()
 

@@ -60,12 +60,47 @@ def self_bleu(samples: Sequence[str], tokenizer: str | None = None) -> float:
     """
     if len(samples) < 2:
         raise ValueError("self-BLEU compares the samples of a prompt with each other: it needs two or more.")
-    bleu, scores = _sentence_bleu(tokenizer or bleu_tokenizer(samples)), []
+    bleu = _sentence_bleu(tokenizer or bleu_tokenizer(samples))
+    words = [bleu.tokenizer(sample.rstrip()).split() for sample in samples]
+    grams = [_ngrams(one, bleu.max_ngram_order) for one in words]
+    # What the others have most of each n-gram is the most that any has, or, for the one that has it, the second most:
+    # counted once, where comparing each sample with all others would count every sample again each time.
+    most: dict[tuple[str, ...], tuple[int, int, int]] = {}  # the most, who has it, the second most
+    for i, counts in enumerate(grams):
+        for gram, count in counts.items():
+            first, who, second = most.get(gram, (0, -1, 0))
+            most[gram] = (count, i, first) if count > first else (first, who, max(second, count))
+    times, lengths, scores = Counter(samples), sorted(map(len, words)), []
     for i, sample in enumerate(samples):
-        others = [*samples[:i], *samples[i + 1 :]]
-        # Said before is 100, also where there is no word to count: two empty samples are not diverse.
-        scores.append(100.0 if sample in others else bleu.sentence_score(sample, others).score)
+        if times[sample] > 1:  # said before is 100, also where there is no word to count: two empty ones are alike
+            scores.append(100.0)
+            continue
+        correct, total = [0] * bleu.max_ngram_order, [0] * bleu.max_ngram_order
+        for gram, count in grams[i].items():
+            first, who, second = most[gram]
+            correct[len(gram) - 1] += min(count, second if who == i else first)
+            total[len(gram) - 1] += count
+        length = len(words[i])
+        others = list(lengths)
+        others.remove(length)
+        closest = min(others, key=lambda other: (abs(other - length), other))
+        scores.append(
+            bleu.compute_bleu(
+                correct,
+                total,
+                length,
+                closest,
+                bleu.smooth_method,
+                bleu.smooth_value,
+                bleu.effective_order,
+                bleu.max_ngram_order,
+            ).score
+        )
     return sum(scores) / len(scores)
+
+
+def _ngrams(words: Sequence[str], longest: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(words[i : i + n]) for n in range(1, longest + 1) for i in range(len(words) - n + 1))
 
 
 def distinct_share(samples: Sequence[str]) -> float:

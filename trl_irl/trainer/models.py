@@ -6,7 +6,6 @@ from contextlib import contextmanager
 
 import torch
 from accelerate.utils import is_peft_model
-from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -70,9 +69,10 @@ def default_output_dir(model: str | PreTrainedModel | PeftModel, method: str) ->
 
 def keep_4bit_weights_trainable(model: torch.nn.Module) -> None:
     # On a CPU with AVX512-BF16, bitsandbytes repacks a 4-bit layer for inference on its first forward in evaluation
-    # mode, for good: training after an evaluation would go on with gradients of zero, and no warning.
+    # mode, for good: training after an evaluation would go on with gradients of zero, and no warning. The layer is
+    # known by the attribute, so that a machine without bitsandbytes can train everything else.
     for module in model.modules():
-        if isinstance(module, Linear4bit):
+        if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
@@ -30,8 +30,13 @@ def check_collator(trainer: SFTTrainer) -> None:
 
 
 def _first_labels(trainer: SFTTrainer, count: int) -> tuple[list[dict], torch.Tensor | None]:
+    return labels_of(trainer, islice(trainer.train_dataset, count))
+
+
+def labels_of(trainer: SFTTrainer, rows: Iterable[dict]) -> tuple[list[dict], torch.Tensor | None]:
+    """Rows as the collator sees them, and the labels that it makes of them together, if it makes any."""
     with _random_states_kept():
-        found = [_seen_by_the_collator(trainer, row) for row in islice(trainer.train_dataset, count)]
+        found = [_seen_by_the_collator(trainer, row) for row in rows]
         batch = trainer.data_collator(found)
     return found, batch.get("labels", batch.get("shift_labels"))
 
