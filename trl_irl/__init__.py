@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .rewards import PreferenceReward, SoftQReward

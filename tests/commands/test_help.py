@@ -6,7 +6,19 @@ from dataclasses import fields
 import pytest
 
 from trl_irl import GAILConfig, IRLConfig, OnlineIRLConfig
-from trl_irl.commands import demo, evaluate, gail, irl, online_irl, prepare, reward_data, rlhf_demo, score
+from trl_irl.commands import (
+    chat,
+    demo,
+    evaluate,
+    gail,
+    irl,
+    online_irl,
+    prepare,
+    recipes,
+    reward_data,
+    rlhf_demo,
+    score,
+)
 from trl_irl.commands.evaluate import EvaluateArguments
 from trl_irl.commands.score import ScoreArguments
 
@@ -52,6 +64,6 @@ def test_commands_of_ours_show_all(module, kind, capsys):
     assert {field.name for field in fields(kind)} <= set(keys(text)) and "trl-irl" in text.split("keys:")[0]
 
 
-@pytest.mark.parametrize("module", [demo, rlhf_demo, prepare, reward_data])
+@pytest.mark.parametrize("module", [chat, demo, rlhf_demo, prepare, recipes, reward_data])
 def test_every_command_has_one(module, capsys):
     assert shown(module, capsys, "--help").startswith("usage: trl-irl ")

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.commands.test_irl import write_recipe
 from trl_irl import IRLConfig, IRLTrainer
 from trl_irl.cli import main as cli
-from trl_irl.commands import evaluate, gail, irl, online_irl, recipes, score
+from trl_irl.commands import chat, evaluate, gail, irl, online_irl, recipes, score
 from trl_irl.commands.recipe_file import find_recipe, shipped_recipes
 from trl_irl.commands.terminal import Terminal, describe, number, objective, rows_of, schedule, weights
 
@@ -54,10 +54,11 @@ def test_a_run_on_a_pipe_is_a_table_columns_and_commands_that_work(trained, mode
     assert "/5 [" not in told.err  # no bar of training where nobody sees it move
     assert f"Last log (step 5): nll {number(logged[-1]['nll'])}" in told.out
     proposed = [shlex.split(line) for line in told.out.partition("Next:\n")[2].splitlines()]
-    assert [words[:2] for words in proposed] == [["trl-irl", "evaluate"], ["trl-irl", "score"]]
+    assert [words[:2] for words in proposed] == [["trl-irl", name] for name in ("evaluate", "score", "chat")]
     assert proposed[0][3] == f"base={model_folder}"
     few = ["--num_prompts", "2", "--batch_size", "8", "--temperatures", "1", "--num_samples", "2"]
     assert evaluate.run([*proposed[0][2:], *few]) == 0 and score.run([*proposed[1][2:], "--num_rows", "2"]) == 0
+    assert chat.run([*proposed[2][2:], "--prompt", "One two", "--max_new_tokens", "3"]) == 0
     assert (folder / "evaluation" / "report.md").is_file() and (folder / "rewards.html").is_file()
 
 

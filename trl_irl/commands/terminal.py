@@ -166,7 +166,8 @@ def describe(trainer, rows: Rows | None, max_steps: int) -> list[tuple[str, str]
 
 
 def next_commands(trainer, script_args, split: str, rows: Rows | None) -> list[str]:
-    """What to run after this training, ready to paste: an evaluation against its base, and its rewards as a page."""
+    """What to run after this training, ready to paste: an evaluation against its base, its rewards as
+    a page, and a talk with both."""
     args, context = trainer.args, context_length(causal_lm(trainer.model).config)
     if script_args.task is None and script_args.dataset_name is None:  # a mixture, which `evaluate` has no keys for
         return []
@@ -189,7 +190,10 @@ def next_commands(trainer, script_args, split: str, rows: Rows | None) -> list[s
         ["trl-irl", "score", "--model", args.output_dir, *data, "--split", split, "--num_rows", "100"],
     ]
     commands[1] += ["--output", f"{args.output_dir}/rewards.parquet", "--html", f"{args.output_dir}/rewards.html"]
-    return [shlex.join(command) for command in (commands if hasattr(args, "lambda_td") else commands[:1])]
+    if not hasattr(args, "lambda_td"):  # GAIL's reward is its discriminator's
+        del commands[1]
+    commands.append(["trl-irl", "chat", *models[1:]])
+    return [shlex.join(command) for command in commands]
 
 
 class Terminal(ProgressCallback):

@@ -1,0 +1,143 @@
+"""`trl-irl chat`: what a model says is what `generate` gives, its return what SoftQReward gives, and it remembers."""
+
+import io
+import re
+import shutil
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.conftest import CHAT_TEMPLATE
+from trl_irl import SoftQReward
+from trl_irl.commands import chat
+from trl_irl.rewards.settings import SETTINGS_FILE, save_settings
+
+
+@pytest.fixture(scope="module")
+def tuned(model_folder, tmp_path_factory):
+    """As IRL leaves a model: with the settings of its reward."""
+    folder = tmp_path_factory.mktemp("chat") / "tuned"
+    shutil.copytree(model_folder, folder)
+    with_template(folder, None)
+    save_settings(str(folder), {"gamma": 0.9, "terminal_value": "zero", "lambda_td": 0.1})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def talker(tuned, tmp_path_factory):
+    """With a chat template."""
+    folder = tmp_path_factory.mktemp("chat") / "talker"
+    shutil.copytree(tuned, folder)
+    with_template(folder, CHAT_TEMPLATE)
+    return folder
+
+
+def with_template(folder, template):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.save_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder).chat_template == template
+
+
+def greedy(folder, ids, count):
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        made = model.generate(torch.tensor([ids]), max_new_tokens=count, do_sample=False, repetition_penalty=1.0)
+    new = made[0, len(ids) :].tolist()
+    return new, tokenizer.decode(new, skip_special_tokens=True).strip()
+
+
+def test_one_answer_of_each_model(tuned, tmp_path, capsys):
+    base = tmp_path / "base"
+    shutil.copytree(tuned, base)
+    (base / SETTINGS_FILE).unlink()
+    words = ["--prompt", "The quick", "--max_new_tokens", "6", "--temperature", "0"]
+    assert chat.run([f"base={base}", f"tuned={tuned}", *words]) == 0
+    told = capsys.readouterr().out
+    ids, text = greedy(tuned, AutoTokenizer.from_pretrained(tuned)("The quick").input_ids, 6)
+    assert f"base: {text}\n" in told and f"tuned: {text}\n" in told
+    (scored,) = SoftQReward(str(tuned)).score(["The quick"], completion_ids=[ids])
+    assert scored.gamma == 0.9
+    (shown,) = re.findall(r"return ([-+.\d]+) nats", told)  # the base holds no reward
+    assert float(shown) == pytest.approx(scored.sum, abs=0.006)
+    assert chat.run([str(tuned), *words, "--rewards", "false"]) == 0
+    assert "nats" not in capsys.readouterr().out
+
+
+def test_a_talk_is_remembered_until_it_is_forgotten(talker, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("One two\nthree\\n1\n/reset\nOne two\n\nnever asked\n"))
+    assert chat.run([str(talker), "--max_new_tokens", "5", "--temperature", "0", "--system", "brown fox"]) == 0
+    said = re.findall(r"^talker: (.*?)\n  \(", capsys.readouterr().out, re.MULTILINE | re.DOTALL)
+    tokenizer = AutoTokenizer.from_pretrained(talker)
+    messages, right = [{"role": "system", "content": "brown fox"}], []
+    for text in ("One two", "three\n1"):
+        messages.append({"role": "user", "content": text})
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        new, answer = greedy(talker, ids, 5)
+        right.append(answer)
+        messages.append({"role": "assistant", "content": tokenizer.decode(new, skip_special_tokens=True)})
+    assert said == [*right, right[0]]
+
+
+def test_a_prompt_that_does_not_fit_ends_one_answer_not_the_talk(talker, monkeypatch, capsys):
+    context = AutoModelForCausalLM.from_pretrained(talker).config.max_position_embeddings
+    monkeypatch.setattr("sys.stdin", io.StringIO("One " * context + "\nOne\n"))
+    assert chat.run([str(talker), "--max_new_tokens", "3"]) == 0
+    told = capsys.readouterr()
+    assert told.err.count("trl-irl chat: error: ") == 1 and "`/reset` forgets" in told.err
+    assert told.out.count("talker: ") == 1
+
+
+def test_side_by_side_in_a_terminal_with_every_token_on_its_colour(tuned, model_folder, monkeypatch):
+    seen = io.StringIO()
+    real = Console
+
+    def console(**options):
+        return real(file=seen, force_terminal=True, color_system="truecolor", width=80, **options)
+
+    monkeypatch.setattr("rich.console.Console", console)
+    arguments = chat.ChatArguments(models=["x"], max_new_tokens=6, temperature=0.0)
+    talks = {name: chat.Talk(str(path), arguments) for name, path in {"base": model_folder, "tuned": tuned}.items()}
+    chat.answers(talks, "The quick", 0)
+    talks["tuned"].reset()
+    answer = talks["tuned"].ask("The quick", 0, lambda piece: None)
+    largest = max(abs(reward) for _, reward in answer.pieces if reward is not None)
+    for piece, reward in answer.pieces:
+        if reward is not None and (piece == "\n" or piece.isprintable() and piece.strip()):
+            (colour,) = re.findall(r"rgb\((.*)\)", chat.background(reward / largest))
+            assert f"48;2;{colour.replace(',', ';')}m" in seen.getvalue()
+    assert re.search(r"base +.*tuned", seen.getvalue())
+
+
+def test_pieces_arrive_as_they_are_said(tuned):
+    arrived = []
+    talk = chat.Talk(str(tuned), chat.ChatArguments(models=["x"], max_new_tokens=8, temperature=0.0))
+    answer = talk.ask("The quick", 0, arrived.append)
+    assert "".join(arrived).strip() == answer.text.strip()
+    assert "".join(text for text, _ in answer.pieces).startswith(answer.text)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ([], "No model"),
+        (["nowhere/at/all/here"], "nowhere/at/all/here"),
+        (["a=MODEL", "a=MODEL"], "two called a"),
+        (["MODEL", "--temperature", "-1"], "`temperature: -1.0`"),
+        (["MODEL", "--top_p", "0"], "`top_p: 0.0`"),
+        (["MODEL", "--max_new_tokens", "0"], "leaves nothing to say"),
+        (["MODEL", "--prompt", "One " * 2000], "context"),
+    ],
+)
+def test_what_cannot_be_asked(words, said, model_folder, capsys):
+    words = [word.replace("MODEL", str(model_folder)) for word in words]
+    try:
+        status = chat.run(words)
+    except SystemExit as stopped:  # by the parser
+        status = stopped.code
+    told = capsys.readouterr().err
+    assert status == 2 and said in told and told.count("error:") == 1 and "Traceback" not in told
