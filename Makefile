@@ -2,16 +2,18 @@
 PYTHON ?= python3
 VENV := .venv
 VENV_LATEST := .venv-latest
+VENV_DOCS := .venv-docs
 # One process a core for tests; torch itself stays on one thread there (tests/conftest.py).
 JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
 
-.PHONY: help demo rlhf-demo test test-latest lint format clean
+.PHONY: help demo rlhf-demo test test-latest docs lint format clean
 
 help:
 	@echo "make demo         fine-tune a tiny model by MLE and by IRL and compare them (6 minutes on 2 cores, and some to install)"
 	@echo "make rlhf-demo    SFT, reward model and PPO, and IRL and RLOO, on a tiny model (15 minutes on 2 cores)"
 	@echo "make test         the test suite, with the locked TRL of requirements/tested.txt"
 	@echo "make test-latest  the test suite, with the newest supported TRL of requirements/tested-latest.txt"
+	@echo "make docs         the documentation as a site, in outputs/site; a link that leads nowhere fails"
 	@echo "make lint         ruff: style and imports"
 	@echo "make clean        remove environments and outputs"
 
@@ -43,6 +45,14 @@ test: $(VENV)/.installed
 test-latest: $(VENV_LATEST)/.installed
 	$(VENV_LATEST)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not any_trl"
 
+$(VENV_DOCS)/.installed: requirements/docs.txt
+	$(PYTHON) -m venv $(VENV_DOCS)
+	$(VENV_DOCS)/bin/pip install --quiet --requirement requirements/docs.txt
+	touch $(VENV_DOCS)/.installed
+
+docs: $(VENV_DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(VENV_DOCS)/bin/mkdocs build --strict
+
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -52,4 +62,4 @@ format: $(VENV)/.installed
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV_LATEST) outputs
+	rm -rf $(VENV) $(VENV_LATEST) $(VENV_DOCS) outputs

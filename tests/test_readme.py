@@ -1,6 +1,7 @@
-"""The README's first Python block runs, its keys exist, its files are there."""
+"""The README is short; its first Python block runs; keys and files that it and the docs name exist."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from trl_irl.evaluation.callback import GenerationArguments
 
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-READMES = [ROOT / "README.md", *sorted((ROOT / "recipes").glob("*/README.md"))]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+READMES = [ROOT / "README.md", *sorted((ROOT / "recipes").glob("*/README.md")), *sorted((ROOT / "docs").glob("*.md"))]
 KEYS = {option[2:] for option in make_parser()._option_string_actions if option.startswith("--")}
 EVALUATE_KEYS = {field.name for field in dataclasses.fields(EvaluateArguments)}
 PREPARE_KEYS = {field.name for field in dataclasses.fields(PrepareArguments)}
@@ -33,6 +35,28 @@ num_train_epochs num_updates gradient_accumulation_steps local_micro_batch_size 
 local_batch_size batch_size local_eval_batch_size base_model query_dataset response_length truncate_token
 truncate_token_id temperature eval_num_samples track wandb_project_name wandb_entity push_to_hub hf_entity hf_repo_id
 hf_repo_revision hf_repo_url output_dir""".split()
+
+
+def test_it_is_read_in_some_minutes():
+    assert len(README.splitlines()) <= 220 and "docs/assets/demo_dark.svg" in README
+
+
+def test_every_page_is_in_the_navigation():
+    told = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert set(re.findall(r": (\w+)\.md$", told, re.M)) == set(DOCS)
+
+
+def test_the_picture_is_of_the_numbers_that_the_results_give():
+    cells = json.loads((ROOT / "results/demo.json").read_text(encoding="utf-8"))
+    table = DOCS["results"].split("## What the demo printed")[1].split("\n## ")[0]
+    assert len(cells) == 10
+    for cell in cells:
+        decoding = f"T = {cell['temperature']:g}" if cell["temperature"] else "greedy"
+        row = next(line for line in table.splitlines() if line.startswith(f"| {cell['model']} | {decoding} |"))
+        told = [value.strip().removesuffix(" %") for value in row.split("|")[3:6]]
+        for value, key, times in zip(told, ("accuracy", "pass@4", "self_bleu"), (100, 100, 1), strict=True):
+            assert (value == "") == (key not in cell["metrics"])
+            assert not value or float(value) == pytest.approx(times * cell["metrics"][key]["mean"], abs=0.0501)
 
 
 def test_quick_start_runs(tokenizer, tmp_path, monkeypatch):
@@ -55,8 +79,7 @@ def test_table_of_keys_gives_the_defaults():
     fields = [*dataclasses.fields(IRLConfig), *dataclasses.fields(GenerationArguments)]
     defaults = {field.name: field.default for field in fields}
     gail = {field.name: field.default for field in dataclasses.fields(GAILConfig)}
-    before, online = README.split("## Many processes")[0].split("## Online IRL and GAIL")
-    for text, known, count in ((before, defaults, 18), (online, gail, 10)):
+    for text, known, count in ((DOCS["start"] + DOCS["training"], defaults, 18), (DOCS["online"], gail, 10)):
         rows = re.findall(r"^\| `(\w+)` \| `?\"?([\w.-]+)\"?`? \|", text, re.M)
         assert len(rows) == count
         for name, value in rows:
@@ -64,7 +87,7 @@ def test_table_of_keys_gives_the_defaults():
 
 
 def test_the_function_of_ones_own_scores():
-    code = re.search(r"```python\n# my_module.py.*?\n(.*?)```", README, re.S)[1]
+    code = re.search(r"```python\n# my_module.py.*?\n(.*?)```", DOCS["evaluating"], re.S)[1]
     namespace = {}
     exec(code, namespace)
     assert namespace["score"]("The Fox jumps.", {"summary": "fox jumps"}) == {"says_it": True, "words": 3}
@@ -72,7 +95,7 @@ def test_the_function_of_ones_own_scores():
 
 @pytest.mark.parametrize("argument", SANKYDE)
 def test_table_from_sankyde_names_every_argument(argument):
-    table = README.split("## From sankyde/IRL")[1].split("\n## ")[0]
+    table = DOCS["migrating"].split("## From sankyde/IRL")[1].split("\n## ")[0]
     left = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))
     assert f"`{argument}`" in left
 
@@ -83,7 +106,7 @@ def test_table_from_sankyde_names_every_argument(argument):
     "vf_coef create_reference_model generate train_reward.yaml".split(),
 )
 def test_table_from_instruct_goose_names_every_part(part):
-    table = README.split("## From InstructGoose")[1].split("\n## ")[0]
+    table = DOCS["migrating"].split("## From InstructGoose")[1].split("\n## ")[0]
     left = " ".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))
     assert part in left
     for question in ("value loss", "value network", "advantage"):
@@ -91,7 +114,7 @@ def test_table_from_instruct_goose_names_every_part(part):
 
 
 def test_keys_named_in_the_table_exist():
-    table = README.split("## From sankyde/IRL")[1].split("\n## ")[0]
+    table = DOCS["migrating"].split("## From sankyde/IRL")[1].split("\n## ")[0]
     right = " ".join(line.split("|")[2] for line in table.splitlines() if line.startswith("| `"))
     named = {word.split(":")[0] for word in re.findall(r"`([a-z_]+(?:: \w+)?)`", right)}
     # of the launcher, of the generation, of other places

@@ -98,7 +98,8 @@ def run_reporting(
         sys.stdout.flush()
         return 0
     except BrokenPipeError:  # whoever read what is printed has seen enough, such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, ImportError) as error:
         report(parser.prog, error)
