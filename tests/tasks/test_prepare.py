@@ -1,5 +1,7 @@
 """Cutting at boundaries and counting tokens, by hand."""
 
+import random
+
 import numpy as np
 import pytest
 
@@ -23,14 +25,43 @@ POST = "first line\nsecond line\nthird line"
     ],
 )
 def test_cut_at_boundary(longest, expected):
-    assert cut_at_boundary(POST, "\n", lambda text: len(text) <= longest) == expected
+    assert cut_at_boundary(POST, "\n", lambda text: len(text) - longest) == expected
 
 
 def test_cut_at_another_boundary_and_where_tokens_join():
-    assert cut_at_boundary("One. Two. Three", ". ", lambda text: len(text) <= 12) == "One. Two"
-    assert cut_at_boundary("One. Two. Three", "", lambda text: len(text) <= 12) == "One. Two."
+    assert cut_at_boundary("One. Two. Three", ". ", lambda text: len(text) - 12) == "One. Two"
+    assert cut_at_boundary("One. Two. Three", "", lambda text: len(text) - 12) == "One. Two."
     # Not monotone: of the starts before a comma, 4 does not fit though 6 does.
-    assert cut_at_boundary("a,bcd,ef,gh", ",", lambda text: len(text) in (0, 1)) == "a"
+    assert cut_at_boundary("a,bcd,ef,gh", ",", lambda text: int(len(text) not in (0, 1))) == "a"
+
+
+def test_a_guess_changes_the_time_and_not_the_cut():
+    draw = random.Random(0)
+    for _ in range(300):
+        text = "".join(draw.choice("ab \n.") for _ in range(draw.randint(1, 60)))
+        longest, boundary = draw.randint(0, 70), draw.choice(["\n", ". ", ""])
+        fitting = [text[:end] for end in range(len(text) + 1) if end <= longest]
+        before_boundary = [one for one in fitting if one and boundary and text.startswith(boundary, len(one))]
+        before_word = [one for one in fitting if one and not one[-1].isspace() and text[len(one) :][:1].isspace()]
+        right = text if len(text) <= longest else (before_boundary or before_word or fitting)[-1]
+        for near in (None, 1, longest, longest - 3, 200):
+            for per_token in (0.5, 1.0, 7.0):
+                assert (
+                    cut_at_boundary(text, boundary, lambda one, longest=longest: len(one) - longest, near, per_token)
+                    == right
+                )
+
+
+def test_of_a_long_text_little_is_counted():
+    text, counted = "a word and another\n" * 1000, []
+
+    def over(start):
+        counted.append(len(start))
+        return len(start) // 4 - 500
+
+    cut = cut_at_boundary(text, "\n", over, near=2100, per_token=4.0)
+    assert len(cut) // 4 <= 500 < (len(cut) + 19) // 4
+    assert len(counted) <= 4 and max(counted) < 2200
 
 
 def test_the_closing_line_stays():

@@ -11,6 +11,7 @@ trl-irl irl --config recipe.yaml --dataset_name data/xsum
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,9 +126,23 @@ class PrepareArguments(EndArguments, TaskArguments):
         }
 
 
-def shorten(row: dict, arguments: PrepareArguments, encode) -> dict:
+@dataclass
+class Pace:
+    """Characters per token of the prompts so far, from which the place to cut the next one is guessed."""
+
+    per_token: float = 4.0
+
+
+def shorten(row: dict, arguments: PrepareArguments, lengths: Callable[[dict], tuple[int, int]], pace: Pace) -> dict:
     """
     The row with its prompt cut as `truncate_field` and `truncate_text` say, if it is too long.
+
+    Args:
+        row (`dict`)
+        arguments ([`PrepareArguments`])
+        lengths (`Callable`):
+            From a row to the tokens of its prompt and, where `max_length` is set, of prompt and completion.
+        pace ([`Pace`]): of the rows before, brought up to date.
 
     Raises:
         `ValueError`: the field is not among the columns, or is no text.
@@ -149,13 +164,18 @@ def shorten(row: dict, arguments: PrepareArguments, encode) -> dict:
         changed = with_nested(row, name, text)
         return {**changed, "prompt": prompt_from_columns(changed, arguments.task_data())}
 
-    def fits(text: str) -> bool:
-        ids, labels = encode(with_field(text))
-        prompt = sum(label == -100 for label in labels)
-        limits = arguments.limits()
-        return prompt <= (limits["prompt"] or prompt) and len(ids) <= (limits["total"] or len(ids))
+    limits = arguments.limits()
 
-    cut = cut_at_boundary(body, arguments.truncate_text, fits)
+    def over(text: str) -> int:
+        changed = with_field(text)
+        prompt, total = lengths(changed)
+        if prompt and isinstance(changed["prompt"], str):
+            pace.per_token = max(len(changed["prompt"]) / prompt, 0.1)
+        return max(prompt - (limits["prompt"] or prompt), total - (limits["total"] or total))
+
+    tokens = min(limit for limit in (limits["prompt"], limits["total"]) if limit)
+    near = max(round(tokens * pace.per_token) - len(with_field("")["prompt"]), 1)
+    cut = cut_at_boundary(body, arguments.truncate_text, over, near, pace.per_token)
     return row if cut == body else with_field(cut.rstrip() if name == "prompt" else cut)
 
 
@@ -206,6 +226,7 @@ def main(arguments: PrepareArguments) -> None:
     from functools import partial
 
     from datasets import DatasetDict
+    from tqdm.auto import tqdm
 
     from ..evaluation.report import print_rows
     from ..rewards.adapters import tokenizer_of
@@ -213,7 +234,7 @@ def main(arguments: PrepareArguments) -> None:
     from ..tasks.files import check_local_path, check_no_other_splits, check_writable
     from ..tasks.prepare import DISTRIBUTION_HEADER, as_dataset, measure
     from ..tasks.task import as_prompt_completion, load_task
-    from ..text.encode import check_eos
+    from ..text.encode import check_eos, prompt_ids
     from ..text.messages import naming_row
     from .hub import check_repository, pushing
 
@@ -240,7 +261,17 @@ def main(arguments: PrepareArguments) -> None:
                 return encode(tokenizer, as_prompt_completion(row, where))
 
         if arguments.truncate_field is not None:
-            shortened = [shorten(row, arguments, partial(ids_and_labels, i)) for i, row in enumerate(rows)]
+
+            def prompt_and_total(i: int, row: dict, encode=ids_and_labels, name=name) -> tuple[int, int]:
+                if arguments.max_length is not None or not isinstance(row.get("prompt"), str):
+                    ids, labels = encode(i, row)
+                    return sum(label == -100 for label in labels), len(ids)
+                where = f"Row {i} of `{name}`"
+                with naming_row(where):
+                    return len(prompt_ids(tokenizer, as_prompt_completion(row, where))), 0
+
+            pace, numbered = Pace(), enumerate(tqdm(rows, desc="Shortening prompts", leave=False))
+            shortened = [shorten(row, arguments, partial(prompt_and_total, i), pace) for i, row in numbered]
             cut = sum(new is not old for new, old in zip(shortened, rows, strict=True))
             print(f"{name}: {cut} of {len(rows)} prompts shortened.")
             rows = shortened

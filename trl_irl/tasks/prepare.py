@@ -1,6 +1,7 @@
 """Rows made ready for training: over-long prompts cut at a boundary, lengths in tokens measured and checked."""
 
 import bisect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,9 @@ def as_dataset(rows: Sequence[dict], of: str) -> Dataset:
         ) from error
 
 
-def cut_at_boundary(text: str, boundary: str, fits: Callable[[str], bool]) -> str:
+def cut_at_boundary(
+    text: str, boundary: str, over: Callable[[str], int], near: int | None = None, per_token: float = 4.0
+) -> str:
     """
     The longest start of `text` that fits and ends before a `boundary`; if none does, before a word; else before a
     character.
@@ -45,24 +48,68 @@ def cut_at_boundary(text: str, boundary: str, fits: Callable[[str], bool]) -> st
         text (`str`)
         boundary (`str`):
             Such as a newline; what stands before one stays whole.
-        fits (`Callable[[str], bool]`):
-            Whether a start of the text is short enough. Shorter ones fit wherever a longer one does.
+        over (`Callable[[str], int]`):
+            How many tokens a start of the text is too long; 0 or less fits. Shorter ones fit wherever a longer one
+            does.
+        near (`int`, *optional*):
+            About how many characters fit. Only the time that it takes depends on it: counting tokens is all of that,
+            and of a long document the few hundred that are near the limit are enough.
+        per_token (`float`, *optional*, defaults to `4.0`):
+            About how many characters a token has, for the second guess.
 
     Returns:
         `str`: `text` itself if it fits; empty if nothing does.
     """
-    if fits(text):
-        return text
-    ends = [i for i in range(len(text)) if text.startswith(boundary, i)] if boundary else []
-    words = [i for i in range(1, len(text)) if text[i].isspace() and not text[i - 1].isspace()]
-    for starts in (ends, words, list(range(len(text)))):
-        # The first end that is too long is where the ones that fit stop.
-        kept = bisect.bisect_left(starts, True, key=lambda end: not fits(text[:end]))
-        while kept and not fits(text[: starts[kept - 1]]):
+    known: dict[int, int] = {}
+
+    def over_at(end: int) -> int:
+        if end not in known:
+            known[end] = over(text[:end])
+        return known[end]
+
+    def fits(end: int) -> bool:
+        return over_at(end) <= 0
+
+    if near is None or near >= 0.9 * len(text):
+        if fits(len(text)):
+            return text
+        near = round(len(text) - over_at(len(text)) * per_token)
+    elif near > 0:
+        near -= round(over_at(near) * per_token)
+    ends = [match.start() for match in re.finditer(re.escape(boundary), text)] if boundary else []
+    words = [match.start() for match in re.finditer(r"(?<=\S)(?=\s)", text)]
+    for starts in (ends, words, range(len(text))):
+        kept = _count_that_fit(starts, fits, near)
+        if kept == len(starts) and fits(len(text)):
+            return text
+        while kept and not fits(starts[kept - 1]):
             kept -= 1  # tokens join and split: a shorter text has now and then one more
         if kept and starts[kept - 1]:
             return text[: starts[kept - 1]]
     return ""
+
+
+def _count_that_fit(starts: Sequence[int], fits: Callable[[int], bool], near: int) -> int:
+    """How many of the first starts fit: steps that double, away from the one near the guess, then by halves."""
+    low, high, step = 0, len(starts), 1  # it is in [low, high]
+    at = min(bisect.bisect_left(starts, near), high - 1)
+    if high and fits(starts[at]):
+        low = at + 1
+        while low < high:
+            at = min(low + step - 1, high - 1)
+            if not fits(starts[at]):
+                high = at
+                break
+            low, step = at + 1, 2 * step
+    elif high:
+        high = at
+        while low < high:
+            at = max(high - step, low)
+            if fits(starts[at]):
+                low = at + 1
+                break
+            high, step = at, 2 * step
+    return low + bisect.bisect_left(starts[low:high], True, key=lambda end: not fits(end))
 
 
 def split_closing_line(prompt: str) -> tuple[str, str]:
