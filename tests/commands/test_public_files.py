@@ -214,6 +214,9 @@ def test_evaluate_judges_a_files_solutions_without_a_model(run):
     (cell,) = json.load(open("ev/metrics.json", encoding="utf-8"))
     assert cell["model"] == "given" and cell["metrics"]["accuracy"]["mean"] == 0.5
     assert cell["metrics"]["pass@2"]["mean"] == 1.0
+    first = told.out.split("The first prompt:")[1].split("seconds")[0]
+    shown = [JUDGED[0]["question"], "1 + 1 = <<1+1=2>>2", "It is one.\nA: 3"]  # prompt, reference, completion
+    assert [first.index(text) for text in shown] == sorted(first.index(text) for text in shown)
     assert "as given" in open("ev/report.md", encoding="utf-8").read()
     status, told = run(evaluate, JUDGED, words.replace("--answer_marker A:", "") + " --metrics accuracy")
     (cell,) = json.load(open("ev/metrics.json", encoding="utf-8"))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..tasks.task import HUB_DATA, custom_score, names_function
 from .evaluate_rewards import RewardArguments, analyse
-from .evaluate_rows import given_lines, length_by, rows_to_judge
+from .evaluate_rows import given_lines, length_by, rows_to_judge, show_one
 from .judging import ReferenceJudge, unanswered
 from .loaded_models import LoadedModel, Stopwatch, named, weights_of
 from .task_arguments import (
@@ -292,6 +292,7 @@ def main(arguments: EvaluateArguments) -> None:
         matched = comparison.table_at_equal_diversity(values, baseline, performance, intervals=False)
         if len(matched) > 1:
             print_rows(matched, "At equal diversity (* the 95 % interval leaves out 0)")
+    show_one(lines)
     for note in notes:
         print(f"Note: {note}")
     print(f"{in_models.seconds:.1f} s in the models, {in_metrics.seconds:.1f} s for the metrics.")

@@ -114,3 +114,28 @@ def length_by(arguments: EvaluateArguments) -> Callable[[str], int]:
         return lambda text: len(text.split())
     tokenizer = tokenizer_of(paths[0])
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def show_one(lines: Sequence[dict]) -> None:
+    """Print the first prompt and what each model said to it, first at its first temperature: what numbers are of."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    console.print("\nThe first prompt:", style="bold")
+    console.print(_text_of(lines[0]["prompt"]))
+    if lines[0]["reference"] is not None:
+        console.print("reference:", style="bold")
+        console.print(_text_of(lines[0]["reference"]))
+    seen: set[str] = set()
+    for line in lines:
+        if line["model"] not in seen and line["completions"]:
+            seen.add(line["model"])
+            console.print(f"{line['model']}:", style="bold")
+            console.print(_text_of(line["completions"][0]["text"]))
+    console.print()
+
+
+def _text_of(said, longest: int = 500) -> str:
+    """Text, or the last of some messages, shortened in its middle."""
+    text = (said if isinstance(said, str) else str(said[-1]["content"])).strip()
+    return text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
