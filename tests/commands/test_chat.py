@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.conftest import CHAT_TEMPLATE
 from trl_irl import SoftQReward
 from trl_irl.commands import chat
+from trl_irl.rewards.heatmap import colour, full_colour
 from trl_irl.rewards.settings import SETTINGS_FILE, save_settings
 
 
@@ -105,11 +106,11 @@ def test_side_by_side_in_a_terminal_with_every_token_on_its_colour(tuned, model_
     chat.answers(talks, "The quick", 0)
     talks["tuned"].reset()
     answer = talks["tuned"].ask("The quick", 0, lambda piece: None)
-    largest = max(abs(reward) for _, reward in answer.pieces if reward is not None)
+    largest = full_colour([reward for _, reward in answer.pieces if reward is not None])
     for piece, reward in answer.pieces:
         if reward is not None and (piece == "\n" or piece.isprintable() and piece.strip()):
-            (colour,) = re.findall(r"rgb\((.*)\)", chat.background(reward / largest))
-            assert f"48;2;{colour.replace(',', ';')}m" in seen.getvalue()
+            red, green, blue = bytes.fromhex(colour(reward / largest)[1:])  # as the page of `score` has it
+            assert f"48;2;{red};{green};{blue}m" in seen.getvalue()
     assert re.search(r"base +.*tuned", seen.getvalue())
 
 

@@ -17,7 +17,16 @@ from trl_irl import IRLConfig, IRLTrainer
 from trl_irl.cli import main as cli
 from trl_irl.commands import chat, evaluate, gail, irl, online_irl, recipes, score
 from trl_irl.commands.recipe_file import find_recipe, shipped_recipes
-from trl_irl.commands.terminal import Terminal, describe, number, objective, rows_of, schedule, weights
+from trl_irl.commands.terminal import (
+    Terminal,
+    describe,
+    evaluation_line,
+    number,
+    objective,
+    rows_of,
+    schedule,
+    weights,
+)
 
 
 CPU = {"use_cpu": True, "bf16": False}
@@ -136,6 +145,29 @@ def test_a_bar_only_where_somebody_sees_it(model_folder, tmp_path, monkeypatch):
     for seen in (True, False):
         monkeypatch.setattr(sys.stderr, "isatty", lambda seen=seen: seen, raising=False)
         assert Terminal(trainer, arguments, "test").bars is seen
+
+
+def test_tokens_are_counted_from_the_last_log_of_the_run_that_goes_on(model_folder, tmp_path, monkeypatch):
+    trainer = make(model_folder, tmp_path, [{"prompt": "One", "completion": " two"}] * 8)
+    terminal = Terminal(trainer, irl.IRLScriptArguments(task="arithmetic"), "test")
+    trainer.state.log_history = [{"num_tokens": 5000, "step": 3}, {"eval_loss": 1.0, "step": 3}]
+    trainer.state.global_step, seconds = 3, iter([10.0, 12.0])
+    monkeypatch.setattr("trl_irl.commands.terminal.time.perf_counter", lambda: next(seconds))
+    terminal.on_train_begin(trainer.args, trainer.state, trainer.control)
+    header, line = terminal._log_lines(4, {"nll": 1.0, "num_tokens": 5100})
+    assert header.split()[-1] == "tokens/s" and float(line.split()[-1]) == 50
+
+
+def test_an_evaluation_shows_every_metric_of_the_users_own():
+    logs = {
+        "eval_loss": 1.0,
+        "eval_timeliness": 0.5,
+        "eval_meaning_mean_words": 2.0,
+        "eval_runtime": 3.0,
+        "epoch": 1.0,
+    }
+    logs |= {"eval_q_mean": 4.0, "eval_samples_per_second": 5.0, "eval_num_tokens": 6}
+    assert evaluation_line(7, logs) == "    step 7: eval_loss 1, eval_timeliness 0.5, eval_meaning_mean_words 2"
 
 
 def test_every_recipe_is_listed_with_its_hardware_and_a_program_that_reads_it(capsys, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ trl-irl chat base=Qwen/Qwen2.5-0.5B tuned=outputs/irl --prompt "What is 2 + 3?"
 
 A model with a chat template is asked in its words, and remembers the talk; another goes on from the text as it is.
 Without `--prompt` it asks for one after another: `\\n` is a new line, `/reset` forgets the talk, and an empty line or
-Ctrl-D ends it. A model that IRL trained shows its tokens on green where the reward inside it is high, and on red where
+Ctrl-D ends it. A model that IRL trained shows its tokens on blue where the reward inside it is high, and on red where
 it is low.
 """
 
@@ -99,13 +99,16 @@ class Talk:
     """
 
     def __init__(self, path: str, arguments: ChatArguments):
+        from ..rewards import SoftQReward
         from ..rewards.settings import saved_settings
 
-        self.path, self.arguments = path, arguments
-        self.model, self.tokenizer = LoadedModel(
-            path, arguments.dtype, 1, eos_token=arguments.eos_token
-        ).transformers()
-        self.settings = saved_settings(path) if arguments.rewards else {}
+        self.arguments = arguments
+        loaded = LoadedModel(path, arguments.dtype, 1, eos_token=arguments.eos_token)
+        self.model, self.tokenizer = loaded.transformers()
+        settings, self.reward = saved_settings(path) if arguments.rewards else {}, None
+        if settings.get("lambda_td"):  # of plain likelihood there is none that was learnt
+            told = {key: settings[key] for key in ("gamma", "terminal_value")}
+            self.reward = SoftQReward(self.model, self.tokenizer, **told)
         self.reset()
 
     def reset(self) -> None:
@@ -124,14 +127,15 @@ class Talk:
         is_chat = self.tokenizer.chat_template is not None
         messages = [*self.messages, {"role": "user", "content": text}]
         prompt = messages if is_chat else text
-        told = self.arguments
-        options = {"temperature": told.temperature, "top_p": told.top_p, "seed": seed, "description": ""}
         ((completion,),) = sample(
             self.model,
             self.tokenizer,
             [prompt],
-            told.max_new_tokens,
-            **options,
+            self.arguments.max_new_tokens,
+            temperature=self.arguments.temperature,
+            top_p=self.arguments.top_p,
+            seed=seed,
+            description="",
             streamer=_streamer(self.tokenizer, said),
         )
         pieces = self._pieces(prompt, completion.token_ids)
@@ -140,13 +144,11 @@ class Talk:
         return Answer(completion.text, completion.length, completion.ended, pieces)
 
     def _pieces(self, prompt, token_ids: list[int]) -> list[tuple[str, float | None]]:
-        from ..rewards import SoftQReward
         from ..rewards.token_pieces import token_pieces
 
-        if not self.settings.get("lambda_td"):  # of plain likelihood there is none that was learnt
+        if self.reward is None:
             return []
-        told = {key: self.settings[key] for key in ("gamma", "terminal_value") if key in self.settings}
-        (scored,) = SoftQReward(self.model, self.tokenizer, **told).score([prompt], completion_ids=[token_ids])
+        (scored,) = self.reward.score([prompt], completion_ids=[token_ids])
         texts = token_pieces(self.tokenizer, token_ids)
         return [
             (text, float(reward) if known else None)
@@ -208,20 +210,15 @@ def _columns(shown: dict[str, object]):
 def _coloured(answer: Answer):
     from rich.text import Text
 
-    largest = max((abs(reward) for _, reward in answer.pieces if reward is not None), default=0.0) or 1.0
+    from ..rewards.heatmap import colour, full_colour
+
+    largest = full_colour([reward for _, reward in answer.pieces if reward is not None])
     text = Text()
     for piece, reward in answer.pieces or [(answer.text, None)]:
         shown = piece.replace("\n", "↵\n")  # or the colour of a new line would be of nothing
-        text.append(shown, style="" if reward is None else background(reward / largest))
+        text.append(shown, style="" if reward is None else f"black on {colour(reward / largest)}")
     text.append(f"\n({told_of(answer)})", style="dim")
     return text
-
-
-def background(share: float) -> str:
-    """A style from red (-1) over white (0) to green (1), black letters on it."""
-    rest = round(255 - 130 * min(abs(share), 1.0))
-    red, green = (rest, 255) if share > 0 else (255, rest)
-    return f"black on rgb({red},{green},{rest})"
 
 
 def prompts(talks: Sequence[Talk]) -> Iterator[str]:

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from .recipe_file import shipped_recipes
+
 
 def run_recipe(
     program: str, recipe: str | Path, model: Path, output_dir: Path, threads: int | None = None, **overrides
@@ -73,7 +75,4 @@ def reward_and_kl(history: list[dict]) -> list[dict]:
 
 def recipe_path(name: str) -> Path:
     """The file of a recipe of `recipes/arithmetic`."""
-    # In a wheel the recipes lie inside the package, in a checkout beside it.
-    package = Path(__file__).parents[1]
-    candidates = [folder / f"recipes/arithmetic/{name}.yaml" for folder in (package, package.parent)]
-    return next(path for path in candidates if path.is_file())
+    return shipped_recipes()[f"recipes/arithmetic/{name}.yaml"]

@@ -15,8 +15,10 @@ import torch
 from datasets import Dataset
 from tqdm import tqdm
 from transformers import PrinterCallback, ProgressCallback
+from trl.trainer.utils import get_config_model_id
 
 from ..text.context import context_length
+from ..trainer import IRLConfig
 from ..trainer.models import causal_lm
 from ..trainer.row_ends import labels_of
 
@@ -38,17 +40,9 @@ _COLUMNS = {
     "grad_norm": "grad norm",
     "learning_rate": "lr",
 }
-_NOT_SHOWN = (
-    "runtime",
-    "per_second",
-    "epoch",
-    "num_tokens",
-    "_mean",
-    "_std",
-    "_share",
-    "td_scale",
-    "lambda_td",
-    "time",
+_NOT_SHOWN = (  # how keys of an evaluation end that its line leaves out: times, counts, and what only trackers want
+    *("epoch", "_runtime", "_per_second", "_num_tokens", "_td_scale", "_lambda_td", "_mean_token_accuracy"),
+    *("_log_pi_mean", "_q_mean", "_q_std", "_v_mean", "_reward_mean", "_reward_std", "_td_loss_terminal_share"),
 )
 _HEADER_EVERY = 25  # lines
 
@@ -100,7 +94,7 @@ def rows_of(trainer) -> Rows | None:
 
 def objective(args) -> str:
     """The loss that these arguments ask for, and when its terms are in force."""
-    if not hasattr(args, "lambda_td"):
+    if not isinstance(args, IRLConfig):
         return f"GAIL: RLOO on a discriminator's reward, beta {args.beta:g}"
     kl = f", lambda_kl {args.lambda_kl:g}" if args.lambda_kl else ""
     if args.lambda_td == 0:
@@ -133,10 +127,10 @@ def describe(trainer, rows: Rows | None, max_steps: int) -> list[tuple[str, str]
     """The lines of the table before a training: what, and how."""
     args, accelerator, model = trainer.args, trainer.accelerator, trainer.model
     trained, total = weights(p for p in model.parameters() if p.requires_grad), weights(model.parameters())
-    name = getattr(causal_lm(model).config, "_name_or_path", "") or type(model).__name__
+    name = get_config_model_id(causal_lm(model).config) or type(model).__name__
     per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
     lines = [("objective", objective(args)), ("model", f"{name}: {trained:,} of {total:,} weights trained")]
-    steps = f"{max_steps:,} of {per_step:,} {'completions' if not hasattr(args, 'lambda_td') else 'rows'}"
+    steps = f"{max_steps:,} of {per_step:,} {'rows' if isinstance(args, IRLConfig) else 'completions'}"
     if rows is not None:
         about = "" if rows.looked_at == rows.count else "about "
         told = f"{rows.count:,} {'packed ' if args.packing else ''}rows, {about}{rows.count * rows.scored:,.0f} scored"
@@ -166,8 +160,10 @@ def describe(trainer, rows: Rows | None, max_steps: int) -> list[tuple[str, str]
 
 
 def next_commands(trainer, script_args, split: str, rows: Rows | None) -> list[str]:
-    """What to run after this training, ready to paste: an evaluation against its base, its rewards as
-    a page, and a talk with both."""
+    """
+    What to run after this training, ready to paste: an evaluation against its base, its rewards as a page, and a talk
+    with both.
+    """
     args, context = trainer.args, context_length(causal_lm(trainer.model).config)
     if script_args.task is None and script_args.dataset_name is None:  # a mixture, which `evaluate` has no keys for
         return []
@@ -182,18 +178,15 @@ def next_commands(trainer, script_args, split: str, rows: Rows | None) -> list[s
     longest = rows.longest_scored * 3 // 2 if rows is not None else getattr(args, "max_completion_length", None) or 256
     if context is not None and rows is not None:
         longest = min(longest, context - rows.longest_prompt)
-    base = causal_lm(trainer.model).config._name_or_path
-    models = ["--models", f"base={base}", f"tuned={args.output_dir}"]
-    sampling = ["--split", split, "--num_prompts", "100", "--max_new_tokens", str(max(longest, 1))]
-    commands = [
-        ["trl-irl", "evaluate", *models, *data, *sampling, "--output_dir", f"{args.output_dir}/evaluation"],
-        ["trl-irl", "score", "--model", args.output_dir, *data, "--split", split, "--num_rows", "100"],
-    ]
-    commands[1] += ["--output", f"{args.output_dir}/rewards.parquet", "--html", f"{args.output_dir}/rewards.html"]
-    if not hasattr(args, "lambda_td"):  # GAIL's reward is its discriminator's
-        del commands[1]
-    commands.append(["trl-irl", "chat", *models[1:]])
-    return [shlex.join(command) for command in commands]
+    out, of_split = args.output_dir, [*data, "--split", split]
+    models = [f"base={get_config_model_id(causal_lm(trainer.model).config)}", f"tuned={out}"]
+    sampling = ["--num_prompts", "100", "--max_new_tokens", str(max(longest, 1))]
+    commands = [["evaluate", "--models", *models, *of_split, *sampling, "--output_dir", f"{out}/evaluation"]]
+    if isinstance(args, IRLConfig):  # GAIL's reward is its discriminator's
+        pages = ["--num_rows", "100", "--output", f"{out}/rewards.parquet", "--html", f"{out}/rewards.html"]
+        commands.append(["score", "--model", out, *of_split, *pages])
+    commands.append(["chat", *models])
+    return [shlex.join(["trl-irl", *command]) for command in commands]
 
 
 class Terminal(ProgressCallback):
@@ -223,12 +216,11 @@ class Terminal(ProgressCallback):
         if state.is_world_process_zero:
             self.rows = rows_of(self.trainer)
             _print_table(describe(self.trainer, self.rows, state.max_steps))
-            self._clock, self._seen = time.perf_counter(), self.trainer._total_train_tokens
+            self._clock = time.perf_counter()
+            # After a resume the count goes on from the last log.
+            self._seen = next((one["num_tokens"] for one in reversed(state.log_history) if "num_tokens" in one), 0)
         if self.bars:
             super().on_train_begin(args, state, control, **kwargs)
-            if self.training_bar is not None and state.global_step:  # resumed
-                self.training_bar.update(state.global_step)
-        self.current_step = state.global_step
 
     def on_step_end(self, args, state, control, **kwargs):
         self._step_ended = time.perf_counter()
@@ -251,9 +243,7 @@ class Terminal(ProgressCallback):
         self._step_ended = now
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero or not logs:
-            return
-        if "train_runtime" in logs:
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         if any(key.startswith(("eval_", "test_")) for key in logs):
             line = evaluation_line(state.global_step, logs)
@@ -315,7 +305,7 @@ def use_terminal(trainer, script_args, split: str) -> Terminal:
 
 def evaluation_line(step: int, logs: dict) -> str:
     """`step 50: eval_nll 0.412, eval_td_loss 1.3`: what was evaluated, without times and what only trackers want."""
-    shown = {key: value for key, value in logs.items() if not any(word in key for word in _NOT_SHOWN)}
+    shown = {key: value for key, value in logs.items() if not key.endswith(_NOT_SHOWN)}
     return f"    step {step}: " + ", ".join(f"{key} {number(value)}" for key, value in shown.items())
 
 

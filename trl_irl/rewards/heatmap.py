@@ -73,14 +73,19 @@ def write_heatmap(rows: Sequence[dict], path: Path, title: str) -> None:
         title (`str`)
     """
     known = [reward for row in rows for reward, there in zip(row["rewards"], row["has_reward"], strict=True) if there]
-    # One outlier, such as a stop token whose V is far from 0, would leave all others white.
-    largest = (float(np.quantile(np.abs(known), 0.95)) if known else 0.0) or 1.0
+    largest = full_colour(known)
     steps = np.linspace(-largest, largest, 5)
     scale = "".join(f'<span style="background:{colour(x / largest)}">{x:+.2f}</span>' for x in steps)
     articles = "\n".join(_article(i, row, largest) for i, row in enumerate(rows))
     path.parent.mkdir(parents=True, exist_ok=True)
     page = _PAGE.format(title=html.escape(title), scale=scale, articles=articles)
     path.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")  # half a surrogate pair, which JSON can hold
+
+
+def full_colour(rewards: Sequence[float]) -> float:
+    """The reward from which on a token has the whole colour, above 0."""
+    # One outlier, such as a stop token whose V is far from 0, would leave all others white.
+    return (float(np.quantile(np.abs(rewards), 0.95)) if rewards else 0.0) or 1.0
 
 
 def colour(share: float) -> str:

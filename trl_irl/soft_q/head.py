@@ -48,7 +48,7 @@ from .tiles import RunningStatistics, fold, gradient
 
 
 # On a CPU 32, 64 and 128 MiB take the same time within 15 %, 32 the least; on an H200 32, 128 and 512 take 0.204,
-# 0.134 and 0.132 s per step of 0.5 B weights (README, "Speed and memory"). 128 is half of what TRL 1.16's head takes.
+# 0.134 and 0.132 s per step of 0.5 B weights (docs/results.md). 128 is half of what TRL 1.16's head takes.
 DEFAULT_LOGIT_BUFFER_MB = 128
 
 

@@ -67,7 +67,7 @@ class IRLConfig(SFTConfig):
         terminal_value (`str`, *optional*, defaults to `"mask"`):
             Value of the state after a stop token: `"zero"`, or `"mask"` to leave the temporal-difference term of that
             token out. A zero pulls Q of the stop token, and with it all values, down to 0; measured, that made
-            sampled completions end late (README, "MLE and IRL at equal diversity").
+            sampled completions end late (docs/results.md).
         td_target_grad (`bool`, *optional*, defaults to `True`):
             Whether gradients flow through the value of the next state. `False` gives a semi-gradient.
 
