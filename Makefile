@@ -9,7 +9,7 @@ JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
 .PHONY: help demo rlhf-demo test test-latest docs lint format clean
 
 help:
-	@echo "make demo         fine-tune a tiny model by MLE and by IRL and compare them (6 minutes on 2 cores, and some to install)"
+	@echo "make demo         fine-tune a tiny model by MLE and by IRL and compare them (8 minutes on 2 cores, and some to install)"
 	@echo "make rlhf-demo    SFT, reward model and PPO, and IRL and RLOO, on a tiny model (15 minutes on 2 cores)"
 	@echo "make test         the test suite, with the locked TRL of requirements/tested.txt"
 	@echo "make test-latest  the test suite, with the newest supported TRL of requirements/tested-latest.txt"
