@@ -2,7 +2,7 @@
 When does the agent's own data help, and when can it not? A small MDP that speaks token by token, in two versions.
 
 ```bash
-.venv/bin/python -m benchmarks.correctable_mdp --output_dir outputs/correctable_mdp    # two minutes
+.venv/bin/python -m benchmarks.correctable_mdp    # two minutes; raw numbers in results/correctable_mdp.json
 ```
 
 A state is how far the agent has left the track (0 is on it, 6 the farthest). An action, like a token, is one of "stay"
@@ -31,6 +31,7 @@ from statistics import fmean, stdev
 
 import torch
 
+from benchmarks.seeds import RESULTS, shown
 from trl_irl.soft_q import soft_q_terms
 from trl_irl.soft_q.online_objective import CHI2_ON, online_loss, value_drop
 
@@ -159,23 +160,43 @@ def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def falling_values() -> dict[str, dict]:
+    """By `chi2_on`: V of the farthest state after so many updates, and the score after 1000."""
+    found = {}
+    for chi2_on in CHI2_ON:
+        learned = {updates: train("online IRL", True, 0, updates, chi2_on) for updates in (500, 1000, 2000)}
+        values = {str(updates): q[FARTHEST].logsumexp(-1).item() for updates, q in learned.items()}
+        found[chi2_on] = {"v_of_the_farthest": values, "score": score(learned[1000], True)}
+    return found
+
+
+def report(found: dict) -> str:
+    """A Markdown table of the scores, the best of what was learned in bold."""
+    lines = [f"| world | {' | '.join(METHODS)} | the expert |", "|---|" + "---:|" * (len(METHODS) + 1)]
+    for world, scores in found["scores"].items():
+        cells = {name: shown(scores[name], digits=3) for name in (*METHODS, "expert")}
+        best = max(METHODS, key=lambda name: fmean(scores[name]))
+        if fmean(scores[best]) > 1.1 * min(fmean(scores[name]) for name in METHODS):
+            cells[best] = f"**{cells[best]}**"
+        lines.append(f"| {world} | {' | '.join(cells.values())} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/correctable_mdp"))
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/correctable_mdp"), help="the picture")
+    parser.add_argument("--results", type=Path, default=RESULTS / "correctable_mdp.json", help="raw numbers")
     parser.add_argument("--seeds", type=int, default=10)
     options = parser.parse_args()
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    found = measure(options.seeds)
-    (options.output_dir / "scores.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    draw(found, options.output_dir / "correctable_mdp.png")
-    for world, scores in found.items():
-        shown = [f"{name} {fmean(x):.3f}" + (f" ± {stdev(x):.3f}" if len(x) > 1 else "") for name, x in scores.items()]
-        print(f"{world}: {', '.join(shown)}")
-    for chi2_on in CHI2_ON:
-        learned = [train("online IRL", True, 0, updates, chi2_on) for updates in (500, 1000, 2000)]
-        values = [f"{q[FARTHEST].logsumexp(-1):.1f}" for q in learned]
-        print(f"chi2_on {chi2_on}: V of the farthest state after 500, 1000, 2000 updates {', '.join(values)}; "
-              f"on the track {score(learned[1], True):.3f} of the time after 1000")  # fmt: skip
+    found = {"scores": measure(options.seeds), "chi2_on": falling_values()}
+    options.results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    draw(found["scores"], options.output_dir / "correctable_mdp.png")
+    print(report(found))
+    for chi2_on, told in found["chi2_on"].items():
+        values = ", ".join(f"{value:.1f} after {updates}" for updates, value in told["v_of_the_farthest"].items())
+        print(f"chi2_on {chi2_on}: V of the farthest state {values} updates; on the track {told['score']:.3f} of the "
+              "time after 1000")  # fmt: skip
 
 
 if __name__ == "__main__":

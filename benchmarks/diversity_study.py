@@ -3,8 +3,8 @@ MLE against IRL on `arithmetic`, at equal diversity: few demonstrations and many
 `terminal_value`, several seeds. About two hours on 2 cores; what is done is kept, so it can be killed and taken up.
 
 ```bash
-.venv/bin/python -m benchmarks.diversity_study --output_dir outputs/diversity_study
-.venv/bin/python -m benchmarks.diversity_study --output_dir outputs/diversity_study --report
+.venv/bin/python -m benchmarks.diversity_study    # raw numbers in results/diversity_study.jsonl, a line per run
+.venv/bin/python -m benchmarks.diversity_study --report
 ```
 
 A seed draws its own demonstrations, its own 200 test problems, the order of training and the samples, all alike for
@@ -12,12 +12,13 @@ every objective; so the differences are paired by seed, and their intervals are 
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from statistics import fmean
+
+from benchmarks.seeds import RESULTS, add_row, read_rows
 
 
 TEMPERATURES = (0.0, 0.3, 0.6, 1.0)
@@ -34,15 +35,16 @@ def jobs(seeds: int) -> list[tuple[int, int, str, float, str]]:
     return [(seed, size, *arm) for size in STEPS for seed in range(seeds) for arm in ARMS]
 
 
-def run_job(base: Path, output: Path, seed: int, size: int, lambda_td: float, terminal_value: str) -> None:
-    """Train, evaluate and write `output`: at each temperature the means over prompts, and the held-out losses."""
+def run_job(output_dir: Path, seed: int, size: int, name: str, lambda_td: float, terminal_value: str) -> dict:
+    """Train and evaluate: at each temperature the means over prompts, and the held-out losses."""
     from trl_irl.commands.irl import make_parser, make_trainer
     from trl_irl.evaluation.sampling import sample
     from trl_irl.evaluation.scoring import Scorer
     from trl_irl.tasks.arithmetic import make_arithmetic
     from trl_irl.tasks.task import exact_answer
 
-    words = ["--config", str(RECIPE), "--model_name_or_path", str(base), "--output_dir", str(output.with_suffix(""))]
+    folder = output_dir / f"{size}-{name.replace(' ', '-')}-seed{seed}"
+    words = ["--config", str(RECIPE), "--model_name_or_path", str(output_dir / "base"), "--output_dir", str(folder)]
     words += ["--lambda_td", str(lambda_td), "--terminal_value", terminal_value, "--num_train_rows", str(size)]
     words += ["--task_seed", str(1000 + seed), "--seed", str(seed), "--max_steps", str(STEPS[size])]
     words += ["--eval_strategy", "no", "--do_eval", "true", "--disable_tqdm", "true", "--logging_steps", "100"]
@@ -50,7 +52,8 @@ def run_job(base: Path, output: Path, seed: int, size: int, lambda_td: float, te
     trainer.train()
     held_out = trainer.evaluate()
     rows = list(make_arithmetic(num_train=1, seed=1000 + seed)["test"])
-    told = {"seed": seed, "demonstrations": size, "lambda_td": lambda_td, "terminal_value": terminal_value}
+    told = {"objective": name, "seed": seed, "demonstrations": size}
+    told |= {"lambda_td": lambda_td, "terminal_value": terminal_value}
     told |= {name: held_out[f"eval_{name}"] for name in ("nll", "td_loss", "reward_mean")}
     told["temperatures"] = {}
     for temperature in TEMPERATURES:
@@ -66,21 +69,19 @@ def run_job(base: Path, output: Path, seed: int, size: int, lambda_td: float, te
         )
         found = Scorer(exact_answer).statistics([list(map(vars, group)) for group in groups], rows)
         told["temperatures"][temperature] = {name: statistic.value for name, statistic in found.items()}
-    part = output.with_suffix(".part")
-    part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, output)
+    return told
 
 
-def result_path(output_dir: Path, seed: int, size: int, name: str) -> Path:
-    return output_dir / f"{size}-{name.replace(' ', '-')}-seed{seed}.json"
+def by_run(results: Path) -> dict[tuple[int, int, str], dict]:
+    """What is there, by seed, demonstrations and objective."""
+    return {(row["seed"], row["demonstrations"], row["objective"]): row for row in read_rows(results)}
 
 
-def work(output_dir: Path, seeds: int, worker: int, workers: int) -> None:
-    missing = [job for job in jobs(seeds) if not result_path(output_dir, *job[:3]).is_file()]
-    for seed, size, name, lambda_td, terminal_value in missing[worker::workers]:
-        path = result_path(output_dir, seed, size, name)
-        run_job(output_dir / "base", path, seed, size, lambda_td, terminal_value)
-        print(path.name, flush=True)
+def work(output_dir: Path, results: Path, seeds: int, worker: int, workers: int) -> None:
+    done = by_run(results)
+    for job in [job for job in jobs(seeds) if job[:3] not in done][worker::workers]:
+        add_row(results, run_job(output_dir, *job))
+        print(*job[:3], flush=True)
 
 
 def curve(result: dict, metric: str) -> tuple[list[float], list[float]]:
@@ -90,18 +91,20 @@ def curve(result: dict, metric: str) -> tuple[list[float], list[float]]:
     return self_bleu, [100 * cell.get(metric, cell["accuracy"]) for cell in cells]
 
 
-def report(output_dir: Path, seeds: int) -> str:
+def runs_of(results: Path, size: int) -> dict[tuple[str, int], dict]:
+    """The runs on so many demonstrations that are there, by objective and seed, in the order of the tables."""
+    done = by_run(results)
+    seeds = sorted({seed for seed, *_ in done})
+    keys = [(name, seed) for name, *_ in ARMS for seed in seeds if (seed, size, name) in done]
+    return {(name, seed): done[seed, size, name] for name, seed in keys}
+
+
+def report(results: Path) -> str:
     """Markdown tables of what is there; a difference needs the seed of both models."""
     parts = []
     for size in STEPS:
-        found = {
-            (name, seed): json.loads(path.read_text(encoding="utf-8"))
-            for name, *_ in ARMS
-            for seed in range(seeds)
-            if (path := result_path(output_dir, seed, size, name)).is_file()
-        }
-        if found:
-            tables = _at_equal_diversity(found), _mask_minus_zero(found), _by_temperature(found)
+        if found := runs_of(results, size):
+            tables = at_equal_diversity(found), mask_minus_zero(found), by_temperature(found)
             parts.append("\n\n".join((f"### {size} demonstrations", *tables)))
     return "\n\n".join(parts) + "\n"
 
@@ -121,7 +124,7 @@ def _difference(values) -> str:
     return f"{np.mean(values):+.1f} [{low:+.1f}, {high:+.1f}]{'' if low <= 0 <= high else ' *'}"
 
 
-def _at_equal_diversity(found: dict) -> str:
+def at_equal_diversity(found: dict) -> str:
     """MLE's percentages, and the other objectives' minus them, paired by seed, with 95 % intervals."""
     import numpy as np
 
@@ -146,7 +149,7 @@ def _at_equal_diversity(found: dict) -> str:
     return "\n".join(lines)
 
 
-def _mask_minus_zero(found: dict) -> str:
+def mask_minus_zero(found: dict) -> str:
     """What leaving the terminal state out changes at temperature 1, in points, paired by seed."""
     shown = {"accuracy": 100, "pass@4": 100, "self_bleu": 1, "ended": 100}
     lines = ["| lambda_td | " + " | ".join(f"{name}, T = 1" for name in shown) + " |", "|---:|" + "---:|" * len(shown)]
@@ -161,7 +164,7 @@ def _mask_minus_zero(found: dict) -> str:
     return "\n".join(lines)
 
 
-def _by_temperature(found: dict) -> str:
+def by_temperature(found: dict) -> str:
     """Means over seeds: held-out loss, accuracy of greedy decoding, and at each temperature four percentages."""
     headers = [f"T = {temperature:g}: accuracy / pass@4 / self-BLEU / ended" for temperature in TEMPERATURES[1:]]
     lines = [f"| objective | nll | greedy | {' | '.join(headers)} |", "|---|---:|---:|" + "---:|" * len(headers)]
@@ -180,26 +183,26 @@ def _by_temperature(found: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/diversity_study"))
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/diversity_study"), help="models")
+    parser.add_argument("--results", type=Path, default=RESULTS / "diversity_study.jsonl", help="raw numbers, kept")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--worker", type=int, help="run only the share of this worker, from 0")
     parser.add_argument("--report", action="store_true", help="only print the tables of what is done")
     options = parser.parse_args()
     if options.worker is not None:
-        return work(options.output_dir, options.seeds, options.worker, options.workers)
+        return work(options.output_dir, options.results, options.seeds, options.worker, options.workers)
     if not options.report:
         prepare_base(options.output_dir)
         command = [sys.executable, "-m", "benchmarks.diversity_study", "--output_dir", str(options.output_dir)]
-        command += ["--seeds", str(options.seeds), "--workers", str(options.workers)]
+        command += ["--results", str(options.results), "--seeds", str(options.seeds)]
+        command += ["--workers", str(options.workers)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         workers = [subprocess.Popen([*command, "--worker", str(i)], env=environment) for i in range(options.workers)]
         statuses = [worker.wait() for worker in workers]
         if any(statuses):
             raise SystemExit("A worker failed; start the study again to go on.")
-    text = report(options.output_dir, options.seeds)
-    (options.output_dir / "report.md").write_text(text, encoding="utf-8")
-    print(text)
+    print(report(options.results))
 
 
 def prepare_base(output_dir: Path) -> None:

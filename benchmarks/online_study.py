@@ -1,13 +1,14 @@
 """
-What the model's own samples add on `arithmetic`: MLE, offline IRL, online IRL and GAIL, in one report a seed. More
-than an hour on one core; what is trained is kept.
+What the model's own samples add on `arithmetic`: MLE, offline IRL, online IRL and GAIL, in one report per seed. More
+than an hour on one core; what is trained and each seed's numbers are kept.
 
 ```bash
-.venv/bin/python -m benchmarks.online_study --output_dir outputs/online_study
+.venv/bin/python -m benchmarks.online_study    # raw numbers in results/online_study.jsonl
 ```
 
 A seed draws its own 300 demonstrations and its own 200 test problems. MLE and IRL start from the demo's base model, by
-its recipes; online IRL and GAIL go on for 200 steps from that MLE model on the same demonstrations, by theirs.
+its recipes; online IRL and GAIL go on for 200 steps from that MLE model on the same demonstrations, by theirs, and so
+does online IRL without samples of its own (`online_fraction: 0`), which is offline IRL from the same start.
 `trl-irl evaluate --reward_analysis` then samples from all four (greedy, and 8 completions at temperature 1) and asks
 each model's reward (`soft_q`, its mean over tokens) to tell right from wrong completions of one prompt, MLE's and its
 own (AUROC); GAIL's discriminator is asked the same. Means over seeds, with their standard deviation; "minus MLE" is
@@ -19,11 +20,18 @@ import math
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks.seeds import run_study, shown
+from benchmarks.seeds import shown, study
 
 
-MODELS = {"MLE": "trl-irl irl", "IRL": "trl-irl irl", "online IRL": "trl-irl online_irl", "GAIL": "trl-irl gail"}
-RECIPES = {"MLE": "mle", "IRL": "irl", "online IRL": "online_irl", "GAIL": "gail"}
+# Each model's command, recipe and what differs from it.
+MODELS = {
+    "MLE": ("trl-irl irl", "mle", {}),
+    "IRL": ("trl-irl irl", "irl", {}),
+    "online IRL": ("trl-irl online_irl", "online_irl", {}),
+    "online IRL without samples": ("trl-irl online_irl", "online_irl", {"online_fraction": 0.0}),
+    "GAIL": ("trl-irl gail", "gail", {}),
+}
+FROM_BASE = ("MLE", "IRL")  # the others go on from MLE
 TEMPERATURES = (0.0, 1.0)
 
 
@@ -31,13 +39,13 @@ def train(output_dir: Path, seed: int) -> dict[str, Path]:
     """Train what is not there yet, one after the other on one thread; folders by name."""
     from trl_irl.commands.recipe_runs import run_recipe
 
-    folders = {name: output_dir / f"{recipe}-seed{seed}" for name, recipe in RECIPES.items()}
-    for name, folder in folders.items():
-        if (folder / "trainer_state.json").is_file():
+    folders = {name: output_dir / f"{name.lower().replace(' ', '_')}-seed{seed}" for name in MODELS}
+    for name, (command, recipe, options) in MODELS.items():
+        if (folders[name] / "trainer_state.json").is_file():
             continue
-        start = folders["MLE"] if name in ("online IRL", "GAIL") else output_dir / "base"
-        options = {"task_seed": 1000 + seed, "seed": seed, "eval_strategy": "no"}
-        run_recipe(MODELS[name], RECIPES[name], start, folder, 1, **options)
+        start = output_dir / "base" if name in FROM_BASE else folders["MLE"]
+        options = {**options, "task_seed": 1000 + seed, "seed": seed, "eval_strategy": "no"}
+        run_recipe(command, recipe, start, folders[name], 1, **options)
     return folders
 
 
@@ -78,7 +86,7 @@ def run_seed(output_dir: Path, seed: int) -> dict[str, float]:
         max_new_tokens=80,
         batch_size=400,
         reward_analysis=True,
-        output_dir=str(output_dir / f"evaluation-seed{seed}"),
+        output_dir=str(output_dir / f"online_study-seed{seed}"),
     )
     evaluate.main(arguments)
     found = {}
@@ -108,7 +116,7 @@ def report(seeds: list[dict[str, float]]) -> str:
     columns = ["greedy (%)", "minus MLE", "T = 1 (%)", "minus MLE", "self-BLEU, T = 1", "held-out NLL (nats)"]
     columns += ["AUROC, MLE's samples", "own samples", "minutes"]
     lines = [f"| model | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
-    for name in RECIPES:
+    for name in MODELS:
         cells = []
         for temperature in TEMPERATURES:
             own, mle = ([seed[f"{who} accuracy {temperature:g}"] for seed in seeds] for who in (name, "MLE"))
@@ -121,10 +129,10 @@ def report(seeds: list[dict[str, float]]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     judged = [shown([seed[f"discriminator AUROC on {name}"] for seed in seeds], digits=2) for name in ("MLE", "GAIL")]
     lines += ["", f"GAIL's discriminator: AUROC {judged[0]} on MLE's samples, {judged[1]} on GAIL's own."]
-    finite = all(seed[f"{name} finite"] for seed in seeds for name in RECIPES)
+    finite = all(seed[f"{name} finite"] for seed in seeds for name in MODELS)
     lines += ["", f"Every logged loss of every run is {'' if finite else '**not** '}finite."]
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    run_study(__doc__, "outputs/online_study", run_seed, report)
+    study(__doc__, "online_study", run_seed, report)

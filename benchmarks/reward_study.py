@@ -1,9 +1,9 @@
 """
 The reward inside on `arithmetic`: does what IRL learned tell right solutions from wrong ones better than MLE's
-likelihood and log-ratio? Half an hour on 2 cores; what is trained is kept.
+likelihood and log-ratio? Half an hour on 2 cores; what is trained and each seed's numbers are kept.
 
 ```bash
-.venv/bin/python -m benchmarks.reward_study --output_dir outputs/reward_study
+.venv/bin/python -m benchmarks.reward_study    # raw numbers in results/reward_study.jsonl
 ```
 
 A seed draws its own 300 demonstrations and its own 200 test problems. An MLE and an IRL model are fine-tuned on them
@@ -11,11 +11,10 @@ by the demo's recipes, and both rewards judge the samples of both (`trl-irl eval
 the base model as the log-ratio's reference). Means over seeds, with their standard deviation.
 """
 
-import argparse
 import json
 from pathlib import Path
 
-from benchmarks.seeds import shown
+from benchmarks.seeds import shown, study
 
 
 MODELS = ("mle", "irl")
@@ -23,7 +22,7 @@ TEMPERATURES = (0.6, 1.0)
 _COLUMNS = ("AUROC in prompt", "AUROC", "Spearman in prompt", "Kendall in prompt")
 
 
-def run_seed(output_dir: Path, seed: int, num_samples: int) -> dict:
+def run_seed(output_dir: Path, seed: int) -> dict:
     """Train both models and evaluate them; what `rewards.json` holds."""
     from trl_irl.commands import evaluate
     from trl_irl.commands.recipe_runs import run_recipe
@@ -38,14 +37,14 @@ def run_seed(output_dir: Path, seed: int, num_samples: int) -> dict:
         task="arithmetic",
         task_seed=1000 + seed,
         temperatures=list(TEMPERATURES),
-        num_samples=num_samples,
+        num_samples=8,
         seeds=[seed],
         max_new_tokens=80,
         batch_size=400,
         reward_analysis=True,
         rerank=True,
         reward_ref_model=str(output_dir / "base"),
-        output_dir=str(output_dir / f"evaluation-seed{seed}"),
+        output_dir=str(output_dir / f"reward_study-seed{seed}"),
     )
     evaluate.main(arguments)
     return json.loads((Path(arguments.output_dir) / "rewards.json").read_text(encoding="utf-8"))
@@ -59,8 +58,8 @@ def report(seeds: list[dict]) -> str:
         lines.append(f"| {one['model']} | {one['reward']} | {' | '.join(cells)} |")
     lines += ["", "| reward | lowest token (%) | chance (%) | place | return falls (%) |", "|---|---:|---:|---:|---:|"]
     for i, one in enumerate(seeds[0]["corruption"]):
-        shown = (("lowest", 100, 1), ("chance", 100, 1), ("place", 1, 3), ("falls", 100, 1))
-        cells = [shown([told["corruption"][i][key]["mean"] for told in seeds], *how) for key, *how in shown]
+        columns = (("lowest", 100, 1), ("chance", 100, 1), ("place", 1, 3), ("falls", 100, 1))
+        cells = [shown([told["corruption"][i][key]["mean"] for told in seeds], *how) for key, *how in columns]
         lines.append(f"| {one['reward']} | {' | '.join(cells)} |")
     n = max(map(int, seeds[0]["best_of_n"][0]["scores"]))
     lines += ["", f"| completions of | decoding | best of {n} by | accuracy (%) |", "|---|---|---|---:|"]
@@ -70,19 +69,5 @@ def report(seeds: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    from benchmarks.diversity_study import prepare_base
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/reward_study"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--num_samples", type=int, default=8)
-    options = parser.parse_args()
-    prepare_base(options.output_dir)
-    text = report([run_seed(options.output_dir, seed, options.num_samples) for seed in range(options.seeds)])
-    (options.output_dir / "report.md").write_text(text, encoding="utf-8")
-    print(text)
-
-
 if __name__ == "__main__":
-    main()
+    study(__doc__, "reward_study", run_seed, report)

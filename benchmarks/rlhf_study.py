@@ -1,9 +1,9 @@
 """
 RLHF on `arithmetic`: how good is the reward model, and what do PPO and RLOO add to the supervised model when the
-checker of answers is their reward? An hour on 2 cores; what is trained is kept.
+checker of answers is their reward? An hour on 2 cores; what is trained and each seed's numbers are kept.
 
 ```bash
-.venv/bin/python -m benchmarks.rlhf_study --output_dir outputs/rlhf_study
+.venv/bin/python -m benchmarks.rlhf_study    # raw numbers in results/rlhf_study.jsonl
 ```
 
 A seed draws its own demonstrations, prompts and test problems. Recipes of `recipes/arithmetic`: `mle` (what `sft`
@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks.seeds import run_study, shown
+from benchmarks.seeds import shown, study
 
 
 POLICIES = ("SFT", "PPO", "RLOO")
@@ -80,7 +80,7 @@ def run_seed(output_dir: Path, seed: int) -> dict[str, float]:
         seeds=[seed],
         max_new_tokens=80,
         batch_size=400,
-        output_dir=str(output_dir / f"evaluation-seed{seed}"),
+        output_dir=str(output_dir / f"rlhf_study-seed{seed}"),
     )
     evaluate.main(arguments)
     results = json.loads((Path(arguments.output_dir) / "metrics.json").read_text(encoding="utf-8"))
@@ -112,4 +112,4 @@ def report(seeds: list[dict[str, float]]) -> str:
 
 
 if __name__ == "__main__":
-    run_study(__doc__, "outputs/rlhf_study", run_seed, report)
+    study(__doc__, "rlhf_study", run_seed, report)

@@ -1,9 +1,14 @@
-"""What studies over seeds share: how a mean is shown, and how one is started."""
+"""What studies over seeds share: how a mean is shown, where raw numbers are kept, and how one is started."""
 
 import argparse
-from collections.abc import Callable
+import json
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean, stdev
+
+
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def shown(values: list[float], factor: float = 1, digits: int = 1) -> str:
@@ -12,20 +17,44 @@ def shown(values: list[float], factor: float = 1, digits: int = 1) -> str:
     return f"{factor * fmean(values):.{digits}f}{spread}"
 
 
-def run_study(
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a file with one JSON object per line; none if it is not there."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def add_row(path: Path, row: dict) -> None:
+    """One line more, in one write, so that two processes may add theirs; numbers keep six digits."""
+    line = json.dumps(row, default=float)
+    rounded = json.loads(line, parse_float=lambda text: float(f"{float(text):.6g}"))
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        os.write(file, (json.dumps(rounded) + "\n").encode())
+    finally:
+        os.close(file)
+
+
+def study(
     description: str,
-    output_dir: str,
-    run_seed: Callable[[Path, int], dict[str, float]],
-    report: Callable[[list[dict[str, float]]], str],
+    name: str,
+    run_seed: Callable[[Path, int], dict],
+    report: Callable[[list[dict]], str],
+    seeds: Iterable[int] = (0, 1, 2),
 ) -> None:
-    """The command of a study: its base model, its seeds, and `report.md` of what each seed gave."""
+    """
+    The command of a study: its base model, its seeds, and its tables.
+
+    What a seed gave is a line of `results/NAME.jsonl` as soon as it is there, and a seed that has a line is not run
+    again. Studies share a folder for what they train: the same recipe and seed give the same model.
+    """
     from benchmarks.diversity_study import prepare_base
 
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=Path(output_dir))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/studies"), help="models and evaluations")
+    parser.add_argument("--results", type=Path, default=RESULTS / f"{name}.jsonl", help="raw numbers, kept")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
     options = parser.parse_args()
-    prepare_base(options.output_dir)
-    text = report([run_seed(options.output_dir, seed) for seed in options.seeds])
-    (options.output_dir / "report.md").write_text(text, encoding="utf-8")
-    print(text)
+    for seed in options.seeds:
+        if seed not in [row["seed"] for row in read_rows(options.results)]:
+            prepare_base(options.output_dir)
+            add_row(options.results, {"seed": seed} | run_seed(options.output_dir, seed))
+    print(report(sorted(read_rows(options.results), key=lambda row: row["seed"])))
