@@ -1,7 +1,9 @@
 """The `evaluate` command on tiny models: what it writes, that it goes on where it was, and what it refuses."""
 
 import csv
+import html
 import json
+import re
 from statistics import fmean
 
 import pytest
@@ -50,7 +52,9 @@ def test_what_it_writes(report):
     assert found["length"]["low"] <= found["length"]["mean"] <= found["length"]["high"]
     right = [is_correct(c["text"], {"completion": line["reference"]}) for line in mine for c in line["completions"]]
     assert found["accuracy"]["mean"] == pytest.approx(fmean(right))
-    assert {"pass@1", "pass@4", "self_bleu", "distinct", "distinct_2", "ended", "accuracy_math"} <= set(found)
+    assert {"pass@1", "pass@4", "self_bleu", "distinct", "distinct_2", "ended", "accuracy_math", "answered"} <= set(
+        found
+    )
     assert found["nll"] == metrics[2]["metrics"]["nll"] != metrics[0]["metrics"]["nll"]  # of the model
     assert found["td_loss"]["mean"] > 0
     assert "self_bleu" not in metrics[2]["metrics"]  # greedy
@@ -61,6 +65,45 @@ def test_what_it_writes(report):
     assert "## Minus first, at the same temperature" in text and "## Minus first, at equal diversity" in text
     for name in ("performance_diversity.png", "pass_at_k.png", "lengths.png"):
         assert f"({name})" in text and (report / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_shows_before_it_tells(report):
+    text = (report / "report.md").read_text()
+    sections = re.findall(r"^## (.*)", text, re.MULTILINE)
+    assert sections == [
+        "Numbers",
+        "Minus first, at equal diversity",
+        "Minus first, at the same temperature",
+        "What they said",
+    ]
+    assert text.rindex("![") < text.index("## Numbers")
+    # Explained is what is shown, and nothing else.
+    explained = text.partition("## Numbers")[2].partition("\n|")[0]
+    assert "`answered`" in explained and "`pass@k`" in explained and "BLEU with" not in explained
+    # Five prompts, and of each what every model said, as it is: nothing of it is markup.
+    samples = [json.loads(line) for line in (report / "samples.jsonl").read_text().splitlines()]
+    said = text.partition("## What they said")[2]
+    tables = re.findall(r"\*\*(.*)\*\*\n\n(\|.*)\n.*\n(\|.*)", said)
+    assert len(tables) == 5
+    for i, (prompt, header, row) in enumerate(tables):
+        cells = [html.unescape(cell.strip()).replace("<br>", "\n") for cell in row.strip("|").split(" | ")]
+        assert html.unescape(prompt).replace("<br>", "\n") == samples[i]["prompt"].strip()
+        assert header == "| reference | first (greedy) | other (greedy) |"
+        texts = [samples[i]["reference"], *(samples[j]["completions"][0]["text"] for j in (i, i + 18))]
+        assert cells == [text.strip() or "(nothing)" for text in texts]
+
+
+def test_differences_are_paired_and_kept(report):
+    found = json.loads((report / "differences.json").read_text())
+    metrics = {(x["model"], x["temperature"]): x["metrics"] for x in json.loads((report / "metrics.json").read_text())}
+    assert found["baseline"] == "first"
+    for one in found["at_the_same_temperature"]:
+        for name, interval in one["metrics"].items():
+            ours, of_first = (metrics[model, one["temperature"]][name]["mean"] for model in ("other", "first"))
+            assert interval["mean"] == pytest.approx(ours - of_first) and interval["low"] <= interval["high"]
+    matched = found["at_equal_diversity"]
+    assert {one["minus"] for one in matched} <= {None, "first"}
+    assert {(one["model"], one["minus"] is None) for one in matched} <= {("first", True), ("other", False)}
 
 
 def test_taken_up_again_it_gives_the_same_and_draws_only_what_is_missing(report, models, tmp_path, monkeypatch):

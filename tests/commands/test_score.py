@@ -108,7 +108,7 @@ def test_a_page_that_cannot_be_written_costs_no_scores(run, tmp_path, monkeypatc
 
 
 def test_colours():
-    assert colour(0) == "#ffffff" and colour(1) == colour(2) == "#588cc1" and colour(-1) == "#c55260"
+    assert colour(0) == "#ffffff" and colour(1) == colour(2) == "#6f9cc9" and colour(-1) == "#cd6975"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from trl_irl.commands.judging import unanswered
 from trl_irl.evaluation.comparison import (
+    at_equal_diversity,
     differences,
     summarise,
     table,
@@ -82,9 +83,12 @@ def test_a_number_that_is_given_only_sometimes():
     never = {t: {name: c[name] for name in ("self_bleu", "length")} for t, c in first.items()}
     half = {0.5: first[0.5], 1.0: never[1.0]}
     values = {(name, t): c for name, curve in {"a": first, "b": half, "c": never}.items() for t, c in curve.items()}
-    rows = {row[0]: row[2:] for row in table_at_equal_diversity(values, "a", ["accuracy", "pass@2"])[1:3]}
-    assert rows["a"][0].startswith("60.0 %") and rows["b - a"] == ["0.0 % [0.0, 0.0]", "", "", "", ""]
-    assert table_at_equal_diversity(values, "a", ["accuracy"], intervals=False)[3][2:] == [""] * 5
+    rows = {
+        row[0]: row[2:]
+        for row in table_at_equal_diversity(at_equal_diversity(values, "a", ["accuracy", "pass@2"]))[1:3]
+    }
+    assert rows["a"][0].startswith("60.0 %") and rows["b - a"] == ["+0.0 [+0.0, +0.0]", "", "", "", ""]
+    assert table_at_equal_diversity(at_equal_diversity(values, "a", ["accuracy"]), intervals=False)[3][2:] == [""] * 5
 
 
 @pytest.mark.parametrize(
@@ -148,16 +152,16 @@ def test_equal_diversity_by_hand():
     values = {("a", t): c for t, c in first.items()} | {("b", t): c for t, c in second.items()}
     far = {0.0: greedy([1.0, 0.8]), 2.0: cell([0.8, 0.4], [10, 10])}
     assert common_levels([far]) == [80.0, 60.0, 40.0, 20.0]  # not nineteen columns
-    rows = table_at_equal_diversity(values, "a", ["accuracy"])
+    rows = table_at_equal_diversity(at_equal_diversity(values, "a", ["accuracy"]))
     assert rows[0][2:] == ["self-BLEU 95", "self-BLEU 90", "self-BLEU 85", "self-BLEU 80", "self-BLEU 75"] + [
         "self-BLEU 70"
     ]
     assert rows[1][:2] == ["a", "accuracy"] and rows[1][5].startswith("60.0 %")
-    assert rows[2][0] == "b - a" and rows[2][5].startswith("10.0 % [6.7, 13.3]")
-    compact = table_at_equal_diversity(values, "a", ["accuracy"], intervals=False)
-    assert compact[1][5] == "60.0 %" and compact[2][5] == "10.0 % *"  # 6.7 to 13.3
+    assert rows[2][0] == "b - a" and rows[2][5].startswith("+10.0 [+6.7, +13.3]")
+    compact = table_at_equal_diversity(at_equal_diversity(values, "a", ["accuracy"]), intervals=False)
+    assert compact[1][5] == "60.0 %" and compact[2][5] == "+10.0 *"  # 6.7 to 13.3
     apart = {("a", 1.0): cell([1.0], [90]), ("b", 1.0): cell([1.0], [50])}
-    assert len(table_at_equal_diversity(apart, "a", ["accuracy"])) == 1
+    assert at_equal_diversity(apart, "a", ["accuracy"]) == [] and len(table_at_equal_diversity([])) == 1
 
 
 def test_results_and_files(tmp_path):
@@ -169,6 +173,9 @@ def test_results_and_files(tmp_path):
     ]
     (difference,) = differences(values, "a")
     assert difference.metrics["self_bleu"].low == difference.metrics["self_bleu"].high == -10
+    # Differences of shares are in points: half as many again would be 50 % more.
+    told = table([difference], ["accuracy", "self_bleu"], difference=True)[1]
+    assert told == ["b", "T = 1", "+50.0 [+0.0, +100.0]", "-10.0 [-10.0, -10.0]"]
     write_tables(results, tmp_path)
     read = json.loads((tmp_path / "metrics.json").read_text())
     assert read[0]["metrics"]["accuracy"]["mean"] == 0.5 and read[1]["model"] == "b"

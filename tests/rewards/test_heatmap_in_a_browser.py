@@ -1,5 +1,6 @@
 """The heatmap page in a real browser: sorted by its own script, coloured, nothing fetched from elsewhere."""
 
+import html
 import json
 import re
 import shutil
@@ -63,6 +64,51 @@ def test_what_is_on_the_page(page):
     assert document.count("<article") == 3 and document.count('class="unknown"') >= 3
     assert 'title="r +1.000, Q 2.000, V 2.500, log π -0.500"> &lt;i&gt;</span>' in document
     assert 'title="r not known, Q 3.000, V 3.500, log π -0.500">é<i class="newline"></i>\n</span>' in document
+
+
+def test_a_tap_tells_the_numbers_of_a_token(page):
+    """On a phone nothing hovers; a tap beside the tokens takes them away again."""
+    tap = """<script>
+        const seen = [], tokens = document.querySelectorAll(".completion span");
+        for (const where of [tokens[0], tokens[1], document.querySelector("h1")]) {
+          where.click();
+          const box = document.getElementById("told");
+          seen.push(box.hidden ? "" : box.textContent, document.querySelectorAll(".told").length);
+        }
+        document.title = JSON.stringify([seen, tokens[0].title, tokens[1].title]);</script>"""
+    tapped = page.parent / "tapped.html"
+    tapped.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{tap}</body>"), encoding="utf-8")
+    title = html.unescape(re.search(r"<title>(.*?)</title>", browse(tapped, "--dump-dom"))[1])
+    (first, one, second, other, none, nobody), *titles = json.loads(title)
+    assert first.endswith(": " + titles[0]) and second.endswith(": " + titles[1]) and titles[0] != titles[1]
+    assert (one, other, none, nobody) == (1, 1, "", 0)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_readable_on_light_and_on_dark(dark, page):
+    """Every text differs in lightness from what it stands on: 4.5 to 1, what WCAG asks of text."""
+    measure = """<script>
+        const light = colour => {
+          const [r, g, b] = colour.match(/[\\d.]+/g).map(x => x / 255)
+            .map(x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+          return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        };
+        const behind = e => {
+          const colour = getComputedStyle(e).backgroundColor;
+          return colour === "rgba(0, 0, 0, 0)" ? behind(e.parentElement) : colour;
+        };
+        const texts = "h1, p, .prompt, .numbers, .completion span, .scale span";
+        const found = [...document.querySelectorAll(texts)].map(e => {
+          const [a, b] = [light(getComputedStyle(e).color), light(behind(e))].sort((x, y) => y - x);
+          return (a + 0.05) / (b + 0.05);
+        });
+        document.title = JSON.stringify([found.length, Math.min(...found), light(behind(document.body))]);</script>"""
+    measured = page.parent / "measured.html"
+    measured.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{measure}</body>"), encoding="utf-8")
+    flags = ["--blink-settings=preferredColorScheme=0"] if dark else []
+    count, least, ground = json.loads(re.search(r"<title>(.*?)</title>", browse(measured, *flags, "--dump-dom"))[1])
+    assert count > 15 and least >= 4.5
+    assert ground < 0.1 if dark else ground > 0.9
 
 
 def test_long_words_and_right_to_left(tmp_path):

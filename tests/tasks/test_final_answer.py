@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 
 from trl_irl.tasks.final_answer import NoFinalAnswer, accuracy_reward, final_answer, is_correct, reference_answer
+from trl_irl.tasks.task import exact_answer
 
 
 SAME = [
@@ -117,3 +118,20 @@ def test_the_reward_takes_numbers_and_names_the_row():
     for wrong in (None, float("nan"), "The answer is 7", []):
         with pytest.raises(ValueError, match="row 1 of this batch \\(prompt 'Two'\\): the reference"):
             accuracy_reward(["#### 7"] * 2, reference=[7, wrong], prompts=["One", "Two"])
+
+
+@pytest.mark.parametrize(
+    "said, reference, right, answered",
+    [
+        ("so 3 + 4 = 7\n#### 7", "#### 7", 1, 1),
+        ("#### 8", "#### 7", 0, 1),
+        ("#### seven", "#### 7", 0, 0),
+        ("3 + 4 = 7", "#### 7", 0, 0),  # it never came to an end
+        ("####", "#### 7", 0, 0),
+        ("", "#### 7", 0, 0),
+        ("8", "7", 0, 1),  # such references ask for no mark
+        ("I do not know", "7", 0, 0),
+    ],
+)
+def test_an_answer_that_is_wrong_is_not_none(said, reference, right, answered):
+    assert exact_answer(said, {"completion": reference}) == {"accuracy": right, "answered": answered}

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..tasks.task import HUB_DATA, custom_score, names_function
+from ..tasks.task import custom_score, names_function
+from .evaluate_report import Evaluated, print_numbers, write_report
 from .evaluate_rewards import RewardArguments, analyse
-from .evaluate_rows import given_lines, length_by, rows_to_judge, show_one
+from .evaluate_rows import GIVEN, given_lines, length_by, rows_to_judge, show_one
 from .judging import ReferenceJudge, unanswered
 from .loaded_models import LoadedModel, Stopwatch, named, weights_of
 from .task_arguments import (
@@ -28,7 +29,6 @@ from .task_arguments import (
 
 
 BACKENDS = ("transformers", "vllm")
-_GIVEN = "given"
 
 
 @dataclass
@@ -129,8 +129,8 @@ class EvaluateArguments(RewardArguments, BadRowArguments, EndArguments, TaskArgu
             raise ValueError(f"`top_p: {self.top_p}` is a probability above 0, up to 1 (off).")
         if any(temperature < 0 for temperature in self.temperatures):
             raise ValueError(f"`temperatures: {self.temperatures}` must be 0 (greedy) or more.")
-        if _GIVEN in self.named_models() and self.completion_columns:  # has each a name of its own?
-            raise ValueError(f"A model is called {_GIVEN}, as the data's completions are. Name it: `name=path`.")
+        if GIVEN in self.named_models() and self.completion_columns:  # has each a name of its own?
+            raise ValueError(f"A model is called {GIVEN}, as the data's completions are. Name it: `name=path`.")
         self.check_rewards()
 
     def named_models(self) -> dict[str, str]:
@@ -139,7 +139,7 @@ class EvaluateArguments(RewardArguments, BadRowArguments, EndArguments, TaskArgu
 
     def judged(self) -> dict[str, str | None]:
         """[`named_models`], and without a path the completions that the data gives."""
-        return self.named_models() | ({_GIVEN: None} if self.completion_columns else {})
+        return self.named_models() | ({GIVEN: None} if self.completion_columns else {})
 
 
 def sample_cells(
@@ -189,7 +189,6 @@ def main(arguments: EvaluateArguments) -> None:
 
     from ..evaluation import comparison
     from ..evaluation.metrics import check_installed
-    from ..evaluation.report import print_rows
     from ..evaluation.scoring import Scorer, tokenizer_of
     from ..rewards.loading import check_language_model
     from ..rewards.preference_reward import check_one_label
@@ -207,7 +206,7 @@ def main(arguments: EvaluateArguments) -> None:
     output_dir = Path(arguments.output_dir)
     in_models, in_metrics = Stopwatch(), Stopwatch()
     values: comparison.Values = {}
-    lengths, lines, notes = {}, [], []
+    lines, notes = [], []
     with ExitStack() as stack:
         verifier = stack.enter_context(MathVerifier()) if "accuracy_math" in arguments.metrics else None
         if names_function(arguments.task):
@@ -231,11 +230,11 @@ def main(arguments: EvaluateArguments) -> None:
             else:
                 cells = [(comparison.GIVEN, given_lines(name, rows, given, length_by(arguments)))]
             scorer = Scorer(score, corpus, taken)
-            lengths[name] = []
+            said = 0
             for temperature, cell in cells:
                 lines += cell
                 groups = [line["completions"] for line in cell]
-                lengths[name] += [completion["length"] for group in groups for completion in group]
+                said += sum(map(len, groups))
                 with in_metrics:
                     found = scorer.statistics(groups, rows)
                 if judge is not None:
@@ -247,17 +246,17 @@ def main(arguments: EvaluateArguments) -> None:
             held_out = held_out_statistics(model, rows, arguments, in_models) if model is not None else {}
             for temperature in dict.fromkeys(arguments.temperatures if model is not None else ()):
                 values[name, temperature] |= held_out
-            if scorer.failures.count and scorer.failures.count == len(lengths[name]):
+            if scorer.failures.count and scorer.failures.count == said:
                 raise ValueError(
                     f"Not one of {name}'s {scorer.failures.count} completions could be scored; the first: "
                     f"{scorer.failures.first}"
                 )
             if scorer.failures.count:
                 notes.append(
-                    f"{name}: {scorer.failures.count} of {len(lengths[name])} completions could not be scored and are "
+                    f"{name}: {scorer.failures.count} of {said} completions could not be scored and are "
                     f"left out of the task's means. The first: {scorer.failures.first}"
                 )
-            scored = len(lengths[name]) - scorer.failures.count
+            scored = said - scorer.failures.count
             notes += [
                 f"{name}: `{metric}` was given for {count} of {scored} scored completions; its means are over those."
                 for metric, count in scorer.given.items()
@@ -279,122 +278,14 @@ def main(arguments: EvaluateArguments) -> None:
     for line in lines:
         line["completions"] = [{k: x for k, x in c.items() if k != "token_ids"} for c in line["completions"]]
     (output_dir / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    comparison.write_tables(results, output_dir)
-    shown = shown_metrics(results)
-    by = tokenizer_of(rows)
-    write_report(output_dir, arguments, len(rows), values, results, shown, lengths, notes, rewards, by)
-    title = f"{arguments.task or arguments.dataset_name}, {len(rows)} prompts"
-    too_many = {"accuracy_math", "length"} | ({"distinct"} if arguments.reward_model_path else set())
-    in_terminal = [name for name in shown if name not in too_many]
-    print_rows(comparison.table(results, in_terminal, intervals=False), title)
-    if len(arguments.judged()) > 1:
-        baseline, performance = next(iter(arguments.judged())), performance_metrics(shown)
-        matched = comparison.table_at_equal_diversity(values, baseline, performance, intervals=False)
-        if len(matched) > 1:
-            print_rows(matched, "At equal diversity (* the 95 % interval leaves out 0)")
+    evaluated = Evaluated(values, results, lines, notes, rewards, tokenizer_of(rows))
+    write_report(output_dir, arguments, evaluated)
+    print_numbers(arguments, evaluated)
     show_one(lines)
     for note in notes:
         print(f"Note: {note}")
     print(f"{in_models.seconds:.1f} s in the models, {in_metrics.seconds:.1f} s for the metrics.")
     print(f"Report: {output_dir / 'report.md'}")
-
-
-def shown_metrics(results: list) -> list[str]:
-    """Those in tables, performance first: of pass@k the largest k, and `empty` only if something is."""
-    from ..evaluation.comparison import metric_names
-
-    names = metric_names(results)
-    best_k = max((name for name in names if name.startswith("pass@")), key=lambda name: int(name[5:]), default="")
-    tail = [best_k, "self_bleu", "distinct", "length", "ended"]
-    if any(result.metrics["empty"].mean > 0 for result in results):
-        tail.append("empty")
-    elsewhere = {*tail, "distinct_2", "empty", "nll", "td_loss"}
-    of_task = [name for name in names if name not in elsewhere and not name.startswith("pass@")]
-    return [*of_task, *(name for name in tail if name in names)]
-
-
-def performance_metrics(shown: list[str]) -> list[str]:
-    """Those compared at equal diversity: the task's first, and pass@k."""
-    return [name for name in shown if name == shown[0] or name.startswith("pass@")]
-
-
-def write_report(output_dir, arguments, prompts, values, results, shown, lengths, notes, rewards, tokenizer) -> None:
-    """`report.md` and its pictures."""
-    from ..evaluation import comparison
-    from ..evaluation.report import markdown
-
-    baseline, *others = arguments.judged()
-    pictures = comparison.plot(results, shown[0], lengths, output_dir)
-    held_out = {name: values[name, arguments.temperatures[0]] for name in arguments.named_models()}
-    losses = [name for name in ("nll", "td_loss") if any(name in found for found in held_out.values())]
-    parts = [
-        f"# {', '.join(arguments.judged())} on {arguments.task or arguments.dataset_name}",
-        told_of_what(arguments),
-        f"{prompts} prompts of the split `{arguments.split}`, {arguments.num_samples} samples each and seed (one when "
-        f"greedy), seeds {', '.join(map(str, arguments.seeds))}, at most {arguments.max_new_tokens} tokens. Means "
-        "over prompts, with 95 % bootstrap intervals over prompts. `accuracy` compares the number after `####`, "
-        f"`accuracy_math` is math-verify's judgement; BLEU and self-BLEU are of sacrebleu's tokenizer `{tokenizer}`, "
-        "chosen by the script of the references; lower `self_bleu` and higher `distinct` are more diverse; "
-        "`length` is in tokens; `ended` is the share of completions that stopped by themselves.",
-        *told_of_judge(arguments.reward_model_path),
-        *told_of_given(arguments),
-        *(f"**{note}**" for note in notes),
-        markdown(comparison.table(results, shown)),
-    ]
-    if losses:
-        rows = [
-            [name, "references", *(comparison.shown(loss, held_out[name][loss].interval(), True) for loss in losses)]
-            for name in held_out
-        ]
-        header = ["model", "held out", *(f"{loss} a token" for loss in losses)]
-        parts += ["Of the references, in nats (`nll`) and squared nats (`td_loss`):", markdown([header, *rows])]
-    if others:
-        matched = comparison.table_at_equal_diversity(values, baseline, performance_metrics(shown))
-        parts += [
-            f"## Minus {baseline}, at equal diversity",
-            "A flatter policy is more diverse and less accurate at every temperature, so this reads each model off "
-            "the lines between its temperatures where its self-BLEU is the same (greedy decoding has 100). Paired by "
-            "prompt.",
-            markdown(matched)
-            if len(matched) > 1
-            else "The models' temperatures have no common diversity to compare at: add temperatures.",
-            f"## Minus {baseline}, at the same temperature",
-            "Paired by prompt.",
-            markdown(comparison.table(comparison.differences(values, baseline), shown)),
-        ]
-    parts += [f"![{name}]({name})" for name in pictures] + [rewards] * bool(rewards)
-    (output_dir / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-
-
-def told_of_what(arguments: EvaluateArguments) -> str:
-    """Which data and which models, as a report is read long after its command is forgotten."""
-    data = [f"Data: `{arguments.dataset_name or HUB_DATA.get(arguments.task, 'generated')}`"]
-    named = {"task": arguments.task, "from": arguments.source_column, "to": arguments.target_column}
-    data += [f"{what} `{value}`" for what, value in named.items() if value]
-    models = arguments.named_models()
-    if arguments.reward_model_path:
-        models["reward model"] = arguments.reward_model_path
-    told = "; ".join(f"{name}: `{path}`" for name, path in models.items())
-    return f"{', '.join(data)}.{f' Models: {told}.' if told else ''}"
-
-
-def told_of_given(arguments: EvaluateArguments) -> list[str]:
-    if not arguments.completion_columns:
-        return []
-    return [
-        f"`{_GIVEN}` are the completions that the data has in {', '.join(arguments.completion_columns)}: nothing is "
-        "known of how they were sampled. Their `length` is in tokens of the first model that is named, or in words "
-        "where there is none."
-    ]
-
-
-def told_of_judge(reward_model_path: str | None) -> list[str]:
-    if reward_model_path is None:
-        return []
-    return [
-        f"`reward` is the reward model's, `{reward_model_path}`; `win_rate` is how often it gives a completion more "
-        "than the prompt's own reference, a tie counting half."
-    ]
 
 
 def make_parser():

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .evaluate import EvaluateArguments
 
 
+# What the completions that the data gives are called in a report.
+GIVEN = "given"
+
 # Metrics that compare with a row's own completion, or are of it.
 OF_REFERENCES = ("accuracy", "accuracy_math", "rouge", "bleu", "chrf", "nll", "td_loss")
 
@@ -86,9 +89,9 @@ def given_lines(name: str, rows: Sequence[dict], given: Sequence[Sequence[Given]
     Each row's given completions as [`~evaluation.cells.load_or_sample`] has sampled ones, without `token_ids`: no
     model of ours has said them. `length` counts the tokens of a text.
     """
-    from ..evaluation.comparison import GIVEN
+    from ..evaluation import comparison
 
-    told = {"model": name, "temperature": GIVEN, "seed": 0}
+    told = {"model": name, "temperature": comparison.GIVEN, "seed": 0}
     return [
         {
             **told,
@@ -122,20 +125,20 @@ def show_one(lines: Sequence[dict]) -> None:
 
     console = Console(highlight=False, markup=False)
     console.print("\nThe first prompt:", style="bold")
-    console.print(_text_of(lines[0]["prompt"]))
+    console.print(text_of(lines[0]["prompt"]))
     if lines[0]["reference"] is not None:
         console.print("reference:", style="bold")
-        console.print(_text_of(lines[0]["reference"]))
+        console.print(text_of(lines[0]["reference"]))
     seen: set[str] = set()
     for line in lines:
         if line["model"] not in seen and line["completions"]:
             seen.add(line["model"])
             console.print(f"{line['model']}:", style="bold")
-            console.print(_text_of(line["completions"][0]["text"]))
+            console.print(text_of(line["completions"][0]["text"]))
     console.print()
 
 
-def _text_of(said, longest: int = 500) -> str:
+def text_of(said, longest: int = 500) -> str:
     """Text, or the last of some messages, shortened in its middle."""
     text = (said if isinstance(said, str) else str(said[-1]["content"])).strip()
     return text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-longest // 2 :]}"

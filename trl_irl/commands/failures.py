@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
+from .advice import plain_warnings
+
 
 INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
 
@@ -92,6 +94,7 @@ def run_reporting(
             From the parsed arguments to a sentence: what an interrupted command has saved, and how to go on.
     """
     write_any_text()
+    plain_warnings()
     (arguments,) = parser.parse(argv)
     try:
         main(arguments)
@@ -143,6 +146,7 @@ def run_training(
     from ..trainer.checkpoints import CheckpointError, how_to_go_on, load_weights_only
 
     write_any_text()
+    plain_warnings()
     parsed = parser.parse(argv)
     training_args = parsed[1]
     existed = os.path.exists(training_args.output_dir)

@@ -21,6 +21,7 @@ from ..text.context import context_length
 from ..trainer import IRLConfig
 from ..trainer.models import causal_lm
 from ..trainer.row_ends import labels_of
+from .advice import give_advice
 
 
 _LOOKED_AT = 200  # rows whose tokens are counted; of more, as many drawn from all
@@ -40,6 +41,7 @@ _COLUMNS = {
     "grad_norm": "grad norm",
     "learning_rate": "lr",
 }
+_BESIDE_THE_BAR = ("loss", "nll", "td_loss", "reward", "lambda_td", "lr", "tokens/s")
 _NOT_SHOWN = (  # how keys of an evaluation end that its line leaves out: times, counts, and what only trackers want
     *("epoch", "_runtime", "_per_second", "_num_tokens", "_td_scale", "_lambda_td", "_mean_token_accuracy"),
     *("_log_pi_mean", "_q_mean", "_q_std", "_v_mean", "_reward_mean", "_reward_std", "_td_loss_terminal_share"),
@@ -216,6 +218,7 @@ class Terminal(ProgressCallback):
         if state.is_world_process_zero:
             self.rows = rows_of(self.trainer)
             _print_table(describe(self.trainer, self.rows, state.max_steps))
+            give_advice()
             self._clock = time.perf_counter()
             # After a resume the count goes on from the last log.
             self._seen = next((one["num_tokens"] for one in reversed(state.log_history) if "num_tokens" in one), 0)
@@ -261,6 +264,9 @@ class Terminal(ProgressCallback):
             if self._clock is not None:
                 values["tokens/s"] = (logs["num_tokens"] - self._seen) / (now - self._clock)
             self._clock, self._seen = now, logs["num_tokens"]
+        if self.bars:
+            beside = [f"{title} {number(values[title])}" for title in _BESIDE_THE_BAR if title in values]
+            self.training_bar.set_postfix_str(", ".join(beside), refresh=False)
         new = [title for title in values if title not in self._columns]
         lines = []
         if new or self._lines % _HEADER_EVERY == 0:

@@ -1,4 +1,4 @@
-"""Several models over several temperatures, side by side: their metrics with intervals, differences and pictures."""
+"""Several models over several temperatures, side by side: their metrics with intervals, and differences."""
 
 import csv
 import json
@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from .matched import Curve, at_levels, common_levels, difference_at_levels
-from .report import figure, save
 from .statistics import Interval, Statistic
 
 
 # How a metric is shown: its factor, digits and unit. Others are shown as they are, with two digits.
 _SHARE, _POINTS, _LOSS = (100, 1, " %"), (1, 1, ""), (1, 3, "")
-_SHOWN = dict.fromkeys(("accuracy", "accuracy_math", "win_rate", "ended", "empty"), _SHARE)
+_SHOWN = dict.fromkeys(("accuracy", "accuracy_math", "answered", "win_rate", "ended", "empty"), _SHARE)
 _SHOWN |= dict.fromkeys(("self_bleu", "length", "rouge1", "rouge2", "rougeL", "bleu", "chrf"), _POINTS)
 _SHOWN |= dict.fromkeys(("nll", "td_loss"), _LOSS)
 
@@ -57,49 +56,84 @@ def decoding(temperature: float) -> str:
     return {0: "greedy", GIVEN: "as given"}.get(temperature, f"T = {temperature:g}")
 
 
-def table(results: Sequence[Result], metrics: Sequence[str], intervals: bool = True) -> list[list[str]]:
-    """Rows of cells as text, the header first; without intervals it fits a terminal."""
+def table(
+    results: Sequence[Result], metrics: Sequence[str], intervals: bool = True, difference: bool = False
+) -> list[list[str]]:
+    """Rows of cells as text, the header first; without intervals it fits a terminal. See [`shown`]."""
     rows = [["model", "decoding", *metrics]]
     for result in results:
-        cells = {name: shown(name, interval, intervals) for name, interval in result.metrics.items()}
+        cells = {name: shown(name, interval, intervals, difference) for name, interval in result.metrics.items()}
         rows.append([result.model, decoding(result.temperature), *(cells.get(name, "") for name in metrics)])
     return rows
 
 
-def table_at_equal_diversity(
-    values: Values, baseline: str, metrics: Sequence[str], intervals: bool = True
-) -> list[list[str]]:
+@dataclass(frozen=True)
+class AtDiversity:
+    """A model's metric where self-BLEU has a value; of all models but the baseline, minus the baseline's."""
+
+    model: str
+    minus: str | None
+    metric: str
+    self_bleu: float
+    value: Interval
+
+
+def at_equal_diversity(values: Values, baseline: str, metrics: Sequence[str]) -> list[AtDiversity]:
     """
-    A row a model and metric, a column a value of self-BLEU that all models' temperatures span: the baseline's metric,
-    then the other models' minus it. Only a header if there is no such value. Without intervals, a star marks a
-    difference whose interval leaves out 0.
+    Each metric of each model at every value of self-BLEU that all models' temperatures span: first the baseline's,
+    then the other models' minus it, paired by prompt. Empty if there is no such value.
     """
     curves: dict[str, Curve] = {}
     for (model, temperature), statistics in values.items():
         curves.setdefault(model, {})[temperature] = statistics
     levels = common_levels(list(curves.values()))
-    rows = [["model", "metric", *(f"self-BLEU {level:g}" for level in levels)]]
-    for metric in metrics:
-        for model, curve in curves.items() if levels else ():
+    found = []
+    for metric in metrics if levels else ():
+        for model, curve in curves.items():
             if model == baseline:
-                label, cells = model, at_levels(curve, metric, levels)
+                minus, intervals = None, at_levels(curve, metric, levels)
             else:
-                label = f"{model} - {baseline}"
-                cells = difference_at_levels(curve, curves[baseline], metric, levels)
-            texts = [shown(metric, interval, intervals) for interval in cells]
-            if not intervals and model != baseline:
-                texts = [
-                    text + (" *" if text and 0 not in cell else "") for text, cell in zip(texts, cells, strict=True)
-                ]
-            rows.append([label, metric, *texts])
+                minus, intervals = baseline, difference_at_levels(curve, curves[baseline], metric, levels)
+            found += [
+                AtDiversity(model, minus, metric, level, one) for level, one in zip(levels, intervals, strict=True)
+            ]
+    return found
+
+
+def table_at_equal_diversity(found: Sequence[AtDiversity], intervals: bool = True) -> list[list[str]]:
+    """
+    A row a model and metric, a column a value of self-BLEU; only a header if there is none. Without intervals, a star
+    marks a difference whose interval leaves out 0.
+    """
+    levels = list(dict.fromkeys(one.self_bleu for one in found))
+    rows = [["model", "metric", *(f"self-BLEU {level:g}" for level in levels)]]
+    for start in range(0, len(found), len(levels) or 1):
+        cells = found[start : start + len(levels)]
+        model, minus, metric = cells[0].model, cells[0].minus, cells[0].metric
+        texts = [shown(metric, one.value, intervals, minus is not None) for one in cells]
+        if not intervals and minus is not None:
+            pairs = zip(texts, cells, strict=True)
+            texts = [text + (" *" if text and 0 not in one.value else "") for text, one in pairs]
+        rows.append([model if minus is None else f"{model} - {minus}", metric, *texts])
     return rows
 
 
-def shown(name: str, interval: Interval, with_ends: bool) -> str:
+def factor_of(metric: str) -> tuple[float, int, str]:
+    """By what a metric is multiplied to be shown, its digits, and its unit with a space before it."""
+    return _SHARE if metric.startswith("pass@") else _SHOWN.get(metric, (1, 2, ""))
+
+
+def shown(name: str, interval: Interval, with_ends: bool, difference: bool = False) -> str:
+    """
+    A metric as text, shares in percent; a difference with its sign and, of shares, in points and without a unit, since
+    three percent more would be something else.
+    """
     if np.isnan(interval.mean):
         return ""
-    factor, digits, unit = _SHARE if name.startswith("pass@") else _SHOWN.get(name, (1, 2, ""))
-    mean, low, high = (f"{factor * value:.{digits}f}" for value in (interval.mean, interval.low, interval.high))
+    factor, digits, unit = factor_of(name)
+    sign = "+" if difference else ""
+    mean, low, high = (f"{factor * value:{sign}.{digits}f}" for value in (interval.mean, interval.low, interval.high))
+    unit = "" if difference else unit
     return f"{mean}{unit} [{low}, {high}]" if with_ends else f"{mean}{unit}"
 
 
@@ -120,110 +154,23 @@ def write_tables(results: Sequence[Result], output_dir: Path) -> None:
             writer.writerow({"model": result.model, "temperature": result.temperature, **means})
 
 
-def plot(results: Sequence[Result], metric: str, lengths: dict[str, Sequence[int]], output_dir: Path) -> list[str]:
-    """
-    Pictures of what there is to show: performance against diversity, pass@k curves, lengths.
-
-    Args:
-        results (`Sequence[Result]`)
-        metric (`str`):
-            The metric that is performance.
-        lengths (`dict[str, Sequence[int]]`):
-            For each model the length of each completion, in tokens.
-        output_dir (`Path`)
-
-    Returns:
-        `list[str]`: names of the files written.
-    """
-    written = []
-    scored = [result for result in results if metric in result.metrics]
-    if any("self_bleu" in result.metrics for result in scored):
-        written.append("performance_diversity.png")
-        _plot_performance(scored, metric, output_dir / written[-1])
-    curves = [result for result in results if "pass@2" in result.metrics]
-    if curves:
-        written.append("pass_at_k.png")
-        _plot_pass_at_k(curves, output_dir / written[-1])
-    picture, axes = figure(6.4, 3.4)
-    axes.hist(list(lengths.values()), bins=30, label=list(lengths), density=True)
-    axes.set(xlabel="length of a completion (tokens), all temperatures", ylabel="density")
-    axes.legend(fontsize=8)
-    save(picture, output_dir / "lengths.png")
-    return [*written, "lengths.png"]
+def write_differences(
+    same_temperature: Sequence[Result], same_diversity: Sequence[AtDiversity], baseline: str, output_dir: Path
+) -> None:
+    """`differences.json`: each model minus the baseline, paired by prompt, with its intervals."""
+    told = {
+        "baseline": baseline,
+        "at_the_same_temperature": [asdict(one) for one in same_temperature],
+        "at_equal_diversity": [asdict(one) for one in same_diversity],
+    }
+    text = json.dumps(_without_nan(told), indent=1)
+    (output_dir / "differences.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _plot_performance(results: Sequence[Result], metric: str, path: Path) -> None:
-    """One line a model, one point a temperature, greedy decoding without diversity; up and to the right is better."""
-    picture, axes = figure(6.4, 4.4)
-    factor, _, unit = _SHOWN.get(metric, (1, 2, ""))
-    labels = []
-    for model in dict.fromkeys(result.model for result in results):
-        points = sorted((r for r in results if r.model == model), key=lambda result: result.temperature)
-        diversity = [100 - p.metrics["self_bleu"].mean if "self_bleu" in p.metrics else 0 for p in points]
-        intervals = [point.metrics[metric] for point in points]
-        means = [factor * interval.mean for interval in intervals]
-        ends = [[factor * abs(getattr(i, end) - i.mean) for i in intervals] for end in ("low", "high")]
-        line, *_ = axes.errorbar(diversity, means, yerr=ends, marker="o", capsize=3, label=model)
-        labels += [
-            (decoding(point.temperature), place, line.get_color())
-            for point, *place in zip(points, diversity, means, strict=True)
-        ]
-    axes.set(xlabel="diversity: 100 - self-BLEU", ylabel=f"{metric}{unit and ' (%)'}, with 95 % intervals")
-    axes.margins(x=0.12, y=0.1)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    _place(axes, labels)
-    save(picture, path)
-
-
-def _place(axes, labels: Sequence[tuple[str, tuple[float, float], str]]) -> None:
-    """Each label at the nearest place beside its point where it covers no other label and no point."""
-    axes.figure.canvas.draw()  # the scale of the axes is known now
-    points = [axes.transData.transform(place) for _, place, _ in labels]
-    taken = [axes.get_legend().get_window_extent()]
-    for text, place, colour in labels:
-        label = axes.annotate(text, place, textcoords="offset points", xytext=(0, 0), fontsize=8, color=colour)
-        label.set_bbox({"pad": 0.5, "facecolor": "white", "edgecolor": "none", "alpha": 0.6})
-        size = label.get_window_extent()
-        scale = axes.figure.dpi / 72
-        width, height = size.width / scale, size.height / scale
-        for radius in (6, 14, 24, 36, 50, 66):
-            sides = [(radius, radius), (radius, -radius - height), (-radius - width, radius)]
-            sides += [
-                (-radius - width, -radius - height),
-                (-width / 2, radius + 4),
-                (-width / 2, -radius - height - 4),
-            ]
-            free = next((side for side in sides if _is_free(label, side, taken, points)), None)
-            if free is not None:
-                break
-        label.set_position(free or (6, 6))
-        taken.append(label.get_window_extent())
-
-
-def _is_free(label, offset: tuple[float, float], taken: list, points: list) -> bool:
-    label.set_position(offset)
-    box = label.get_window_extent()
-    return not any(box.overlaps(other) for other in taken) and not any(box.contains(*point) for point in points)
-
-
-def _plot_pass_at_k(results: Sequence[Result], path: Path) -> None:
-    """A panel a temperature, a line a model."""
-    temperatures = sorted({result.temperature for result in results})
-    picture, panels = figure(1 + 3.2 * len(temperatures), 3.6, panels=len(temperatures), share_y=True)
-    models = list(dict.fromkeys(result.model for result in results))
-    for temperature, axes in zip(temperatures, panels, strict=True):
-        for result in (result for result in results if result.temperature == temperature):
-            points = {int(name[5:]): x for name, x in result.metrics.items() if name.startswith("pass@")}
-            means = [100 * interval.mean for interval in points.values()]
-            ends = ([100 * getattr(interval, end) for interval in points.values()] for end in ("low", "high"))
-            colour = f"C{models.index(result.model)}"
-            axes.plot(list(points), means, marker="o", label=result.model, color=colour)
-            axes.fill_between(list(points), *ends, color=colour, alpha=0.1, linewidth=0)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(list(points), list(map(str, points)))
-        axes.set(title=decoding(temperature), xlabel="k")
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("pass@k (%), with 95 % intervals")
-    panels[0].legend()
-    save(picture, path)
+def _without_nan(told):
+    """The same, `null` where there is no number: JSON knows no NaN."""
+    if isinstance(told, dict):
+        return {key: _without_nan(value) for key, value in told.items()}
+    if isinstance(told, list):
+        return [_without_nan(value) for value in told]
+    return None if isinstance(told, float) and np.isnan(told) else told

@@ -25,7 +25,7 @@ def print_rows(rows: Sequence[Sequence[str]], title: str) -> None:
 
 def plot_training(histories: dict[str, list[dict]], metrics: Sequence[str], path: Path) -> None:
     """
-    Training curves side by side, one panel a metric.
+    Training curves, one panel a metric, two panels a row.
 
     Args:
         histories (`dict[str, list[dict]]`):
@@ -34,7 +34,8 @@ def plot_training(histories: dict[str, list[dict]], metrics: Sequence[str], path
             Keys of that history.
         path (`Path`)
     """
-    picture, panels = figure(4 * len(metrics), 3.4, panels=len(metrics))
+    columns = min(2, len(metrics))
+    picture, panels = figure(4.5 * columns, 3.0, panels=len(metrics), columns=columns)
     for metric, axes in zip(metrics, panels, strict=True):
         for i, (name, history) in enumerate(histories.items()):
             points = [(entry["step"], entry[metric]) for entry in history if metric in entry]
@@ -48,8 +49,11 @@ def plot_training(histories: dict[str, list[dict]], metrics: Sequence[str], path
     save(picture, path)
 
 
-def figure(width: float, height: float, panels: int | None = None, share_y: bool = False):
-    """A matplotlib figure of so many inches and its axes, one or a row of them; never shown, only saved."""
+def figure(width: float, height: float, panels: int | None = None, columns: int | None = None, share_y: bool = False):
+    """
+    A matplotlib figure and its axes, one, or `panels` of them in rows of `columns` (all in one row if unset); never
+    shown, only saved. Inches: `width` is of the figure, `height` of a row.
+    """
     import matplotlib
 
     matplotlib.use("Agg")  # also where there is no screen
@@ -57,8 +61,12 @@ def figure(width: float, height: float, panels: int | None = None, share_y: bool
 
     if panels is None:
         return plt.subplots(figsize=(width, height))
-    picture, grid = plt.subplots(1, panels, figsize=(width, height), squeeze=False, sharey=share_y)
-    return picture, grid[0]
+    columns = columns or panels
+    rows = -(-panels // columns)
+    picture, grid = plt.subplots(rows, columns, figsize=(width, rows * height), squeeze=False, sharey=share_y)
+    for left_over in grid.flat[panels:]:
+        left_over.remove()
+    return picture, list(grid.flat[:panels])
 
 
 def save(picture, path: Path) -> None:

@@ -7,39 +7,54 @@ from pathlib import Path
 import numpy as np
 
 
+# Tokens keep dark ink on their own light colours, whatever the page's are. A browser that darkens pages by itself
+# leaves alone those that say `color-scheme: light dark`.
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <title>{title}</title>
 <style>
-body {{ font: 15px/1.6 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222;
-  overflow-wrap: anywhere; }}
-article {{ border-top: 1px solid #ddd; padding: .8rem 0; }}
-.prompt {{ color: #666; white-space: pre-wrap; }}
+:root {{ color-scheme: light dark; --page: #fff; --ink: #222; --quiet: #5c5c5c; --line: #ddd; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --page: #16181c; --ink: #e4e6e9; --quiet: #a3a8b0; --line: #3a3f46; }}
+}}
+body {{ font: 15px/1.6 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem 4rem;
+  color: var(--ink); background: var(--page); overflow-wrap: anywhere; }}
+h1 {{ font-size: 1.5rem; }}
+article {{ border-top: 1px solid var(--line); padding: .8rem 0; }}
+.prompt {{ color: var(--quiet); white-space: pre-wrap; }}
 .completion {{ font-family: ui-monospace, monospace; white-space: pre-wrap; }}
-.completion span {{ border-radius: 2px; padding: 1px 0; }}
-.numbers {{ color: #666; font-size: 13px; }}
+.completion span {{ border-radius: 2px; padding: 1px 0; cursor: pointer; }}
+.completion span[style], .scale span {{ color: #111; forced-color-adjust: none; }}
+.completion span.told {{ outline: 2px solid var(--ink); }}
+.numbers {{ color: var(--quiet); font-size: 13px; }}
 .scale span {{ display: inline-block; width: 2.6rem; text-align: center; font-size: 12px;
   overflow-wrap: normal; }}
 .unknown {{ border-bottom: 1px dotted #888; }}
-.newline::before {{ content: "\\21b5"; color: #aaa; }}
-.part::before {{ content: "\\b7"; color: #aaa; }}
+.newline::before {{ content: "\\21b5"; color: #777; }}
+.part::before {{ content: "\\b7"; color: #777; }}
+#told {{ position: fixed; left: 0; right: 0; bottom: 0; padding: .6rem 1rem; background: var(--page);
+  border-top: 1px solid var(--line); text-align: center; }}
 </style>
 </head>
 <body>
 <h1>{title}</h1>
 <p>Reward of each token in nats: <span class="scale">{scale}</span> dotted: not known; ↵: a new line;
-·: a part of the character after it. Hover a token for its numbers.</p>
+·: a part of the character after it. Hover over a token, or tap it, for its numbers.</p>
 <p><label>Order: <select id="order">
 <option value="position">as given</option><option value="descending">highest return first</option>
 <option value="ascending">lowest return first</option></select></label></p>
 <main>
 {articles}
 </main>
+<div id="told" role="status" hidden></div>
 <script>
 const main = document.querySelector("main");
 const order = document.getElementById("order");
+const told = document.getElementById("told");
 function sort() {{
   const key = order.value === "position" ? "position" : "return";
   const sign = order.value === "descending" ? -1 : 1;
@@ -54,6 +69,16 @@ function follow() {{
 }}
 window.addEventListener("hashchange", follow);
 follow();
+// What hovering shows, where there is only a finger.
+document.addEventListener("click", event => {{
+  document.querySelector(".told")?.classList.remove("told");
+  const token = event.target.closest(".completion span");
+  told.hidden = !token;
+  if (token) {{
+    token.classList.add("told");
+    told.textContent = JSON.stringify(token.textContent) + ": " + token.title;
+  }}
+}});
 </script>
 </body>
 </html>
@@ -92,7 +117,7 @@ def colour(share: float) -> str:
     """Red for -1, white for 0, blue for 1 (and beyond): told apart by those who do not see red and green apart."""
     share = max(-1.0, min(1.0, share))
     ends = (33, 102, 172) if share > 0 else (178, 24, 43)
-    return "#" + "".join(f"{round(255 + abs(share) * 0.75 * (end - 255)):02x}" for end in ends)
+    return "#" + "".join(f"{round(255 + abs(share) * 0.65 * (end - 255)):02x}" for end in ends)
 
 
 def _article(position: int, row: dict, largest: float) -> str:

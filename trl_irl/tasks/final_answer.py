@@ -74,10 +74,15 @@ def answer_text(solution: str, marker: str | None = None) -> str:
 
 
 def is_correct(prediction: str, row: dict, marker: str | None = None) -> bool:
+    """Whether a sampled completion is right: the first that [`judge_answer`] tells."""
+    return judge_answer(prediction, row, marker)[0]
+
+
+def judge_answer(prediction: str, row: dict, marker: str | None = None) -> tuple[bool, bool]:
     """
-    Whether a sampled completion ends in the same final answer as the row's own completion. Where that one has no
-    `####` and is an answer as a whole ([`reference_answer`]), the sampled one needs none either. `marker` is what may
-    stand before an answer in place of `####`, at the beginning of a line.
+    Whether a sampled completion ends in the same final answer as the row's own completion, and whether it gives one at
+    all. Where the row's has no `####` and is an answer as a whole ([`reference_answer`]), the sampled one needs none
+    either. `marker` is what may stand before an answer in place of `####`, at the beginning of a line.
 
     Raises:
         [`NoFinalAnswer`]: the row's completion has no final answer, so that nothing could be right.
@@ -89,7 +94,7 @@ def is_correct(prediction: str, row: dict, marker: str | None = None) -> bool:
     answer = final_answer(prediction, marker)
     if answer is None and not any(_mark(marker).search(text) for text in (reference, prediction)):
         answer = _bare(prediction)
-    return answer is not None and answer == right
+    return answer == right, answer is not None
 
 
 def accuracy_reward(

@@ -16,7 +16,7 @@ from trl import extract_prompt
 from ..text.messages import Turns, checked
 from .arithmetic import make_arithmetic, make_arithmetic_facts
 from .files import load_from_hub_or_path
-from .final_answer import is_correct
+from .final_answer import judge_answer
 from .gsm8k import HUB_ID as GSM8K
 from .gsm8k import PROMPT_TEMPLATE, load_gsm8k, without_annotations
 
@@ -340,8 +340,12 @@ def _is_number(value) -> bool:
 
 
 def exact_answer(prediction: str, row: dict, marker: str | None = None) -> dict[str, float]:
-    """`accuracy`, 0 or 1: whether the number after `####` (or `marker`) is the one in the row's completion."""
-    return {"accuracy": float(is_correct(prediction, row, marker))}
+    """
+    `accuracy`, 0 or 1: whether the number after `####` (or `marker`) is the one in the row's completion; and
+    `answered`, 0 or 1: whether there is such a number at all.
+    """
+    right, answered = judge_answer(prediction, row, marker)
+    return {"accuracy": float(right), "answered": float(answered)}
 
 
 def as_prompt_completion(row: dict, where: str = "", reference: bool = True) -> dict:

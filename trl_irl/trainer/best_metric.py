@@ -12,6 +12,7 @@ _MORE = (
     "entropy",  # of the policy: diversity, as self_bleu is the lack of it
     "accuracy",
     "accuracy_math",
+    "answered",
     "reward",
     "reward_mean",
     "win_rate",

@@ -1,0 +1,89 @@
+"""What the pictures of an evaluation show, read off the figures that are saved."""
+
+import matplotlib.pyplot as plt
+import pytest
+
+from trl_irl.evaluation import pictures, report
+from trl_irl.evaluation.comparison import Result
+from trl_irl.evaluation.statistics import Interval
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """By file name, the figures that would have been saved."""
+    found = {}
+    for module in (pictures, report):
+        monkeypatch.setattr(module, "save", lambda picture, path: found.update({path.name: picture}))
+    yield found
+    plt.close("all")
+
+
+def results(accuracies):
+    """Models by name, each at temperatures 0, 0.5 and 1 with the accuracy given for each."""
+    found = []
+    for model, values in accuracies.items():
+        for temperature, value in zip((0.0, 0.5, 1.0), values, strict=True):
+            metrics = {"accuracy": Interval(value, max(value - 0.02, 0), min(value + 0.02, 1))}
+            if temperature:
+                metrics["self_bleu"] = Interval(100 - 30 * temperature, 60, 90)
+                metrics |= {f"pass@{k}": Interval(value, value, value) for k in (1, 2, 4)}
+            found.append(Result(model, temperature, metrics))
+    return found
+
+
+SAID = {
+    "first": [{"length": 10, "ended": True}] * 3 + [{"length": 40, "ended": False}],
+    "other": [{"length": n, "ended": True} for n in (5, 10, 20, 40, 40)],
+}
+
+
+@pytest.mark.parametrize(
+    "accuracies",
+    [
+        {"first": (0.5, 0.5, 0.5), "other": (0.5, 0.5, 0.5)},
+        {"first": (0.51, 0.5, 0.4), "other": (0.5, 0.49, 0.41)},
+        dict.fromkeys("abcde", (0.5, 0.45, 0.4)),
+        {"alone": (0.0, 0.0, 0.0)},
+        {"first": (1.0, 1.0, 1.0), "other": (0.0, 0.0, 0.0)},
+    ],
+)
+def test_labels_of_close_curves_do_not_cover_each_other(accuracies, figures, tmp_path):
+    pictures.plot(results(accuracies), "accuracy", dict.fromkeys(accuracies, SAID["first"]), tmp_path)
+    picture = figures["performance_diversity.png"]
+    (axes,) = picture.axes
+    picture.canvas.draw()
+    boxes = [label.get_window_extent() for label in axes.texts]
+    assert len(boxes) >= 2  # not by leaving all of them out
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+    low, high = axes.get_ylim()
+    assert high - low >= 5 and -5 <= low and high <= 105  # percent, and not a hair's breadth around 0
+
+
+def test_of_two_equal_curves_both_are_seen(figures, tmp_path):
+    pictures.plot(results({"first": (0.5, 0.4, 0.3), "other": (0.5, 0.4, 0.3)}), "accuracy", SAID, tmp_path)
+    for axes in figures["pass_at_k.png"].axes:
+        first, other = axes.lines
+        assert first.get_ydata() == pytest.approx(other.get_ydata())
+        assert first.get_marker() != other.get_marker() and first.get_markersize() > other.get_markersize()
+        assert first.get_fillstyle() == other.get_fillstyle() == "none"
+
+
+def test_lengths_are_shares_and_tell_what_was_cut_off(figures, tmp_path):
+    pictures.plot(results({"first": (0.5, 0.4, 0.3), "other": (0.5, 0.4, 0.3)}), "accuracy", SAID, tmp_path)
+    (axes,) = figures["lengths.png"].axes
+    heights = {bars.get_label(): sum(bar.get_height() for bar in bars) for bars in axes.containers}
+    assert heights == pytest.approx({"first": 75.0, "first: cut off at the limit, 25.0 %": 25.0, "other": 100.0})
+    assert "share" in axes.get_ylabel()
+
+
+@pytest.mark.parametrize("count, grid", [(1, (1, 1)), (2, (1, 2)), (4, (2, 2)), (5, (3, 2))])
+def test_panels_of_a_training_are_two_a_row(count, grid, figures, tmp_path):
+    metrics = [f"m{i}" for i in range(count)]
+    history = [{"step": step, **dict.fromkeys(metrics, float(step))} for step in range(3)]
+    report.plot_training({"MLE": history}, metrics, tmp_path / "training.png")
+    picture = figures["training.png"]
+    assert [axes.get_title() for axes in picture.axes] == metrics
+    specification = picture.axes[0].get_gridspec()
+    assert (specification.nrows, specification.ncols) == grid
+    assert all(width >= 4 for width in [picture.get_figwidth() / grid[1]])
