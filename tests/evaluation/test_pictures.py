@@ -1,6 +1,8 @@
 """What the pictures of an evaluation show, read off the figures that are saved."""
 
-import matplotlib.pyplot as plt
+import subprocess
+import sys
+
 import pytest
 
 from trl_irl.evaluation import pictures, report
@@ -14,8 +16,7 @@ def figures(monkeypatch):
     found = {}
     for module in (pictures, report):
         monkeypatch.setattr(module, "save", lambda picture, path: found.update({path.name: picture}))
-    yield found
-    plt.close("all")
+    return found
 
 
 def results(accuracies):
@@ -87,3 +88,18 @@ def test_panels_of_a_training_are_two_a_row(count, grid, figures, tmp_path):
     specification = picture.axes[0].get_gridspec()
     assert (specification.nrows, specification.ncols) == grid
     assert all(width >= 4 for width in [picture.get_figwidth() / grid[1]])
+
+
+def test_a_notebook_goes_on_showing_its_own_figures(tmp_path):
+    """Drawing to files leaves pyplot's backend and its open figures alone."""
+    code = f"""
+import matplotlib
+import matplotlib.pyplot as plt
+plt.switch_backend("svg")
+from pathlib import Path
+from trl_irl.evaluation.report import plot_training
+plot_training({{"a": [{{"step": 1, "nll": 2.0}}]}}, ["nll"], Path({str(tmp_path / "t.png")!r}))
+print(matplotlib.get_backend(), plt.get_fignums())
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["svg", "[]"] and (tmp_path / "t.png").stat().st_size > 1000

@@ -270,7 +270,7 @@ def main(arguments: PrepareArguments) -> None:
                 with naming_row(where):
                     return len(prompt_ids(tokenizer, as_prompt_completion(row, where))), 0
 
-            pace, numbered = Pace(), enumerate(tqdm(rows, desc="Shortening prompts", leave=False))
+            pace, numbered = Pace(), enumerate(tqdm(rows, desc="Shortening prompts", leave=False, disable=None))
             shortened = [shorten(row, arguments, partial(prompt_and_total, i), pace) for i, row in numbered]
             cut = sum(new is not old for new, old in zip(shortened, rows, strict=True))
             print(f"{name}: {cut} of {len(rows)} prompts shortened.")

@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 import yaml
 
@@ -123,12 +124,14 @@ def write_report(folders: dict[str, Path], seconds: dict[str, float], accuracy: 
     for name, key in (("PPO", _OF_MODEL), ("RLOO", _OF_IRL)):
         histories[name] = [{"step": p["step"], key: p["reward"], _KL: p["kl"]} for p in curves[name]]
     plot_training(histories, (_PAIRS, _OF_MODEL, _OF_IRL, _KL), output_dir / "training.png")
+    kl = {name: fmean(point["kl"] for point in points[-5:]) for name, points in curves.items()}
+    numbers = {"seconds": seconds, "pair_accuracy": accuracy, "kl": kl}
+    (output_dir / "training.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     rows = [["stage", "from", "seconds", "KL to where it began (nats)"]]
     began = {"base": "", "sft": "base", "irl": "base", "reward": "SFT", "ppo": "SFT", "rloo": "IRL"}
     for name, start in began.items():
-        of_end = [point["kl"] for point in curves.get(name.upper(), [])[-5:]]
-        kl = f"{sum(of_end) / len(of_end):.2f}" if of_end else ""
-        rows.append([name, start, f"{seconds[name]:.0f}", kl])
+        told = f"{kl[name.upper()]:.2f}" if name.upper() in kl else ""
+        rows.append([name, start, f"{seconds[name]:.0f}", told])
     report = output_dir / "report.md"
     report.write_text(
         f"""{report.read_text(encoding="utf-8")}
@@ -189,15 +192,20 @@ def main(arguments: RLHFDemoArguments) -> None:
     print(f"{(time.perf_counter() - start) / 60:.1f} minutes in all.")
 
 
+def make_parser():
+    from .parser import RecipeParser
+
+    return RecipeParser((RLHFDemoArguments,), __doc__, prog="trl-irl rlhf-demo")
+
+
 def run(argv: list[str] | None = None) -> int:
     """The command: what is wrong becomes one message; the exit status is 0, or 2 then."""
     from .failures import run_reporting
-    from .parser import RecipeParser
 
     def kept(arguments: RLHFDemoArguments) -> str:
         return f"What was done is in {arguments.output_dir}; the same command begins anew."
 
-    return run_reporting(RecipeParser((RLHFDemoArguments,), __doc__, prog="trl-irl rlhf-demo"), main, argv, kept)
+    return run_reporting(make_parser(), main, argv, kept)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def score_all(told: dict, rows: list[ToScore], parts: Path, reward: Callable) ->
     from tqdm.auto import tqdm
 
     of_rows, found = cache(reward), []
-    for start in tqdm(range(0, len(rows), _CHUNK), desc="Scoring", unit=f"{_CHUNK} rows", leave=False):
+    for start in tqdm(range(0, len(rows), _CHUNK), desc="Scoring", unit=f"{_CHUNK} rows", leave=False, disable=None):
         chunk = rows[start : start + _CHUNK]
         part = parts / f"{start}-{_digest(told, chunk)}.json"
         if not part.is_file():

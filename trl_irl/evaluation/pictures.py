@@ -114,7 +114,7 @@ def _is_free(label, offset: tuple[float, float], taken: list, points: list) -> b
 def _plot_pass_at_k(results: Sequence[Result], path: Path) -> None:
     """A panel a temperature, a line a model: open markers, so that of two equal curves both are seen."""
     temperatures = sorted({result.temperature for result in results})
-    columns = min(3, len(temperatures))
+    columns = 2 if len(temperatures) == 4 else min(3, len(temperatures))
     picture, panels = figure(1 + 3.2 * columns, 3.4, panels=len(temperatures), columns=columns, share_y=True)
     models = list(dict.fromkeys(result.model for result in results))
     for i, (temperature, axes) in enumerate(zip(temperatures, panels, strict=True)):
@@ -141,13 +141,13 @@ def _plot_lengths(said: dict[str, Sequence[dict]], path: Path) -> None:
     picture, axes = figure(7.0, 3.6)
     edges = np.histogram_bin_edges([one["length"] for ones in said.values() for one in ones], bins=30)
     width = (edges[1] - edges[0]) / (len(said) + 0.5)
-    cut_any = False
+    cut_any, highest = False, 0.0
     for i, (name, ones) in enumerate(said.items()):
         ended, cut = (
             100 * np.histogram([x["length"] for x in ones if bool(x["ended"]) is told], edges)[0] / len(ones)
             for told in (True, False)
         )
-        places = edges[:-1] + (i + 0.75) * width
+        places, highest = edges[:-1] + (i + 0.75) * width, max(highest, (ended + cut).max())
         axes.bar(places, ended, width, color=f"C{i}", label=name)
         if cut.any():
             label = f"{name}: cut off at the limit, {cut.sum():.1f} %"
@@ -156,5 +156,6 @@ def _plot_lengths(said: dict[str, Sequence[dict]], path: Path) -> None:
             cut_any = True
     every = "all temperatures" if cut_any else "all temperatures; every one ended by itself"
     axes.set(xlabel=f"length of a completion (tokens), {every}", ylabel="share of completions (%)")
+    axes.set_ylim(0, 1.08 * highest)
     axes.legend(fontsize=8)
     save(picture, path)

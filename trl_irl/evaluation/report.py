@@ -54,24 +54,22 @@ def figure(width: float, height: float, panels: int | None = None, columns: int 
     A matplotlib figure and its axes, one, or `panels` of them in rows of `columns` (all in one row if unset); never
     shown, only saved. Inches: `width` is of the figure, `height` of a row.
     """
-    import matplotlib
+    # Without pyplot, whose backend is the caller's: a notebook goes on showing its own figures.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")  # also where there is no screen
-    import matplotlib.pyplot as plt
-
+    columns = columns or panels or 1
+    rows = -(-(panels or 1) // columns)
+    picture = Figure(figsize=(width, rows * height))
+    FigureCanvasAgg(picture)
+    grid = picture.subplots(rows, columns, squeeze=False, sharey=share_y)
     if panels is None:
-        return plt.subplots(figsize=(width, height))
-    columns = columns or panels
-    rows = -(-panels // columns)
-    picture, grid = plt.subplots(rows, columns, figsize=(width, rows * height), squeeze=False, sharey=share_y)
+        return picture, grid[0, 0]
     for left_over in grid.flat[panels:]:
         left_over.remove()
     return picture, list(grid.flat[:panels])
 
 
 def save(picture, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
     picture.tight_layout()
     picture.savefig(path, dpi=150)
-    plt.close(picture)

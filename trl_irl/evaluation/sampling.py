@@ -100,7 +100,9 @@ def sample(
     repeats = num_samples if temperature > 0 else 1
     flat = [ids for ids in encoded for _ in range(repeats)]
     completions: list[Completion] = []
-    for start in tqdm(range(0, len(flat), batch_size), desc=description, leave=False, disable=not description):
+    # A bar only where somebody sees it move.
+    seen = None if description else True
+    for start in tqdm(range(0, len(flat), batch_size), desc=description, leave=False, disable=seen):
         batch = tokenizer.pad(
             {"input_ids": flat[start : start + batch_size]}, padding_side="left", return_tensors="pt"
         )

@@ -85,9 +85,8 @@ def token_values(
     try:
         with soft_q_head(model):
             model.eval()
-            for start in tqdm(
-                range(0, len(order), batch_size), desc=description, leave=False, disable=not description
-            ):
+            seen = None if description else True  # a bar only where somebody sees it move
+            for start in tqdm(range(0, len(order), batch_size), desc=description, leave=False, disable=seen):
                 chosen = order[start : start + batch_size]
                 batch = _padded([encoded[i] for i in chosen], model.device)
                 output = model(**batch, soft_q="values")

@@ -171,7 +171,7 @@ def measure(rows: Sequence[dict], encode: Callable[[int, dict], tuple[list[int],
         encode (`Callable`):
             From a row's number and the row to its token ids and its labels, -100 on the prompt.
     """
-    pairs = [encode(i, row) for i, row in enumerate(tqdm(rows, desc="Counting tokens", leave=False))]
+    pairs = [encode(i, row) for i, row in enumerate(tqdm(rows, desc="Counting tokens", leave=False, disable=None))]
     prompts = [sum(label == -100 for label in labels) for _, labels in pairs]
     totals = [len(ids) for ids, _ in pairs]
     return Lengths(np.array(prompts, dtype=np.int64), np.subtract(totals, prompts, dtype=np.int64))
