@@ -193,7 +193,9 @@ def main() -> None:
     if options.worker is not None:
         return work(options.output_dir, options.results, options.seeds, options.worker, options.workers)
     if not options.report:
-        prepare_base(options.output_dir)
+        from trl_irl.commands.demo import pretrained_base
+
+        pretrained_base(options.output_dir)
         command = [sys.executable, "-m", "benchmarks.diversity_study", "--output_dir", str(options.output_dir)]
         command += ["--results", str(options.results), "--seeds", str(options.seeds)]
         command += ["--workers", str(options.workers)]
@@ -203,18 +205,6 @@ def main() -> None:
         if any(statuses):
             raise SystemExit("A worker failed; start the study again to go on.")
     print(report(options.results))
-
-
-def prepare_base(output_dir: Path) -> None:
-    """The demo's base model, pretrained on simpler text."""
-    from trl_irl.commands.demo import build_base_model
-    from trl_irl.commands.recipe_runs import run_recipe
-
-    base = output_dir / "base"
-    if not (base / "trainer_state.json").is_file():
-        output_dir.mkdir(parents=True, exist_ok=True)
-        build_base_model(output_dir / "untrained")
-        run_recipe("trl-irl irl", "base", output_dir / "untrained", base)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def study(
     What a seed gave is a line of `results/NAME.jsonl` as soon as it is there, and a seed that has a line is not run
     again. Studies share a folder for what they train: the same recipe and seed give the same model.
     """
-    from benchmarks.diversity_study import prepare_base
+    from trl_irl.commands.demo import pretrained_base
 
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/studies"), help="models and evaluations")
@@ -55,6 +55,6 @@ def study(
     options = parser.parse_args()
     for seed in options.seeds:
         if seed not in [row["seed"] for row in read_rows(options.results)]:
-            prepare_base(options.output_dir)
+            pretrained_base(options.output_dir)
             add_row(options.results, {"seed": seed} | run_seed(options.output_dir, seed))
     print(report(sorted(read_rows(options.results), key=lambda row: row["seed"])))

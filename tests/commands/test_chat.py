@@ -93,6 +93,21 @@ def test_a_prompt_that_does_not_fit_ends_one_answer_not_the_talk(talker, monkeyp
     assert told.out.count("talker: ") == 1
 
 
+def test_an_answer_has_the_room_that_the_context_leaves(talker, tuned, capsys):
+    """As the commands propose it, without a length: also of a model whose context is no longer than the default."""
+    for folder in (talker, tuned):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        context = AutoModelForCausalLM.from_pretrained(folder).config.max_position_embeddings
+        text = "One " * 20
+        assert chat.run([str(folder), "--prompt", text, "--temperature", "0", "--eos_token", "<eos>"]) == 0
+        shown = int(re.search(r"(\d+) tokens", capsys.readouterr().out)[1])
+        ids = tokenizer(text).input_ids
+        if tokenizer.chat_template:
+            told = [{"role": "user", "content": text}]
+            ids = tokenizer.apply_chat_template(told, add_generation_prompt=True, return_dict=True)["input_ids"]
+        assert 0 < shown <= context - len(ids)
+
+
 def test_side_by_side_in_a_terminal_with_every_token_on_its_colour(tuned, model_folder, monkeypatch):
     seen = io.StringIO()
     real = Console

@@ -42,6 +42,7 @@ def test_demo(tmp_path):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert "self_bleu" in result.stdout and "Report: " in result.stdout
+    assert "%|" not in result.stderr + result.stdout  # no bars on a pipe
     report = (output / "report.md").read_text()
     with (output / "metrics.csv").open() as file:
         cells = list(csv.DictReader(file))

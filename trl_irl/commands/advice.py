@@ -19,10 +19,11 @@ class _Advice(logging.Handler):
         self.held: list[str] | None = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage().removeprefix("[RANK 0] ")  # accelerate's; only the first rank says these
         if self.held is None:
-            _say(record.getMessage())
+            _say(message)
         else:
-            self.held.append(record.getMessage())
+            self.held.append(message)
 
 
 def hold_advice() -> None:

@@ -22,6 +22,9 @@ from .loaded_models import LoadedModel, named
 from .task_arguments import EndArguments
 
 
+_LONGEST = 256  # tokens of an answer, where nothing else is said
+
+
 @dataclass
 class ChatArguments(EndArguments):
     """
@@ -37,7 +40,8 @@ class ChatArguments(EndArguments):
         temperature (`float`, *optional*, defaults to `0.7`):
             0 is greedy decoding.
         top_p (`float`, *optional*, defaults to `1.0`)
-        max_new_tokens (`int`, *optional*, defaults to `256`)
+        max_new_tokens (`int`, *optional*):
+            If unset 256, or as many as the model's context has room for.
         seed (`int`, *optional*, defaults to `0`):
             Of the first answer; each later one has the next.
         rewards (`bool`, *optional*, defaults to `True`):
@@ -52,7 +56,9 @@ class ChatArguments(EndArguments):
     system: str | None = field(default=None, metadata={"help": "The system's message, for chat models."})
     temperature: float = field(default=0.7, metadata={"help": "0 is greedy decoding."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1 is off."})
-    max_new_tokens: int = field(default=256, metadata={"help": "Longest answer, in tokens."})
+    max_new_tokens: int | None = field(
+        default=None, metadata={"help": "Longest answer, in tokens; 256 if unset, or what there is room for."}
+    )
     seed: int = field(default=0, metadata={"help": "Of the first answer; each later one has the next."})
     rewards: bool = field(default=True, metadata={"help": "Colour tokens by the reward of a model that IRL trained."})
     dtype: str = field(
@@ -68,7 +74,7 @@ class ChatArguments(EndArguments):
             raise ValueError(f"`temperature: {self.temperature}` must be 0 (greedy) or more.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"`top_p: {self.top_p}` must be above 0 and at most 1.")
-        if self.max_new_tokens < 1:
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ValueError(f"`max_new_tokens: {self.max_new_tokens}` leaves nothing to say. Set it to 1 or more.")
 
 
@@ -131,7 +137,7 @@ class Talk:
             self.model,
             self.tokenizer,
             [prompt],
-            self.arguments.max_new_tokens,
+            self._longest(prompt),
             temperature=self.arguments.temperature,
             top_p=self.arguments.top_p,
             seed=seed,
@@ -142,6 +148,17 @@ class Talk:
         if is_chat:
             self.messages = [*messages, {"role": "assistant", "content": completion.text}]
         return Answer(completion.text, completion.length, completion.ended, pieces)
+
+    def _longest(self, prompt) -> int:
+        """Tokens that an answer may have."""
+        from ..evaluation.sampling import encode_prompts
+        from ..text.context import context_length
+
+        context = context_length(self.model.config)
+        if self.arguments.max_new_tokens is not None or context is None:
+            return self.arguments.max_new_tokens or _LONGEST
+        room = context - len(encode_prompts(self.tokenizer, [prompt])[0])
+        return min(_LONGEST, room) if room > 0 else _LONGEST  # which says that it does not fit
 
     def _pieces(self, prompt, token_ids: list[int]) -> list[tuple[str, float | None]]:
         from ..rewards.token_pieces import token_pieces
@@ -275,7 +292,7 @@ def run(argv: list[str] | None = None) -> int:
     first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
     if first:
         words = ["--models", *words]
-    return run_reporting(make_parser(), main, words)
+    return run_reporting(make_parser(), main, words, lambda arguments: "The talk is not kept.")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """
-What other packages say that a user of these commands can do nothing about, each by its exact source. With
-`TRL_IRL_VERBOSE=1` it is said again.
+What other packages say that a user of these commands can do nothing about, each by its exact source, and their bars
+where stderr is no terminal. With `TRL_IRL_VERBOSE=1` it is said again.
 """
 
 import logging
 import os
 import re
+import sys
 import warnings
 
 
@@ -18,14 +19,20 @@ _LOGGED = {
     # DeepSpeed, which TRL imports where it is installed, on a machine without a GPU.
     "DeepSpeed": "Setting accelerator to CPU",
 }
-# By module, the message: a name inside transformers that TRL's own defaults still use.
-_WARNED = {r"transformers\.training_args": "`gradient_checkpointing` is deprecated"}
+# By module, the message: names inside transformers that TRL still uses.
+_WARNED = {
+    r"transformers\.training_args": "`gradient_checkpointing` is deprecated",
+    r"transformers\.modeling_utils": "`is_gradient_checkpointing` is deprecated",
+}
 
 
 def silence() -> None:
     """Leave these out from here on; to be called before the packages are imported."""
     if os.environ.get("TRL_IRL_VERBOSE", "0") not in ("", "0"):
         return
+    if not sys.stderr.isatty():  # bars where nobody sees them move; read once, at the import of each package
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of transformers too
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     for name, beginning in _LOGGED.items():
         logging.getLogger(name).addFilter(lambda record, own=beginning: own not in str(record.msg))
     for module, beginning in _WARNED.items():
