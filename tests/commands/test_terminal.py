@@ -1,5 +1,6 @@
 """What a training shows: a table before it, columns while it runs, and commands that work after it."""
 
+import csv
 import json
 import math
 import re
@@ -69,6 +70,27 @@ def test_a_run_on_a_pipe_is_a_table_columns_and_commands_that_work(trained, mode
     assert evaluate.run([*proposed[0][2:], *few]) == 0 and score.run([*proposed[1][2:], "--num_rows", "2"]) == 0
     assert chat.run([*proposed[2][2:], "--prompt", "One two", "--max_new_tokens", "3"]) == 0
     assert (folder / "evaluation" / "report.md").is_file() and (folder / "rewards.html").is_file()
+
+
+def test_after_each_evaluation_one_answer_is_shown(model_folder, tmp_path, capfd):
+    """The first prompt once, and what the model says to it by then, as in the generations that are kept."""
+    keys = {"eval_strategy": "steps", "eval_steps": 2, "eval_generations": 3, "eval_num_samples": 1}
+    recipe = write_recipe(tmp_path, model_folder, eval_max_new_tokens=6, eval_temperature=1.0, **keys)
+    assert irl.run(["--config", str(recipe)]) == 0
+    told = capfd.readouterr().out
+    kept = []
+    for step in (2, 4):
+        with (tmp_path / f"run/generations/step-{step}.csv").open(encoding="utf-8", newline="") as file:
+            kept.append(list(csv.reader(file))[1])
+    assert kept[0][1] == kept[1][1]
+    assert told.count("    asked: QUESTION: ") == 1
+    for step, (_, prompt, said, _) in zip((2, 4), kept, strict=True):
+        assert f"step {step}: eval_loss" in told
+        clean = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in said.strip())
+        for line in (prompt if step == 2 else "").strip().splitlines() + (clean.splitlines() or ["(nothing)"]):
+            assert line in told
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", told)  # nothing that a terminal obeys
+    assert len(re.findall("^    said:  ", told, re.MULTILINE)) == 2
 
 
 def make(model_folder, tmp_path, rows, **settings):

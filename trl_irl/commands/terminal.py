@@ -17,6 +17,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, ProgressCallback
 from trl.trainer.utils import get_config_model_id
 
+from ..evaluation.callback import GenerationCallback
 from ..text.context import context_length
 from ..trainer import IRLConfig
 from ..trainer.models import causal_lm
@@ -210,6 +211,7 @@ class Terminal(ProgressCallback):
         self._columns: list[str] = []
         self._lines = 0
         self._last_evaluation = ""
+        self._asked, self._shown = "", -1  # the prompt whose answers are shown, and the step of the last one
         self._clock: float | None = None  # since when tokens are counted
         self._step_ended = 0.0
         self._seen = 0
@@ -240,10 +242,23 @@ class Terminal(ProgressCallback):
 
     def on_evaluate(self, args, state, control, **kwargs):
         super().on_evaluate(args, state, control, **kwargs)
+        if state.is_world_process_zero and state.global_step != self._shown:
+            self._shown = state.global_step
+            self._show_first()
         now = time.perf_counter()
         if self._clock is not None:  # what the evaluation took is no training
             self._clock += now - max(self._step_ended, self._clock)
         self._step_ended = now
+
+    def _show_first(self) -> None:
+        """What the model says to the first prompt of its evaluations by now; the prompt itself only once."""
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, GenerationCallback) and callback.first is not None:
+                prompt, said = callback.first
+                if prompt != self._asked:
+                    self._asked = prompt
+                    self._write(_indented("asked", prompt))
+                self._write(_indented("said", said))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
@@ -307,6 +322,15 @@ def use_terminal(trainer, script_args, split: str) -> Terminal:
     terminal = Terminal(trainer, script_args, split)
     trainer.add_callback(terminal)
     return terminal
+
+
+def _indented(what: str, text: str, longest: int = 400) -> str:
+    """`    said: ...`, further lines below the first, the middle of a long text left out."""
+    # A model may say what a terminal takes for a command.
+    text = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text.strip())
+    if len(text) > longest:
+        text = f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
+    return f"    {what + ':':7}" + "\n           ".join(text.splitlines() or ["(nothing)"])
 
 
 def evaluation_line(step: int, logs: dict) -> str:

@@ -134,6 +134,7 @@ class GenerationCallback(TrainerCallback):
             "eval_max_new_tokens",
         )
         self._last: tuple[tuple[int, int], dict[str, float]] | None = None  # of which weights, and what was found
+        self.first: tuple[str, str] | None = None  # the first prompt and what was said to it last, on the main process
 
     def _asked(self, row: dict):
         if not hasattr(self.trainer.args, "chat_template_kwargs"):
@@ -206,6 +207,7 @@ class GenerationCallback(TrainerCallback):
             for row, group in zip(self.rows, groups, strict=True)
             for completion in group
         ]
+        self.first = tuple(table[0][1:3])
         self._write(args, state.global_step, table)
         return found
 
