@@ -101,10 +101,13 @@ def runs_of(results: Path, size: int) -> dict[tuple[str, int], dict]:
 
 def report(results: Path) -> str:
     """Markdown tables of what is there; a difference needs the seed of both models."""
+    from trl_irl.evaluation.report import markdown
+
     parts = []
     for size in STEPS:
         if found := runs_of(results, size):
-            tables = at_equal_diversity(found), mask_minus_zero(found), by_temperature(found)
+            matched = markdown(at_equal_diversity(found), left=1)
+            tables = matched, _mask_minus_zero(found), _by_temperature(found)
             parts.append("\n\n".join((f"### {size} demonstrations", *tables)))
     return "\n\n".join(parts) + "\n"
 
@@ -124,15 +127,17 @@ def _difference(values) -> str:
     return f"{np.mean(values):+.1f} [{low:+.1f}, {high:+.1f}]{'' if low <= 0 <= high else ' *'}"
 
 
-def at_equal_diversity(found: dict) -> str:
-    """MLE's percentages, and the other objectives' minus them, paired by seed, with 95 % intervals."""
+def at_equal_diversity(found: dict) -> list[list[str]]:
+    """
+    Rows of a table, the header first: MLE's percentages, and the other objectives' minus them, paired by seed, with
+    95 % intervals.
+    """
     import numpy as np
 
     from trl_irl.evaluation.matched import interpolate
 
     columns = [(metric, level) for metric in ("accuracy", "pass@4") for level in LEVELS]
-    lines = ["| objective | seeds | " + " | ".join(f"{metric} at {level}" for metric, level in columns) + " |"]
-    lines.append("|---|---:|" + "---:|" * len(columns))
+    rows = [["objective", "seeds", *(f"{metric} at {level}" for metric, level in columns)]]
     at = {
         (metric, key): interpolate(*curve(result, metric), LEVELS)
         for key, result in found.items()
@@ -145,11 +150,11 @@ def at_equal_diversity(found: dict) -> str:
             mine = np.array([at[metric, (name, seed)][i] for seed in _seeds_of(found, name)])
             of_mle = np.array([at[metric, ("mle", seed)][i] for seed in _seeds_of(found, name)])
             cells.append(f"{of_mle.mean():.1f}" if name == "mle" else _difference(mine - of_mle))
-        lines.append(f"| {name} | {len(_seeds_of(found, name))} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name, str(len(_seeds_of(found, name))), *cells])
+    return rows
 
 
-def mask_minus_zero(found: dict) -> str:
+def _mask_minus_zero(found: dict) -> str:
     """What leaving the terminal state out changes at temperature 1, in points, paired by seed."""
     shown = {"accuracy": 100, "pass@4": 100, "self_bleu": 1, "ended": 100}
     lines = ["| lambda_td | " + " | ".join(f"{name}, T = 1" for name in shown) + " |", "|---:|" + "---:|" * len(shown)]
@@ -164,7 +169,7 @@ def mask_minus_zero(found: dict) -> str:
     return "\n".join(lines)
 
 
-def by_temperature(found: dict) -> str:
+def _by_temperature(found: dict) -> str:
     """Means over seeds: held-out loss, accuracy of greedy decoding, and at each temperature four percentages."""
     headers = [f"T = {temperature:g}: accuracy / pass@4 / self-BLEU / ended" for temperature in TEMPERATURES[1:]]
     lines = [f"| objective | nll | greedy | {' | '.join(headers)} |", "|---|---:|---:|" + "---:|" * len(headers)]

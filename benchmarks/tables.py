@@ -17,6 +17,9 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks.seeds import RESULTS, read_rows, shown
+from trl_irl.evaluation.comparison import AtDiversity, Result, table, table_at_equal_diversity
+from trl_irl.evaluation.report import markdown
+from trl_irl.evaluation.statistics import Interval
 
 
 ROOT = Path(__file__).parents[1]
@@ -24,68 +27,39 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _TABLE = re.compile(r"(?<=<!-- table: )(\w+) -->\n.*?(?=<!-- end -->)", re.DOTALL)
 
 
-def markdown(header: list[str], rows: list[list[str]], left: int = 1) -> str:
-    """A Markdown table whose first `left` columns are text, and the others numbers."""
-    rule = ["---"] * left + ["---:"] * (len(header) - left)
-    return "\n".join([f"| {' | '.join(header)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(row)} |" for row in rows)])
-
-
 def read_json(name: str):
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
 def demo() -> str:
-    """What `make demo` printed, and the share that answered."""
-    columns = {"accuracy": 100, "answered": 100, "pass@4": 100, "self_bleu": 1, "distinct": 1, "ended": 100}
-    rows = []
-    for cell in read_json("demo.json"):
-        found = {
-            name: factor * cell["metrics"][name]["mean"] for name, factor in columns.items() if name in cell["metrics"]
-        }
-        texts = [
-            f"{found[name]:.{2 if name == 'distinct' else 1}f}{' %' if factor == 100 else ''}" if name in found else ""
-            for name, factor in columns.items()
-        ]
-        rows.append([cell["model"], f"T = {cell['temperature']:g}" if cell["temperature"] else "greedy", *texts])
-    header = ["model", "decoding", "accuracy", "answered", "pass@4", "self-BLEU", "distinct", "ended"]
-    return markdown(header, rows, left=2)
+    """What `make demo` printed, and how many samples of a problem differ."""
+    found = [Result(cell["model"], cell["temperature"], intervals(cell["metrics"])) for cell in read_json("demo.json")]
+    columns = ["accuracy", "answered", "pass@4", "self_bleu", "distinct", "ended"]
+    return markdown(table(found, columns, intervals=False))
 
 
 def demo_equal_diversity() -> str:
     """MLE's accuracy and pass@4 at equal self-BLEU, and IRL's minus it, with 95 % intervals over prompts."""
     found = read_json("demo_differences.json")["at_equal_diversity"]
-    levels = sorted({one["self_bleu"] for one in found}, reverse=True)
-    rows = []
-    for metric in dict.fromkeys(one["metric"] for one in found):
-        for model, minus in dict.fromkeys((one["model"], one["minus"]) for one in found):
-            cells = []
-            for level in levels:
-                key = (model, metric, level)
-                value = next(one["value"] for one in found if (one["model"], one["metric"], one["self_bleu"]) == key)
-                mean, low, high = (100 * value[name] for name in ("mean", "low", "high"))
-                cells.append(f"{mean:.1f}" if minus is None else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]")
-            rows.append([metric, model if minus is None else f"{model} - {minus}", *cells])
-    return markdown(["metric", "model", *(f"self-BLEU {level:g}" for level in levels)], rows, left=2)
+    return markdown(table_at_equal_diversity([AtDiversity(**{**one, **intervals(one)}) for one in found]))
 
 
-def diversity(size: int) -> str:
-    from benchmarks.diversity_study import at_equal_diversity, runs_of
-
-    return at_equal_diversity(runs_of(RESULTS / "diversity_study.jsonl", size))
+def intervals(found: dict) -> dict[str, Interval]:
+    """Those of the values that are intervals."""
+    return {name: Interval(**value) for name, value in found.items() if isinstance(value, dict)}
 
 
 def first_screen() -> str:
-    """Two rows of [`diversity`] for the README."""
-    lines = [line.split(" | ") for line in diversity(300).splitlines() if "---" not in line]
-    columns = [lines[0].index(f"{metric} at 80") for metric in ("accuracy", "pass@4")]
-    cells = {
-        line[0].removeprefix("| "): [line[i].removesuffix(" |").removesuffix(" *") for i in columns] for line in lines
-    }
-    seeds = next(line[1] for line in lines if line[0] == "| mle")
-    header = [f"generated word problems, 0.9 M weights, {seeds} seeds"]
-    header += [f"{metric} at self-BLEU 80" for metric in ("accuracy", "pass@4")]
-    irl = "IRL, `lambda_td: 0.1`, `td_scale: 1` (difference, 95 % interval over seeds)"
-    return markdown(header, [["MLE", *cells["mle"]], [irl, *cells["0.1 mask"]]])
+    """MLE and the recipe's objective at one diversity, for the README."""
+    from benchmarks.diversity_study import at_equal_diversity, runs_of
+
+    header, *rows = at_equal_diversity(runs_of(RESULTS / "diversity_study.jsonl", 300))
+    of = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    columns = [f"{metric} at 80" for metric in ("accuracy", "pass@4")]
+    told = {"mle": "MLE", "0.1 mask": "IRL, `lambda_td: 0.1`, `td_scale: 1` (difference, 95 % interval over seeds)"}
+    first = f"generated word problems, 0.9 M weights, {of['0.1 mask']['seeds']} seeds"
+    cells = [[told[name], *(of[name][column].removesuffix(" *") for column in columns)] for name in told]
+    return markdown([[first, *(column.replace("at", "at self-BLEU") for column in columns)], *cells], left=1)
 
 
 def online() -> str:
@@ -133,31 +107,13 @@ def reward() -> str:
             rows.append([told.format(judge.upper()), *auroc(name), *best(name)])
     rows.append(["(an oracle)", "1", "1", *best("oracle")])
     header = ["reward, mean over tokens", "AUROC in prompt, MLE's samples", "IRL's samples", "best of 8, MLE at T = 1"]
-    return markdown([*header, "IRL at T = 1"], rows)
+    return markdown([[*header, "IRL at T = 1"], *rows], left=1)
 
 
 def rlhf() -> str:
     from benchmarks.rlhf_study import report
 
     return report(read_rows(RESULTS / "rlhf_study.jsonl")).split("\n\n")[1].strip()
-
-
-def rlhf_demo() -> str:
-    """What `make rlhf-demo` printed."""
-    cells, training = read_json("rlhf_demo.json"), read_json("rlhf_demo_training.json")
-    named = {"base": "base", "SFT": "SFT", "PPO": "PPO from SFT, on the reward model", "IRL": "IRL"}
-    rows = []
-    for name, told in (named | {"RLOO": "RLOO from IRL, on IRL's reward"}).items():
-        greedy, sampled = (
-            next(cell["metrics"] for cell in cells if (cell["model"], cell["temperature"]) == (name, temperature))
-            for temperature in (0.0, 1.0)
-        )
-        texts = [f"{100 * greedy['accuracy']['mean']:.1f} %", f"{100 * sampled['accuracy']['mean']:.1f} %"]
-        texts += [f"{sampled['reward']['mean']:.2f}", f"{100 * sampled['win_rate']['mean']:.1f} %"]
-        texts.append(f"{sampled['self_bleu']['mean']:.1f}")
-        rows.append([told, *texts, f"{training['kl'][name]:.2f}" if name in training["kl"] else ""])
-    header = ["model", "greedy", "T = 1", "reward, T = 1", "win rate, T = 1", "self-BLEU, T = 1", "KL (nats)"]
-    return markdown(header, rows)
 
 
 def pretrained_start() -> str:
@@ -185,20 +141,7 @@ def pretrained_start() -> str:
         at_end = "; ".join(f"{fmean(of(data, objective, 'td_loss')):.0f}" for data in last)
         rows.append([told, *texts, at_end])
     header = ["SmolLM2-135M-Instruct, all weights", "GSM8K chat, 60 steps of 4", "E2E, 70 steps of 16"]
-    return markdown([*header, "td_loss at the end"], rows)
-
-
-def speed() -> str:
-    """A step of each trainer on a CPU, against SFTTrainer's."""
-    rows = []
-    cells = read_json("irl_step_cpu.json")
-    for cell in cells:
-        sft = next(one for one in cells if (one["vocab"], one["variant"]) == (cell["vocab"], "SFTTrainer"))
-        told = [f"{cell['seconds']:.3f}", f"{cell['peak_mib']:.0f}", f"{cell['beyond_states_mib']:.0f}"]
-        told += [f"{cell[key] / sft[key]:.2f}" for key in ("seconds", "peak_mib")]
-        rows.append([str(cell["vocab"]), cell["variant"], *told])
-    header = ["vocabulary", "variant", "s/step", "peak MiB", "beyond states MiB", "time vs SFT", "memory vs SFT"]
-    return markdown(header, rows, left=2)
+    return markdown([[*header, "td_loss at the end"], *rows], left=1)
 
 
 TABLES = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,9 +61,15 @@ class Evaluated:
     tokenizer: str
 
     @property
+    def models(self) -> list[str]:
+        """Whatever was judged, the baseline first."""
+        return list(dict.fromkeys(model for model, _ in self.values))
+
+    @property
     def prompts(self) -> int:
         return len(next(iter(self.values.values()))["length"].sums)
 
+    @cached_property
     def shown(self) -> list[str]:
         """The metrics in tables, performance first: of pass@k the largest k, and `empty` only if something is."""
         from ..evaluation.comparison import metric_names
@@ -76,13 +83,15 @@ class Evaluated:
         of_task = [name for name in names if name not in elsewhere and not name.startswith("pass@")]
         return [*of_task, *(name for name in tail if name in names)]
 
-    def at_equal_diversity(self, baseline: str) -> list[AtDiversity]:
-        """The task's first metric and pass@k, of the baseline and of the others minus it."""
+    @cached_property
+    def matched(self) -> list[AtDiversity]:
+        """At equal diversity the task's first metric and pass@k, of the baseline and of the others minus it."""
         from ..evaluation.comparison import at_equal_diversity
 
-        shown = self.shown()
-        performance = [name for name in shown if name == shown[0] or name.startswith("pass@")]
-        return at_equal_diversity(self.values, baseline, performance)
+        if len(self.models) == 1:
+            return []
+        performance = [name for name in self.shown if name == self.shown[0] or name.startswith("pass@")]
+        return at_equal_diversity(self.values, self.models[0], performance)
 
 
 def print_numbers(arguments: EvaluateArguments, found: Evaluated) -> None:
@@ -90,13 +99,11 @@ def print_numbers(arguments: EvaluateArguments, found: Evaluated) -> None:
     from ..evaluation import comparison
     from ..evaluation.report import print_rows
 
-    in_terminal = [name for name in found.shown() if name not in ("accuracy_math", "distinct", "length")]
+    in_terminal = [name for name in found.shown if name not in ("accuracy_math", "distinct", "length")]
     title = f"{arguments.task or arguments.dataset_name}, {found.prompts} prompts"
     print_rows(comparison.table(found.results, in_terminal, intervals=False), title)
-    baseline, *others = arguments.judged()
-    matched = found.at_equal_diversity(baseline) if others else []
-    if matched:
-        rows = comparison.table_at_equal_diversity(matched, intervals=False)
+    if found.matched:
+        rows = comparison.table_at_equal_diversity(found.matched, intervals=False)
         print_rows(rows, "At equal diversity; differences in points, * the 95 % interval leaves out 0")
 
 
@@ -106,15 +113,15 @@ def write_report(output_dir: Path, arguments: EvaluateArguments, found: Evaluate
     from ..evaluation.pictures import plot
     from ..evaluation.report import markdown
 
-    baseline, *others = arguments.judged()
-    shown = found.shown()
-    said: dict[str, list[dict]] = {name: [] for name in arguments.judged()}
+    baseline, *others = found.models
+    shown = found.shown
+    said: dict[str, list[dict]] = {name: [] for name in found.models}
     for line in found.lines:
         said[line["model"]] += line["completions"]
     comparison.write_tables(found.results, output_dir)
     pictures = plot(found.results, shown[0], said, output_dir)
     parts = [
-        f"# {', '.join(arguments.judged())} on {arguments.task or arguments.dataset_name}",
+        f"# {', '.join(found.models)} on {arguments.task or arguments.dataset_name}",
         told_of_what(arguments),
         *(f"**{note}**" for note in found.notes),
         *(f"![{_PICTURED[name]}]({name})" for name in pictures),
@@ -130,15 +137,14 @@ def write_report(output_dir: Path, arguments: EvaluateArguments, found: Evaluate
     ]
     if others:
         at_same = comparison.differences(found.values, baseline)
-        at_equal = found.at_equal_diversity(baseline)
-        comparison.write_differences(at_same, at_equal, baseline, output_dir)
+        comparison.write_differences(at_same, found.matched, baseline, output_dir)
         parts += [
             f"## Minus {baseline}, at equal diversity",
             "A flatter policy is more diverse and less accurate at every temperature, so this reads each model off "
             "the lines between its temperatures where its self-BLEU is the same (greedy decoding has 100). "
             "Differences are paired by prompt; of percentages they are in points.",
-            markdown(comparison.table_at_equal_diversity(at_equal))
-            if at_equal
+            markdown(comparison.table_at_equal_diversity(found.matched))
+            if found.matched
             else "The models' temperatures have no common diversity to compare at: add temperatures.",
             f"## Minus {baseline}, at the same temperature",
             "Paired by prompt; differences of percentages are in points.",
@@ -163,14 +169,14 @@ def _of_references(arguments: EvaluateArguments, found: Evaluated) -> list[str]:
     from ..evaluation import comparison
     from ..evaluation.report import markdown
 
-    held_out = {name: found.values[name, arguments.temperatures[0]] for name in arguments.named_models()}
+    held_out = {one.model: one.metrics for one in found.results if one.model in arguments.named_models()}
     losses = [name for name in ("nll", "td_loss") if any(name in one for one in held_out.values())]
     if not losses:
         return []
     units = {"nll": "`nll` in nats", "td_loss": "`td_loss` in squared nats"}
     rows = [["model", "held out", *(f"{loss} per token" for loss in losses)]]
     for name, one in held_out.items():
-        rows.append([name, "references", *(comparison.shown(loss, one[loss].interval(), True) for loss in losses)])
+        rows.append([name, "references", *(comparison.shown(loss, one[loss], True) for loss in losses)])
     return [f"Of the references, {' and '.join(units[loss] for loss in losses)}:", markdown(rows)]
 
 

@@ -138,7 +138,7 @@ def show_one(lines: Sequence[dict]) -> None:
     console.print()
 
 
-def text_of(said, longest: int = 500) -> str:
+def text_of(said: str | list[dict], longest: int = 500) -> str:
     """Text, or the last of some messages, shortened in its middle."""
     text = (said if isinstance(said, str) else str(said[-1]["content"])).strip()
     return text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-longest // 2 :]}"

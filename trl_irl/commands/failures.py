@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
-from .advice import plain_warnings
+from .advice import give_advice, plain_warnings
 
 
 INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
@@ -19,9 +19,11 @@ INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
 
 def report(prog: str, error: BaseException | str) -> None:
     """
-    Print an error as one message on stderr, with the rank where there are several, and after the traceback of the
-    exception at hand if the environment has `TRL_IRL_TRACEBACK`.
+    Print an error as one message on stderr, with the rank where there are several, after warnings that were kept for
+    later (they may say why), and after the traceback of the exception at hand if the environment has
+    `TRL_IRL_TRACEBACK`.
     """
+    give_advice()
     if os.environ.get("TRL_IRL_TRACEBACK") and sys.exc_info()[0] is not None:
         traceback.print_exc()
     where = f"[rank {os.environ['RANK']}] " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""

@@ -282,23 +282,16 @@ def run(argv: list[str] | None = None) -> int:
 def run_with(parser, argv: list[str] | None) -> int:
     """The command with the arguments of this parser, which are this command's or more."""
     from ..trainer.policy_samples import GenerationError
-    from .advice import drop_advice, give_advice, hold_advice
+    from .advice import drop_advice, hold_advice
     from .failures import run_training
     from .hub import PushError
-
-    def make(*arguments):
-        try:
-            return make_trainer(*arguments)
-        except BaseException:
-            give_advice()  # it may say why
-            raise
 
     def train_and_save(made, script_args, *_) -> None:
         train(*made, script_args.dataset_name or script_args.task)
 
     hold_advice()
     try:
-        return run_training(parser, make, train_and_save, argv, (GenerationError, PushError))
+        return run_training(parser, make_trainer, train_and_save, argv, (GenerationError, PushError))
     finally:
         drop_advice()
 

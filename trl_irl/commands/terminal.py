@@ -23,6 +23,7 @@ from ..trainer import IRLConfig
 from ..trainer.models import causal_lm
 from ..trainer.row_ends import labels_of
 from .advice import give_advice
+from .evaluate_rows import text_of
 
 
 _LOOKED_AT = 200  # rows whose tokens are counted; of more, as many drawn from all
@@ -324,12 +325,10 @@ def use_terminal(trainer, script_args, split: str) -> Terminal:
     return terminal
 
 
-def _indented(what: str, text: str, longest: int = 400) -> str:
+def _indented(what: str, text: str) -> str:
     """`    said: ...`, further lines below the first, the middle of a long text left out."""
     # A model may say what a terminal takes for a command.
-    text = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text.strip())
-    if len(text) > longest:
-        text = f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
+    text = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text_of(text))
     return f"    {what + ':':7}" + "\n           ".join(text.splitlines() or ["(nothing)"])
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of these rows, the header first; the first two columns to the left, numbers to the right."""
-    aligned = [rows[0], ["---", "---", *["---:"] * (len(rows[0]) - 2)], *rows[1:]]
+def markdown(rows: Sequence[Sequence[str]], left: int = 2) -> str:
+    """A Markdown table of these rows, the header first; so many columns to the left, and numbers to the right."""
+    aligned = [rows[0], [*["---"] * left, *["---:"] * (len(rows[0]) - left)], *rows[1:]]
     return "\n".join(f"| {' | '.join(row)} |" for row in aligned)
 
 
