@@ -32,8 +32,8 @@ from statistics import fmean, stdev
 import torch
 
 from benchmarks.seeds import RESULTS, shown
-from trl_irl.soft_q import soft_q_terms
-from trl_irl.soft_q.online_objective import CHI2_ON, online_loss, value_drop
+from trl_irl.soft_q import SoftQOutput, soft_q_terms
+from trl_irl.soft_q.objectives import CHI2_ON, OnlineInverseSoftQ
 
 
 STAY, BACK, AWAY, STOP = range(4)
@@ -84,17 +84,11 @@ def loss_of(q: torch.Tensor, expert, own, method: str, chi2_on: str) -> torch.Te
     is_policy = torch.arange(len(states)) >= len(expert[0])
     said, v = q[states, actions], q[states].logsumexp(-1)
     terms = soft_q_terms(said, v, actions, {STOP}, gamma=GAMMA, terminal_value="zero")
-    tokens = [torch.tensor(row[0].numel()) for row in rows]
-    return online_loss(
-        terms,
-        value_drop(v, terms, GAMMA),
-        is_policy,
-        policy_weight=0.5 if own is not None else 0.0,
-        lambda_td=0.0 if method == "MLE" else LAMBDA_TD,
-        expert_tokens=tokens[0],
-        policy_tokens=tokens[-1],
-        chi2_on=chi2_on,
-    )
+    lambda_td = 0.0 if method == "MLE" else LAMBDA_TD
+    tokens = [torch.tensor(row[0].numel(), dtype=torch.float64) for row in rows]
+    expert_per_policy = tokens[0] / tokens[1] if own is not None else None
+    objective = OnlineInverseSoftQ(policy_weight=0.5, gamma=GAMMA, chi2_on=chi2_on)
+    return objective(terms, SoftQOutput(q=said, v=v), lambda_td, is_policy, expert_per_policy) / tokens[0]
 
 
 def train(method: str, correctable: bool, seed: int, updates: int = 1000, chi2_on: str = "mixture") -> torch.Tensor:

@@ -38,10 +38,10 @@ def jobs(seeds: int) -> list[tuple[int, int, str, float, str]]:
 def run_job(output_dir: Path, seed: int, size: int, name: str, lambda_td: float, terminal_value: str) -> dict:
     """Train and evaluate: at each temperature the means over prompts, and the held-out losses."""
     from trl_irl.commands.irl import make_parser, make_trainer
-    from trl_irl.evaluation.sampling import sample
     from trl_irl.evaluation.scoring import Scorer
     from trl_irl.tasks.arithmetic import make_arithmetic
-    from trl_irl.tasks.task import exact_answer
+    from trl_irl.tasks.scoring import exact_answer
+    from trl_irl.text.sampling import sample
 
     folder = output_dir / f"{size}-{name.replace(' ', '-')}-seed{seed}"
     words = ["--config", str(RECIPE), "--model_name_or_path", str(output_dir / "base"), "--output_dir", str(folder)]
@@ -101,7 +101,7 @@ def runs_of(results: Path, size: int) -> dict[tuple[str, int], dict]:
 
 def report(results: Path) -> str:
     """Markdown tables of what is there; a difference needs the seed of both models."""
-    from trl_irl.evaluation.report import markdown
+    from trl_irl.evaluation.rendering import markdown
 
     parts = []
     for size in STEPS:
@@ -134,7 +134,7 @@ def at_equal_diversity(found: dict) -> list[list[str]]:
     """
     import numpy as np
 
-    from trl_irl.evaluation.matched import interpolate
+    from trl_irl.evaluation.equal_diversity import interpolate
 
     columns = [(metric, level) for metric in ("accuracy", "pass@4") for level in LEVELS]
     rows = [["objective", "seeds", *(f"{metric} at {level}" for metric, level in columns)]]
@@ -198,7 +198,7 @@ def main() -> None:
     if options.worker is not None:
         return work(options.output_dir, options.results, options.seeds, options.worker, options.workers)
     if not options.report:
-        from trl_irl.commands.demo import pretrained_base
+        from trl_irl.demos.demo import pretrained_base
 
         pretrained_base(options.output_dir)
         command = [sys.executable, "-m", "benchmarks.diversity_study", "--output_dir", str(options.output_dir)]

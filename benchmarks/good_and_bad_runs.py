@@ -60,7 +60,7 @@ BAD = {
 
 def run(method: str, bad: bool, output_dir: Path) -> list[dict]:
     """Train one, and give what it logged of what is drawn."""
-    from trl_irl.commands.recipe_runs import log_history, run_recipe
+    from trl_irl.demos.recipe_runs import log_history, run_recipe
 
     command, recipe, start, panels = METHODS[method]
     told = BAD[method][1] if bad else {}

@@ -16,7 +16,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, set_seed
 
-from trl_irl.evaluation.report import plot_training
+from trl_irl.evaluation.rendering import plot_training
 from trl_irl.tasks.gsm8k import load_gsm8k
 
 

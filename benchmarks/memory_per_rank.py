@@ -35,7 +35,7 @@ def worker(recipe: str, scaled: bool) -> None:
 
     from tests.distributed.observed_irl import allow_fsdp_on_cpu
     from trl_irl.commands import irl
-    from trl_irl.commands.failures import leave
+    from trl_irl.commands.console.failures import leave
 
     allow_fsdp_on_cpu()
     arguments = irl.make_parser().parse(["--config", recipe])

@@ -37,7 +37,7 @@ TEMPERATURES = (0.0, 1.0)
 
 def train(output_dir: Path, seed: int) -> dict[str, Path]:
     """Train what is not there yet, one after the other on one thread; folders by name."""
-    from trl_irl.commands.recipe_runs import run_recipe
+    from trl_irl.demos.recipe_runs import run_recipe
 
     folders = {name: output_dir / f"{name.lower().replace(' ', '_')}-seed{seed}" for name in MODELS}
     for name, (command, recipe, options) in MODELS.items():
@@ -54,8 +54,8 @@ def discriminator_auroc(folder: Path, samples: Path, of: str) -> float:
     import numpy as np
 
     from trl_irl import PreferenceReward
-    from trl_irl.commands.task_arguments import completion_score
     from trl_irl.evaluation.reward_analysis import auroc_within_prompts
+    from trl_irl.tasks.scoring import completion_score
 
     reward = PreferenceReward(str(folder / "discriminator"), batch_size=400)
     score = completion_score("arithmetic")
@@ -72,7 +72,7 @@ def discriminator_auroc(folder: Path, samples: Path, of: str) -> float:
 def run_seed(output_dir: Path, seed: int) -> dict[str, float]:
     """Train and evaluate; numbers by the model's name and what they are."""
     from trl_irl.commands import evaluate
-    from trl_irl.commands.recipe_runs import log_history
+    from trl_irl.demos.recipe_runs import log_history
 
     folders = train(output_dir, seed)
     arguments = evaluate.EvaluateArguments(

@@ -25,7 +25,7 @@ _COLUMNS = ("AUROC in prompt", "AUROC", "Spearman in prompt", "Kendall in prompt
 def run_seed(output_dir: Path, seed: int) -> dict:
     """Train both models and evaluate them; what `rewards.json` holds."""
     from trl_irl.commands import evaluate
-    from trl_irl.commands.recipe_runs import run_recipe
+    from trl_irl.demos.recipe_runs import run_recipe
 
     folders = {name: output_dir / f"{name}-seed{seed}" for name in MODELS}
     for name, folder in folders.items():

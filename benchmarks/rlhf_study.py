@@ -26,7 +26,7 @@ _CHECKER = "trl_irl.tasks.final_answer.accuracy_reward"
 def train(output_dir: Path, seed: int) -> dict[str, Path]:
     """The seed's models, trained where they are not there."""
     from trl_irl.commands import prepare, reward_data
-    from trl_irl.commands.recipe_runs import run_recipe
+    from trl_irl.demos.recipe_runs import run_recipe
 
     base, data = output_dir / "base", {"task_seed": 1000 + seed}
     folders = {
@@ -57,7 +57,7 @@ def train(output_dir: Path, seed: int) -> dict[str, Path]:
 
 def kl_of(folder: Path) -> float:
     """KL to the supervised model at the end of training, in nats a completion: the mean of the last five steps."""
-    from trl_irl.commands.recipe_runs import log_history, reward_and_kl
+    from trl_irl.demos.recipe_runs import log_history, reward_and_kl
 
     return fmean(point["kl"] for point in reward_and_kl(log_history(folder))[-5:])
 

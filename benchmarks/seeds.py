@@ -46,7 +46,7 @@ def study(
     What a seed gave is a line of `results/NAME.jsonl` as soon as it is there, and a seed that has a line is not run
     again. Studies share a folder for what they train: the same recipe and seed give the same model.
     """
-    from trl_irl.commands.demo import pretrained_base
+    from trl_irl.demos.demo import pretrained_base
 
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/studies"), help="models and evaluations")

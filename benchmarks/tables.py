@@ -18,7 +18,7 @@ from statistics import fmean
 
 from benchmarks.seeds import RESULTS, read_rows, shown
 from trl_irl.evaluation.comparison import AtDiversity, Result, table, table_at_equal_diversity
-from trl_irl.evaluation.report import markdown
+from trl_irl.evaluation.rendering import markdown
 from trl_irl.evaluation.statistics import Interval
 
 

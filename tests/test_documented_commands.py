@@ -8,13 +8,14 @@ import importlib
 import importlib.util
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 from trl import TrlParser
 
-from trl_irl.cli import COMMANDS
-from trl_irl.commands.recipe_file import find_recipe
+from trl_irl.cli import COMMANDS, module_of
+from trl_irl.commands.console.recipe_file import find_recipe
 
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +48,18 @@ def split_at_and(words: list[str]) -> list[list[str]]:
 SHELL = [(name, words) for name, language, block in BLOCKS if language == "bash" for words in commands(block)]
 
 
+@pytest.fixture
+def files_of_pages(tmp_path, monkeypatch):
+    """The modules that pages show under a title can be imported, as in the folder that a reader has put them in."""
+    for path in (ROOT / "docs").glob("*.md"):
+        titled = re.findall(r'```python title="(\w+)\.py"\n(.*?)```', path.read_text(encoding="utf-8"), re.DOTALL)
+        for module, code in titled:
+            (tmp_path / f"{module}.py").write_text(code, encoding="utf-8")
+            monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("files_of_pages")
 @pytest.mark.parametrize("name, words", SHELL, ids=[f"{name}: {' '.join(words)[:60]}" for name, words in SHELL])
 def test_a_command_is_parsed_by_what_would_run_it(name, words):
     while "=" in words[0]:  # VARIABLE=value command
@@ -88,7 +101,7 @@ def parse_ours(words: list[str]) -> None:
     if "--config" in rest:
         at = rest.index("--config") + 1
         rest[at] = str(find_recipe(rest[at]))
-    parser = importlib.import_module(f"trl_irl.commands.{command.replace('-', '_')}").make_parser()
+    parser = importlib.import_module(module_of(command.replace("_", "-"))).make_parser()
     if "--help" in rest or "--help-all" in rest:
         return
     if "--use_cpu" in parser._option_string_actions:

@@ -2,10 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+from ._lazy import names_from
+from ._moved import keep_old_paths
+
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .evaluation import evaluate
     from .rewards import PreferenceReward, SoftQReward
     from .trainer import GAILConfig, GAILTrainer, IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
 
@@ -18,14 +22,23 @@ __all__ = [
     "OnlineIRLTrainer",
     "PreferenceReward",
     "SoftQReward",
+    "evaluate",
 ]
 
-
-def __getattr__(name: str):
-    # The trainers import torch and TRL, which takes seconds: only when one is asked for, so that `trl-irl --help` is
-    # instant.
-    if name in __all__:
-        from . import rewards, trainer
-
-        return getattr(rewards if name.endswith("Reward") else trainer, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# The trainers import torch and TRL, which takes seconds: only when one is asked for, so that `trl-irl --help` is
+# instant, and `from trl_irl import SoftQReward` brings no trainer.
+__getattr__ = names_from(
+    __name__,
+    {
+        "GAILConfig": ".trainer.gail.config",
+        "GAILTrainer": ".trainer.gail.trainer",
+        "IRLConfig": ".trainer.irl.config",
+        "IRLTrainer": ".trainer.irl.trainer",
+        "OnlineIRLConfig": ".trainer.online_irl.config",
+        "OnlineIRLTrainer": ".trainer.online_irl.trainer",
+        "PreferenceReward": ".rewards.preference_reward",
+        "SoftQReward": ".rewards.soft_q_reward",
+        "evaluate": ".evaluation.run",
+    },
+)
+keep_old_paths()

@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": "build a tiny model, fine-tune it by MLE and by IRL, and compare them",
     "rlhf-demo": "take a tiny model through SFT, reward model and PPO, and through IRL and RLOO",
 }
+_DEMOS = {"demo", "rlhf-demo"}
 _LAUNCHED = {"irl", "online-irl", "gail", "ppo"}  # through accelerate, on as many processes as its config says
 
 _HELP = """usage: trl-irl COMMAND [--config recipe.yaml] [--key value ...] [--accelerate_config NAME-or-path]
@@ -81,8 +82,14 @@ def split_accelerate_config(args: list[str]) -> tuple[str | None, list[str]]:
     return config, rest
 
 
+def module_of(command: str) -> str:
+    """The module that is run for a subcommand."""
+    room = "demos" if command in _DEMOS else "commands"
+    return f"trl_irl.{room}.{command.replace('-', '_')}"
+
+
 def main(argv: list[str] | None = None) -> int:
-    from .commands.failures import INTERRUPTED, tell_interrupted, write_any_text
+    from .commands.console.failures import INTERRUPTED, tell_interrupted, write_any_text
 
     write_any_text()
     try:
@@ -93,8 +100,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
-    from .commands.failures import end_at_first_interrupt
-    from .commands.noise import silence
+    from .commands.console.failures import end_at_first_interrupt
+    from .commands.console.noise import silence
 
     silence()
     argv = sys.argv[1:] if argv is None else argv
@@ -121,7 +128,7 @@ def _run(argv: list[str] | None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"trl-irl: error: {error}", file=sys.stderr)
         return 2
-    module = f"trl_irl.commands.{command.replace('-', '_')}"
+    module = module_of(command)
     if command not in _LAUNCHED or {"-h", "--help", "--help-all"} & set(args):
         import runpy
 
@@ -134,7 +141,7 @@ def _run(argv: list[str] | None) -> int:
 
 
 def _launch(args: list[str]) -> int:
-    from .commands.failures import INTERRUPTED
+    from .commands.console.failures import INTERRUPTED
 
     interrupts = []
 

@@ -18,10 +18,10 @@ import torch
 from datasets import load_dataset
 from transformers import AutoTokenizer, set_seed
 
-from trl_irl.rewards.loading import load_language_model
+from trl_irl.rewards.frozen_models import load_language_model
 from trl_irl.rewards.preference_reward import load_scorer
-from trl_irl.rewards.reward_model import read_as_trained
-from trl_irl.trainer.ppo import PPOConfig, PPOTrainer
+from trl_irl.trainer.ppo.ppo_reward_model import read_as_trained
+from trl_irl.trainer.ppo.trainer import PPOConfig, PPOTrainer
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -24,9 +24,9 @@ from trl_irl import (
     SoftQReward,
 )
 from trl_irl.commands import evaluate, gail, irl, online_irl, score
-from trl_irl.commands.loaded_models import LoadedModel
+from trl_irl.evaluation.loaded_models import LoadedModel
 from trl_irl.rewards.adapters import is_adapter, tokenizer_of
-from trl_irl.rewards.loading import load_merged
+from trl_irl.rewards.frozen_models import load_merged
 
 
 ROWS = [{"prompt": "One", "completion": " two three"}, {"prompt": "1", "completion": " 2 3"}] * 2
@@ -124,9 +124,9 @@ def test_ppo_and_evaluation_load_what_both_say(adapter, base, said):
     torch.testing.assert_close(logits(load_merged(adapter)), said, rtol=1e-4, atol=1e-5)
     assert not any("lora" in name for name, _ in load_merged(adapter).named_parameters())
     torch.testing.assert_close(logits(load_merged(base)), logits(AutoModelForCausalLM.from_pretrained(base)))
-    model, tokenizer = LoadedModel(adapter).transformers()
-    torch.testing.assert_close(logits(model), said, rtol=1e-5, atol=1e-5)
-    assert tokenizer.get_vocab() == make_tokenizer().get_vocab()
+    loaded = LoadedModel(adapter)
+    torch.testing.assert_close(logits(loaded.model), said, rtol=1e-5, atol=1e-5)
+    assert loaded.tokenizer.get_vocab() == make_tokenizer().get_vocab()
 
 
 @pytest.mark.parametrize("method", ["irl", "online"])

@@ -10,7 +10,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.commands.test_irl import write_recipe
-from trl_irl.commands import advice, irl
+from trl_irl.commands import irl
+from trl_irl.commands.console import advice
 from trl_irl.tasks.arithmetic import make_arithmetic
 
 

@@ -13,7 +13,7 @@ from tests.conftest import CHAT_TEMPLATE
 from trl_irl import SoftQReward
 from trl_irl.commands import chat
 from trl_irl.rewards.heatmap import colour, full_colour
-from trl_irl.rewards.settings import SETTINGS_FILE, save_settings
+from trl_irl.rewards.soft_q_settings import SETTINGS_FILE, save_settings
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from trl_irl.commands.demo import build_base_model
+from trl_irl.demos.demo import build_base_model
 from trl_irl.tasks.arithmetic import make_arithmetic
 
 

@@ -115,14 +115,14 @@ def test_taken_up_again_it_gives_the_same_and_draws_only_what_is_missing(report,
     drawn = []
     sample = evaluate_sample()
     monkeypatch.setattr(
-        "trl_irl.evaluation.sampling.sample", lambda *a, **k: drawn.append(k["description"]) or sample(*a, **k)
+        "trl_irl.text.sampling.sample", lambda *a, **k: drawn.append(k["description"]) or sample(*a, **k)
     )
     assert evaluate.run(["--models", *models, *OPTIONS.split(), "--output_dir", str(report)]) == 0
     assert len(drawn) == 1 and (report / "metrics.json").read_text() == before
 
 
 def evaluate_sample():
-    from trl_irl.evaluation.sampling import sample
+    from trl_irl.text.sampling import sample
 
     return sample
 

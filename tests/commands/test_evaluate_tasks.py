@@ -13,9 +13,9 @@ import pytest
 from sacrebleu.metrics import BLEU
 
 from trl_irl.commands import evaluate
-from trl_irl.commands.demo import build_base_model
-from trl_irl.evaluation.metrics import rouge
-from trl_irl.evaluation.sampling import sample
+from trl_irl.demos.demo import build_base_model
+from trl_irl.tasks.rouge import rouge
+from trl_irl.text.sampling import sample
 
 
 ARTICLES = [
@@ -105,7 +105,7 @@ def test_a_function_of_ones_own(run, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("words", ["", "--metrics rouge --reward_analysis true"])
 def test_references_longer_than_the_context_are_found_before_sampling(words, run, monkeypatch, capsys):
-    monkeypatch.setattr("trl_irl.evaluation.sampling.sample", lambda *_, **__: pytest.fail("something was sampled"))
+    monkeypatch.setattr("trl_irl.text.sampling.sample", lambda *_, **__: pytest.fail("something was sampled"))
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
     rows = [{"prompt": "One", "completion": " two"}, {"prompt": "One", "completion": " fox" * 400}]
     status, _, folder = run(rows, *words.split())
@@ -126,12 +126,12 @@ def test_metrics_that_cannot_be_are_refused_before_sampling(given, fragment, run
 
 
 def test_generations_that_say_nothing_are_counted(run, monkeypatch):
-    from trl_irl.evaluation.sampling import Completion
+    from trl_irl.text.sampling import Completion
 
     def silent(model, tokenizer, prompts, num_samples, **options):
         return [[Completion("", 1, True, [1])] * num_samples for _ in prompts]
 
-    monkeypatch.setattr("trl_irl.evaluation.sampling.sample", silent)
+    monkeypatch.setattr("trl_irl.text.sampling.sample", silent)
     words = ["--task", "summarization", "--source_column", "document", "--target_column", "summary"]
     _, (greedy, sampled), folder = run(ARTICLES, *words)
     assert greedy["empty"]["mean"] == 1 and greedy["rouge1"]["mean"] == 0 and sampled["self_bleu"]["mean"] == 100

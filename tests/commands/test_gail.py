@@ -35,7 +35,7 @@ def words(tmp_path):
 
 @pytest.mark.parametrize("command", [gail, online_irl], ids=["gail", "online-irl"])
 def test_generation_that_never_ends_is_one_message(command, words, monkeypatch, capsys):
-    monkeypatch.setattr("trl_irl.trainer.policy_samples.MAX_WITHOUT_END", 2)
+    monkeypatch.setattr("trl_irl.trainer.runtime.generation_watch.MAX_WITHOUT_END", 2)
     more = ["--num_generations", "2", "--dtype", "float32"] if command is gail else []
     torch.manual_seed(0)
     assert command.run([*words, *more]) == 1

@@ -6,21 +6,10 @@ from dataclasses import fields
 import pytest
 
 from trl_irl import GAILConfig, IRLConfig, OnlineIRLConfig
-from trl_irl.commands import (
-    chat,
-    demo,
-    evaluate,
-    gail,
-    irl,
-    online_irl,
-    prepare,
-    recipes,
-    reward_data,
-    rlhf_demo,
-    score,
-)
+from trl_irl.commands import chat, evaluate, gail, irl, online_irl, prepare, recipes, reward_data, score
 from trl_irl.commands.evaluate import EvaluateArguments
 from trl_irl.commands.score import ScoreArguments
+from trl_irl.demos import demo, rlhf_demo
 
 
 TRAINING = {"irl": (irl, IRLConfig), "online-irl": (online_irl, OnlineIRLConfig), "gail": (gail, GAILConfig)}

@@ -49,12 +49,12 @@ def test_before_anything_is_done(command, error, folder, monkeypatch, capsys):
 
 def test_after_training(folder, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.create_repo", lambda *args, **kwargs: None)
-    monkeypatch.setattr("trl_irl.trainer.irl_trainer.IRLTrainer.init_hf_repo", lambda self, **kwargs: None)
+    monkeypatch.setattr("trl_irl.trainer.irl.trainer.IRLTrainer.init_hf_repo", lambda self, **kwargs: None)
 
     def fails(self, **kwargs):
         raise Offline("connection reset\nin the middle")
 
-    monkeypatch.setattr("trl_irl.trainer.irl_trainer.IRLTrainer.push_to_hub", fails)
+    monkeypatch.setattr("trl_irl.trainer.irl.trainer.IRLTrainer.push_to_hub", fails)
     assert irl.run(IRL.split()) == 1
     told = capsys.readouterr().err
     assert "Everything is saved in out, but it could not be pushed to me/mine: connection reset." in told
@@ -77,7 +77,7 @@ def test_after_preparing(folder, monkeypatch, capsys):
 def test_pushed(folder, monkeypatch, capsys):
     made, pushed = [], []
     monkeypatch.setattr("huggingface_hub.create_repo", lambda name, **kwargs: made.append((name, kwargs["repo_type"])))
-    monkeypatch.setattr("trl_irl.trainer.irl_trainer.IRLTrainer.init_hf_repo", lambda self, **kwargs: None)
-    monkeypatch.setattr("trl_irl.trainer.irl_trainer.IRLTrainer.push_to_hub", lambda self, **kwargs: pushed.append(1))
+    monkeypatch.setattr("trl_irl.trainer.irl.trainer.IRLTrainer.init_hf_repo", lambda self, **kwargs: None)
+    monkeypatch.setattr("trl_irl.trainer.irl.trainer.IRLTrainer.push_to_hub", lambda self, **kwargs: pushed.append(1))
     assert irl.run(IRL.split()) == 0
     assert made == [("me/mine", "model")] and pushed == [1]

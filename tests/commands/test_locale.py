@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import trl_irl
-from trl_irl.commands.failures import write_any_text
+from trl_irl.commands.console.failures import write_any_text
 
 
 PACKAGE = Path(trl_irl.__file__).parent

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from trl_irl.commands import noise
+from trl_irl.commands.console import noise
 
 
 @pytest.mark.parametrize("verbose, heard", [("", 1), ("0", 1), ("1", 3)])

@@ -142,7 +142,7 @@ def test_messages_are_prompts(recipe, models, tmp_path):
 def test_a_reward_model_reads_messages_where_it_was_trained(recipe, models, tmp_path):
     """At the end of what the chat template writes, which for this one is the newline after the EOS of the turn."""
     from trl_irl.commands.ppo_inputs import demonstrations_of
-    from trl_irl.trainer.ppo import calibrate
+    from trl_irl.trainer.ppo.calibration import calibrate
 
     for name, source in (("policy", "policy"), ("judge", "scorer")):
         shutil.copytree(models / source, tmp_path / name)
@@ -440,7 +440,7 @@ def test_a_trl_without_ppo(capsys):
 def test_trl_steps_as_often_as_is_said(recipe, models, tmp_path, monkeypatch):
     """The bug that `num_mini_batches` with `gradient_accumulation_steps` is refused for is there, and can be lifted
     when it is gone: one optimiser step an epoch instead of two."""
-    from trl_irl.trainer.ppo import PPOConfig
+    from trl_irl.trainer.ppo.config import PPOConfig
 
     monkeypatch.setattr(PPOConfig, "_check_batches", lambda self: None)
     (tmp_path / "many.jsonl").write_text((models / "rows.jsonl").read_text() * 3)  # TRL does step at a last batch

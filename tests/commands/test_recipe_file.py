@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from trl_irl.commands import evaluate, gail, irl, online_irl
-from trl_irl.commands.old_keys import REPLACED
-from trl_irl.commands.parser import RecipeParser
-from trl_irl.commands.recipe_file import find_recipe, read_recipe, shipped_recipes
+from trl_irl.commands.console.old_keys import REPLACED
+from trl_irl.commands.console.parser import RecipeParser
+from trl_irl.commands.console.recipe_file import find_recipe, read_recipe, shipped_recipes
 
 
 ROOT = Path(__file__).parents[2]
@@ -216,7 +216,7 @@ def test_recipes_of_an_installed_wheel(tmp_path):
     shutil.copytree(ROOT / package, tmp_path / "site" / package, ignore=shutil.ignore_patterns("__pycache__"))
     for source, place in built["targets"]["wheel"]["force-include"].items():
         shutil.copytree(ROOT / source, tmp_path / "site" / place)
-    code = "from trl_irl.commands.recipe_file import find_recipe; print(find_recipe('recipes/gsm8k/irl_lora.yaml'))"
+    code = "from trl_irl.commands.console import recipe_file; print(recipe_file.find_recipe('gsm8k/irl_lora'))"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True

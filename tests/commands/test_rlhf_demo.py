@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import pytest
 
-from trl_irl.commands.recipe_runs import log_history, reward_and_kl
+from trl_irl.demos.recipe_runs import log_history, reward_and_kl
 
 
 def run(*words, cwd):

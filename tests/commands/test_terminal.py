@@ -17,17 +17,10 @@ from tests.commands.test_irl import write_recipe
 from trl_irl import IRLConfig, IRLTrainer
 from trl_irl.cli import main as cli
 from trl_irl.commands import chat, evaluate, gail, irl, online_irl, recipes, score
-from trl_irl.commands.recipe_file import find_recipe, shipped_recipes
-from trl_irl.commands.terminal import (
-    Terminal,
-    describe,
-    evaluation_line,
-    number,
-    objective,
-    rows_of,
-    schedule,
-    weights,
-)
+from trl_irl.commands.console.recipe_file import find_recipe, shipped_recipes
+from trl_irl.commands.console.terminal import Terminal, evaluation_line, number
+from trl_irl.commands.console.training_table import describe, objective, rows_of, schedule, weights
+from trl_irl.soft_q.objectives import Objective
 
 
 CPU = {"use_cpu": True, "bf16": False}
@@ -128,7 +121,10 @@ def test_the_table_tells_the_objective_in_force(model_folder, tmp_path):
     told = dict(describe(trainer, rows_of(trainer), max_steps=7))
     assert "lambda_td 0.3, td_scale measured at the first step, gamma 0.9" in told["objective"]
     assert told["steps"].startswith(f"7 of {3 * 8} rows, ") and "100% of the rows end" in told["data"]
-    assert objective(IRLConfig(str(tmp_path), lambda_td=0, **CPU)) == "maximum likelihood (lambda_td 0)"
+    likelihood = make(model_folder, tmp_path, rows, lambda_td=0)
+    assert objective(likelihood) == "maximum likelihood (lambda_td 0)"
+    likelihood.objective = Objective()
+    assert objective(likelihood).startswith(Objective.formula)
     total = sum(p.numel() for p in trainer.model.parameters())
     assert f"{total:,} of {total:,} weights trained" in told["model"]
 
@@ -174,7 +170,7 @@ def test_tokens_are_counted_from_the_last_log_of_the_run_that_goes_on(model_fold
     terminal = Terminal(trainer, irl.IRLScriptArguments(task="arithmetic"), "test")
     trainer.state.log_history = [{"num_tokens": 5000, "step": 3}, {"eval_loss": 1.0, "step": 3}]
     trainer.state.global_step, seconds = 3, iter([10.0, 12.0])
-    monkeypatch.setattr("trl_irl.commands.terminal.time.perf_counter", lambda: next(seconds))
+    monkeypatch.setattr("trl_irl.commands.console.terminal.time.perf_counter", lambda: next(seconds))
     terminal.on_train_begin(trainer.args, trainer.state, trainer.control)
     header, line = terminal._log_lines(4, {"nll": 1.0, "num_tokens": 5100})
     assert header.split()[-1] == "tokens/s" and float(line.split()[-1]) == 50

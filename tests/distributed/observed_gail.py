@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from trl_irl.commands import gail
-from trl_irl.commands.failures import leave
-from trl_irl.trainer.adversary import Adversary
+from trl_irl.commands.console.failures import leave
+from trl_irl.trainer.gail.discriminator_training import Adversary
 
 
 _update = Adversary.update

@@ -14,7 +14,7 @@ from accelerate.utils import DistributedType
 
 import trl_irl.trainer
 from trl_irl import IRLTrainer
-from trl_irl.commands.failures import leave
+from trl_irl.commands.console.failures import leave
 from trl_irl.commands.irl import run
 
 

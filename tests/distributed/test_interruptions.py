@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.distributed.launchers import finish, history, largest_difference, make_inputs, run, start, weights
-from trl_irl.trainer.checkpoints import newest_checkpoint
+from trl_irl.trainer.runtime.checkpoints import newest_checkpoint
 
 
 LONG = {"max_steps": 10_000, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 2, "logging_steps": 1000}

@@ -39,7 +39,7 @@ trainer.save_model(folder + "/saved")
 if trainer.is_world_process_zero():
     history = [entry for entry in trainer.state.log_history if "nll" in entry]
     json.dump({"history": history, "evaluated": evaluated}, open(folder + "/result.json", "w"))
-from trl_irl.commands.failures import leave
+from trl_irl.commands.console.failures import leave
 trainer.end()
 leave()
 """

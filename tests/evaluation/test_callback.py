@@ -18,8 +18,8 @@ from tests.conftest import make_model
 from tests.trainer.conftest import ROWS, settings
 from trl_irl import IRLConfig, IRLTrainer
 from trl_irl.evaluation.callback import GenerationArguments, GenerationCallback
-from trl_irl.evaluation.sampling import sample_completions
 from trl_irl.evaluation.scoring import Scorer
+from trl_irl.text.sampling import sample_completions
 
 
 def score(text, row):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.conftest import make_model
-from trl_irl.evaluation.report import markdown, plot_training
-from trl_irl.evaluation.sampling import sample_completions
+from trl_irl.evaluation.rendering import markdown, plot_training
+from trl_irl.text.sampling import sample_completions
 
 
 def test_greedy_samples_do_not_depend_on_batches_or_padding(tokenizer):

@@ -8,8 +8,8 @@ from datasets import Dataset
 from tests.conftest import make_model
 from tests.trainer.conftest import settings
 from trl_irl import IRLConfig, IRLTrainer
-from trl_irl.evaluation.sampling import sample_completions
-from trl_irl.rewards.held_out import held_out_sums
+from trl_irl.rewards.held_out_loss import held_out_sums
+from trl_irl.text.sampling import sample_completions
 
 
 ROWS = [{"question": "What is blue?", "answer": " The sky"}, {"question": "One", "answer": " two three"}]

@@ -14,10 +14,10 @@ from trl_irl.evaluation.metrics import (
     distinct_n,
     distinct_share,
     pass_at_k,
-    rouge,
     self_bleu,
 )
 from trl_irl.evaluation.statistics import Statistic, mean_of, ratio
+from trl_irl.tasks.rouge import rouge
 
 
 def test_a_missing_library_is_named(monkeypatch):

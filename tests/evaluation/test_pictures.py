@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from trl_irl.evaluation import pictures, report
+from trl_irl.evaluation import pictures, rendering
 from trl_irl.evaluation.comparison import Result
 from trl_irl.evaluation.statistics import Interval
 
@@ -14,7 +14,7 @@ from trl_irl.evaluation.statistics import Interval
 def figures(monkeypatch):
     """By file name, the figures that would have been saved."""
     found = {}
-    for module in (pictures, report):
+    for module in (pictures, rendering):
         monkeypatch.setattr(module, "save", lambda picture, path: found.update({path.name: picture}))
     return found
 
@@ -82,7 +82,7 @@ def test_lengths_are_shares_and_tell_what_was_cut_off(figures, tmp_path):
 def test_panels_of_a_training_are_two_a_row(count, grid, figures, tmp_path):
     metrics = [f"m{i}" for i in range(count)]
     history = [{"step": step, **dict.fromkeys(metrics, float(step))} for step in range(3)]
-    report.plot_training({"MLE": history}, metrics, tmp_path / "training.png")
+    rendering.plot_training({"MLE": history}, metrics, tmp_path / "training.png")
     picture = figures["training.png"]
     assert [axes.get_title() for axes in picture.axes] == metrics
     specification = picture.axes[0].get_gridspec()
@@ -97,7 +97,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 plt.switch_backend("svg")
 from pathlib import Path
-from trl_irl.evaluation.report import plot_training
+from trl_irl.evaluation.rendering import plot_training
 plot_training({{"a": [{{"step": 1, "nll": 2.0}}]}}, ["nll"], Path({str(tmp_path / "t.png")!r}))
 print(matplotlib.get_backend(), plt.get_fignums())
 """

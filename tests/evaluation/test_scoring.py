@@ -6,7 +6,6 @@ from statistics import fmean
 
 import pytest
 
-from trl_irl.commands.judging import unanswered
 from trl_irl.evaluation.comparison import (
     at_equal_diversity,
     differences,
@@ -15,7 +14,8 @@ from trl_irl.evaluation.comparison import (
     table_at_equal_diversity,
     write_tables,
 )
-from trl_irl.evaluation.matched import common_levels, difference_at_levels, interpolate
+from trl_irl.evaluation.equal_diversity import common_levels, difference_at_levels, interpolate
+from trl_irl.evaluation.rows import unanswered
 from trl_irl.evaluation.scoring import MetricError, Scorer
 from trl_irl.evaluation.statistics import mean_of
 from trl_irl.tasks.final_answer import is_correct

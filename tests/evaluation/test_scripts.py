@@ -6,8 +6,9 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
-from trl_irl.evaluation.metrics import bleu_tokenizer, corpus_statistics, distinct_n, rouge, self_bleu
+from trl_irl.evaluation.metrics import bleu_tokenizer, corpus_statistics, distinct_n, self_bleu
 from trl_irl.evaluation.scoring import tokenizer_of
+from trl_irl.tasks.rouge import rouge
 
 
 TEXTS = {  # by sacrebleu's tokenizer, one a language

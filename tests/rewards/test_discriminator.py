@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification
 
 from tests.conftest import make_model, make_tokenizer
 from trl_irl import PreferenceReward
-from trl_irl.rewards.discriminator import Discriminator
+from trl_irl.trainer.gail.discriminator import Discriminator
 
 
 ROWS = [([5, 9, 2], [7, 8, 1]), ([4], [11, 3, 20, 6, 13]), ([30, 31, 32, 33], [1])]

@@ -7,7 +7,8 @@ from datasets import Dataset
 
 from tests.conftest import make_model
 from trl_irl import IRLConfig, IRLTrainer
-from trl_irl.rewards.held_out import encode, held_out_sums
+from trl_irl.rewards.held_out_loss import held_out_sums
+from trl_irl.text.encode import encode
 
 
 TEXT = [

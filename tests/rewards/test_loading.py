@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from tests.conftest import make_model, make_tokenizer
 from tests.distributed.launchers import QUIET
 from trl_irl import GAILConfig, GAILTrainer, IRLConfig, IRLTrainer, PreferenceReward, SoftQReward
-from trl_irl.commands.loaded_models import LoadedModel
-from trl_irl.rewards.discriminator import Discriminator
-from trl_irl.rewards.loading import load_classifier, load_language_model
+from trl_irl.evaluation.loaded_models import LoadedModel
+from trl_irl.rewards.frozen_models import load_classifier, load_language_model
 from trl_irl.rewards.preference_reward import load_scorer
+from trl_irl.trainer.gail.discriminator import Discriminator
 
 
 ROWS = Dataset.from_list([{"prompt": "One", "completion": " two"}] * 8)
@@ -57,7 +57,7 @@ def test_language_models(name, folders):
 
 READERS = {
     "score": SoftQReward,
-    "evaluate": lambda path: LoadedModel(path).transformers(),
+    "evaluate": lambda path: LoadedModel(path).model,
     "log_ratio": lambda path: SoftQReward(make_model("llama"), make_tokenizer(), "log_ratio", path),
     "gail": lambda path: GAILTrainer(path, GAILConfig("unused", **QUIET), train_dataset=ROWS),
     "irl": lambda path: IRLTrainer(path, IRLConfig("unused", **QUIET), train_dataset=ROWS),
@@ -135,9 +135,9 @@ def test_evaluate_names_the_key_before_it_loads(key, folders, tmp_path, capsys):
 @pytest.mark.skipif(version("trl") >= "1.13", reason="PPOTrainer is in TRL 1.12 only")
 def test_ppo_names_the_key_before_it_loads(folders, tmp_path, monkeypatch):
     from trl_irl.commands import ppo
-    from trl_irl.rewards import loading
+    from trl_irl.rewards import frozen_models
 
-    monkeypatch.setattr(loading, "load_language_model", None)
+    monkeypatch.setattr(frozen_models, "load_language_model", None)
     ROWS.to_json(tmp_path / "rows.jsonl")
     keys = {"model_name_or_path": folders / "plain", "soft_q_model": folders / "plain-reward"}
     keys |= {"dataset_name": tmp_path / "rows.jsonl", "output_dir": tmp_path / "run", "total_episodes": 8, **QUIET}

@@ -9,7 +9,7 @@ from datasets import Dataset
 from tests.conftest import make_model
 from tests.trainer.conftest import ROWS
 from trl_irl import SoftQReward
-from trl_irl.rewards import SoftQRewardModel
+from trl_irl.trainer.ppo.ppo_reward_model import SoftQRewardModel
 
 
 ppo = pytest.importorskip("trl.experimental.ppo", reason="PPOTrainer is in TRL 1.12 only")

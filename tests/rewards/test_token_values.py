@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from tests.conftest import make_model
-from trl_irl.rewards.held_out import encode
-from trl_irl.rewards.token_values import stop_token_ids, token_values
+from trl_irl.rewards.token_values import token_values
 from trl_irl.soft_q import attach_soft_q_head, soft_q_terms
+from trl_irl.text.encode import encode
+from trl_irl.text.stop_tokens import stop_token_ids
 
 
 ROWS = [

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from trl_irl.soft_q.objective import soft_q_terms
-from trl_irl.soft_q.online_objective import online_loss, value_drop
+from trl_irl.soft_q import SoftQOutput
+from trl_irl.soft_q.objectives import InverseSoftQ, OnlineInverseSoftQ
+from trl_irl.soft_q.terms import soft_q_terms
 
 
 STOP = 7
@@ -60,8 +61,8 @@ def reference(q, v, labels, is_policy, w, lambda_td, gamma, terminal_value, chi2
 def loss_of(q, v, labels, is_policy, w, lambda_td, gamma, terminal_value, chi2_on="mixture"):
     terms = soft_q_terms(q, v, labels, [STOP], gamma, terminal_value)
     counts = [(terms.scored & (is_policy[:, None] == side)).sum() for side in (False, True)]
-    drop = value_drop(v, terms, gamma)
-    return online_loss(terms, drop, is_policy, w, lambda_td, *counts, chi2_on)
+    objective = OnlineInverseSoftQ(w, gamma, chi2_on)
+    return objective(terms, SoftQOutput(q=q, v=v), lambda_td, is_policy, counts[0] / counts[1].double()) / counts[0]
 
 
 @pytest.mark.parametrize("w", [0.0, 0.3, 0.5, 1.0])
@@ -83,6 +84,8 @@ def test_without_weight_on_the_policy_it_is_the_offline_objective(values):
     expert = slice(0, len(EXPERT))
     terms = soft_q_terms(q[expert], v[expert], labels[expert], [STOP], 0.9)
     offline = (terms.nll.sum() + 0.3 * terms.reward.square().sum()) / terms.scored.sum()
+    by_objective = InverseSoftQ()(terms, SoftQOutput(v=v[expert]), 0.3) / terms.scored.sum()
+    assert by_objective.item() == pytest.approx(offline.item(), rel=1e-12)
     assert loss_of(q, v, labels, is_policy, 0.0, 0.3, 0.9, "zero").item() == pytest.approx(offline.item(), rel=1e-12)
 
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from trl_irl.tasks.final_answer import NoFinalAnswer, accuracy_reward, final_answer, is_correct, reference_answer
-from trl_irl.tasks.task import exact_answer
+from trl_irl.tasks.scoring import exact_answer
 
 
 SAME = [

@@ -13,10 +13,10 @@ from trl import SFTConfig, SFTTrainer
 from tests.conftest import make_model, make_tokenizer
 from tests.trainer.conftest import settings
 from trl_irl import IRLConfig, IRLTrainer, SoftQReward
-from trl_irl.rewards.held_out import held_out_sums
+from trl_irl.rewards.held_out_loss import held_out_sums
 from trl_irl.text.encode import encode, encode_row, prompt_ids, whole_ids
-from trl_irl.trainer.expert_rows import expert_ids
-from trl_irl.trainer.policy_samples import prompts_of
+from trl_irl.trainer.gail.expert_tokens import expert_ids
+from trl_irl.trainer.online_irl.policy_samples import prompts_of
 
 
 FOLDER = Path(__file__).parent / "templates"

@@ -10,9 +10,8 @@ from peft import LoraConfig, get_peft_model
 
 from tests.conftest import make_model
 from trl_irl import GAILConfig, GAILTrainer
-from trl_irl.evaluation.sampling import sample
-from trl_irl.text.generation import as_it_is
-from trl_irl.trainer.policy_samples import sample_policy
+from trl_irl.text.generation import as_it_is, generate
+from trl_irl.text.sampling import sample
 
 
 # Each changes what is sampled from the tiny model below.
@@ -49,8 +48,7 @@ def evaluated(model, tokenizer, temperature):
 def online(model, tokenizer, temperature):
     torch.manual_seed(0)
     ids = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS * 4]
-    samples = sample_policy(model, ids, {tokenizer.eos_token_id}, tokenizer.pad_token_id, 12, temperature or 1.0, 12)
-    return [one.completion for one in samples]
+    return generate(model, ids, {tokenizer.eos_token_id}, tokenizer.pad_token_id, 12, temperature or 1.0, 12)
 
 
 @pytest.mark.parametrize("how, temperature", [(evaluated, 0.0), (evaluated, 1.0), (online, 1.0)])
@@ -121,7 +119,7 @@ def test_gail_samples_as_it_is(tokenizer, tmp_path):
 
 
 def test_ppo_samples_as_it_is():
-    ppo = pytest.importorskip("trl_irl.trainer.ppo", reason="TRL without PPO", exc_type=ImportError)
+    ppo = pytest.importorskip("trl_irl.trainer.ppo.trainer", reason="TRL without PPO", exc_type=ImportError)
     ids = torch.tensor([[5, 6, 7]])
     generated = []
     for leaks in ({}, {"repetition_penalty": 1.8, "no_repeat_ngram_size": 1, "min_p": 0.4}):

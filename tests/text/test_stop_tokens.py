@@ -14,8 +14,8 @@ from trl import RewardConfig, RewardTrainer
 from tests.conftest import make_model, make_model_that_says, make_tokenizer
 from tests.distributed.launchers import QUIET
 from trl_irl import GAILConfig, GAILTrainer, PreferenceReward
-from trl_irl.rewards.reward_model import read_as_trained
 from trl_irl.text.stop_tokens import cut_at_stop, end_turns_as_the_template_does, stop_token_ids
+from trl_irl.trainer.ppo.ppo_reward_model import read_as_trained
 
 
 needs_ppo = pytest.mark.skipif(version("trl") >= "1.13", reason="PPOTrainer is in TRL 1.12 only")
@@ -149,7 +149,7 @@ def test_what_is_given_back(pad, expected):
     """To a reward model's own numbers, whatever they are: the penalty, where the only end is another than EOS."""
     from trl.experimental.utils import get_reward
 
-    from trl_irl.rewards.reward_model import OtherEndsForgiven
+    from trl_irl.trainer.ppo.ppo_reward_model import OtherEndsForgiven
 
     scorer = AutoModelForSequenceClassification.from_config(make_model("llama").config, dtype=torch.bfloat16)
     scorer.config.num_labels, scorer.score = 1, torch.nn.Linear(16, 1, bias=False, dtype=torch.bfloat16)

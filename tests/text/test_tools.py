@@ -15,11 +15,11 @@ from tests.trainer.conftest import settings
 from trl_irl import GAILConfig, IRLConfig, IRLTrainer, PreferenceReward, SoftQReward
 from trl_irl.commands import score
 from trl_irl.evaluation.callback import GenerationArguments, GenerationCallback
-from trl_irl.evaluation.sampling import encode_prompts, sample
-from trl_irl.rewards.held_out import held_out_sums
+from trl_irl.rewards.held_out_loss import held_out_sums
+from trl_irl.tasks.columns import as_prompt_completion
 from trl_irl.tasks.preferences import sampled_pairs
-from trl_irl.tasks.task import as_prompt_completion
 from trl_irl.text.encode import asked, encode_row
+from trl_irl.text.sampling import encode_prompts, sample
 
 
 def tool(name, key):
@@ -138,7 +138,7 @@ def test_prompts_of_ppo(qwen3, folder, trained, tmp_path):
     pytest.importorskip("trl.experimental.ppo", reason="PPOTrainer is in TRL 1.12 only")
     from trl_irl.commands.ppo import PPOScriptArguments
     from trl_irl.commands.ppo_inputs import after_eos, demonstrations_of, load_prompts
-    from trl_irl.trainer.ppo import PPOConfig
+    from trl_irl.trainer.ppo.config import PPOConfig
 
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in BOTH))
     arguments = PPOScriptArguments(dataset_name=str(tmp_path / "d.jsonl"))

@@ -8,8 +8,8 @@ from accelerate import Accelerator
 
 from tests.conftest import make_model, make_tokenizer
 from trl_irl import GAILConfig
-from trl_irl.rewards.discriminator import Discriminator
-from trl_irl.trainer.adversary import Adversary
+from trl_irl.trainer.gail.discriminator import Discriminator
+from trl_irl.trainer.gail.discriminator_training import Adversary
 
 
 ROWS = [([5, 9, 2], [7, 8, 1]), ([4], [11, 3, 20, 6, 13]), ([30, 31, 32, 33], [1])]

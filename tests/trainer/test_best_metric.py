@@ -7,7 +7,7 @@ from transformers import EarlyStoppingCallback
 from tests.conftest import make_model
 from tests.trainer.conftest import ROWS, settings
 from trl_irl import GAILConfig, IRLConfig
-from trl_irl.trainer.best_metric import known_direction
+from trl_irl.trainer.runtime.best_metric import known_direction
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_best_metric_of_several_sets_must_name_one(make_trainer, tmp_path):
 
 
 def test_ppo_refuses_keys_that_do_nothing(tmp_path):
-    ppo = pytest.importorskip("trl_irl.trainer.ppo", reason="TRL without PPO", exc_type=ImportError)
+    ppo = pytest.importorskip("trl_irl.trainer.ppo.trainer", reason="TRL without PPO", exc_type=ImportError)
     keys = {k: x for k, x in settings(tmp_path).items() if k not in ("max_length", "max_steps")}
     assert ppo.PPOConfig(**keys).temperature > 0
     for name, value in {

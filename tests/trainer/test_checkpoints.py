@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trl_irl.trainer.checkpoints import CheckpointError, newest_checkpoint, one_error_if_disk_fails
+from trl_irl.trainer.runtime.checkpoints import CheckpointError, newest_checkpoint, one_error_if_disk_fails
 
 
 def test_newest_checkpoint_skips_what_was_not_written_to_its_end(tmp_path):

@@ -19,7 +19,7 @@ from tests.conftest import make_model
 from tests.distributed.launchers import QUIET
 from trl_irl import GAILConfig, GAILTrainer, IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer, SoftQReward
 from trl_irl.commands import evaluate, gail, irl, online_irl, ppo, reward_data, score
-from trl_irl.rewards.discriminator import Discriminator
+from trl_irl.trainer.gail.discriminator import Discriminator
 
 
 ROWS = [{"prompt": "One", "completion": " two"}, {"prompt": "1", "completion": " 2"}]

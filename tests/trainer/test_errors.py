@@ -107,7 +107,7 @@ def test_model_as_its_own_reference(make_trainer):
 
 
 def test_kl_without_a_way_to_a_reference(make_trainer, monkeypatch):
-    monkeypatch.setattr("trl_irl.trainer.checks.is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr("trl_irl.trainer.irl.argument_checks.is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(ValueError, match="cannot be copied"):
         make_trainer(lambda_kl=0.1)
 

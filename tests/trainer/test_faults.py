@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from tests.conftest import make_model
 from tests.trainer.conftest import ROWS
 from trl_irl import IRLConfig, OnlineIRLConfig
-from trl_irl.trainer.faults import MAX_SKIPPED_IN_A_ROW, StepGuard
+from trl_irl.trainer.runtime.step_guard import MAX_SKIPPED_IN_A_ROW, StepGuard
 
 
 POISONED = {"prompt": "Of one ~", "completion": " blue"}  # the only row with a ~

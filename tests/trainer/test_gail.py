@@ -12,9 +12,9 @@ from trl import RLOOConfig, RLOOTrainer
 from tests.conftest import make_model
 from tests.distributed.launchers import QUIET
 from trl_irl import GAILConfig, GAILTrainer, PreferenceReward
-from trl_irl.rewards.discriminator import Discriminator
-from trl_irl.trainer.expert_rows import expert_ids
-from trl_irl.trainer.policy_samples import GenerationError
+from trl_irl.trainer.gail.discriminator import Discriminator
+from trl_irl.trainer.gail.expert_tokens import expert_ids
+from trl_irl.trainer.runtime.generation_watch import GenerationError
 
 
 ROWS = [
@@ -314,7 +314,7 @@ def test_what_cannot_be_shared(start, tmp_path, monkeypatch):
     kwargs = {"peft_config": adapter(), "discriminator": Discriminator.load(start)}
     with pytest.raises(ValueError, match="would make another"):
         make_trainer(start, tmp_path, ROWS, kwargs, **SHARED)
-    monkeypatch.setattr("trl_irl.trainer.checks.is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr("trl_irl.trainer.runtime.models.is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(ValueError, match="the launcher is DeepSpeed ZeRO-3, which shards the base"):
         make_trainer(start, tmp_path, ROWS, {"peft_config": adapter()}, **SHARED)
 
@@ -371,7 +371,7 @@ def test_gradients_that_are_not_finite(start, tmp_path):
 
 @pytest.mark.parametrize("ends", [False, True], ids=["never ends", "is always empty"])
 def test_generation_there_is_nothing_to_learn_from(ends, start, tmp_path, monkeypatch):
-    monkeypatch.setattr("trl_irl.trainer.policy_samples.MAX_WITHOUT_END", 2)
+    monkeypatch.setattr("trl_irl.trainer.runtime.generation_watch.MAX_WITHOUT_END", 2)
     trainer = make_trainer(start, tmp_path, learning_rate=0.0, max_steps=5)
     head = trainer.model.lm_head
     forward = head.forward

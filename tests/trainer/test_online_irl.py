@@ -237,8 +237,8 @@ class StandInForVLLM(VLLMGeneration):
 
 
 def test_sampling_by_vllm(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("trl_irl.trainer.vllm_arguments.VLLMGeneration", StandInForVLLM)
-    monkeypatch.setattr("trl_irl.trainer.vllm_arguments.is_vllm_available", lambda: True)
+    monkeypatch.setattr("trl_irl.trainer.runtime.vllm_arguments.VLLMGeneration", StandInForVLLM)
+    monkeypatch.setattr("trl_irl.trainer.runtime.vllm_arguments.is_vllm_available", lambda: True)
     # As good as greedy, so that both ways of sampling draw the same.
     keys = {"temperature": 1e-4, "num_generations": 2, "gradient_accumulation_steps": 2}
     keys |= {"per_device_train_batch_size": 2}
@@ -253,13 +253,13 @@ def test_sampling_by_vllm(tokenizer, tmp_path, monkeypatch):
 
 
 def test_vllm_that_is_not_installed(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("trl_irl.trainer.vllm_arguments.is_vllm_available", lambda: False)
+    monkeypatch.setattr("trl_irl.trainer.runtime.vllm_arguments.is_vllm_available", lambda: False)
     with pytest.raises(ImportError, match="`use_vllm` is set and vLLM is not installed"):
         make_trainer(tokenizer, tmp_path, use_vllm=True)
 
 
 def test_generation_that_never_ends(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("trl_irl.trainer.policy_samples.MAX_WITHOUT_END", 2)
+    monkeypatch.setattr("trl_irl.trainer.runtime.generation_watch.MAX_WITHOUT_END", 2)
     trainer = make_trainer(tokenizer, tmp_path, max_completion_length=1, max_steps=20)
     with torch.no_grad():
         trainer.model.lm_head.weight[tokenizer.eos_token_id] -= 100 * trainer.model.lm_head.weight.abs().max()

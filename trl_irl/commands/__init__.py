@@ -3,11 +3,7 @@
 import sys
 
 
-if (
-    sys.argv[0] == "-m"
-):  # one of them is run (`python -m`, `accelerate launch -m`), and none of its imports is done yet
-    from .failures import end_at_first_interrupt
-    from .noise import silence
+if sys.argv[0] == "-m":  # one of them is run (`python -m`, `accelerate launch -m`); none of its imports is done yet
+    from .console.start import begin_process
 
-    end_at_first_interrupt()
-    silence()
+    begin_process()

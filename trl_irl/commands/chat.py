@@ -18,8 +18,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from .loaded_models import LoadedModel, named
-from .task_arguments import EndArguments
+from ..evaluation.loaded_models import LoadedModel
+from ..evaluation.settings import named
+from ..tasks.arguments import EndArguments
 
 
 _LONGEST = 256  # tokens of an answer, where nothing else is said
@@ -106,11 +107,11 @@ class Talk:
 
     def __init__(self, path: str, arguments: ChatArguments):
         from ..rewards import SoftQReward
-        from ..rewards.settings import saved_settings
+        from ..rewards.soft_q_settings import saved_settings
 
         self.arguments = arguments
         loaded = LoadedModel(path, arguments.dtype, 1, eos_token=arguments.eos_token)
-        self.model, self.tokenizer = loaded.transformers()
+        self.model, self.tokenizer = loaded.model, loaded.tokenizer
         settings, self.reward = saved_settings(path) if arguments.rewards else {}, None
         if settings.get("lambda_td"):  # of plain likelihood there is none that was learnt
             told = {key: settings[key] for key in ("gamma", "terminal_value")}
@@ -128,7 +129,7 @@ class Talk:
         Raises:
             `ValueError`: the prompt leaves no room for `max_new_tokens` in the model's context.
         """
-        from ..evaluation.sampling import sample
+        from ..text.sampling import sample
 
         is_chat = self.tokenizer.chat_template is not None
         messages = [*self.messages, {"role": "user", "content": text}]
@@ -151,8 +152,8 @@ class Talk:
 
     def _longest(self, prompt) -> int:
         """Tokens that an answer may have."""
-        from ..evaluation.sampling import encode_prompts
         from ..text.context import context_length
+        from ..text.sampling import encode_prompts
 
         context = context_length(self.model.config)
         if self.arguments.max_new_tokens is not None or context is None:
@@ -262,7 +263,7 @@ def main(arguments: ChatArguments) -> None:
         `FileNotFoundError`, `ValueError`: a model is not there or no language model, or the prompt is too long.
     """
     from ..tasks.files import check_local_model
-    from .failures import report
+    from .console.failures import report
 
     paths = named(arguments.models, "models")
     for path in paths.values():
@@ -279,14 +280,14 @@ def main(arguments: ChatArguments) -> None:
 
 
 def make_parser():
-    from .parser import RecipeParser
+    from .console.parser import RecipeParser
 
     return RecipeParser((ChatArguments,), __doc__, prog="trl-irl chat")
 
 
 def run(argv: list[str] | None = None) -> int:
-    """The command; see [`~commands.failures.run_reporting`]."""
-    from .failures import run_reporting
+    """The command; see [`~commands.console.failures.run_reporting`]."""
+    from .console.failures import run_reporting
 
     words = list(sys.argv[1:] if argv is None else argv)
     first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
@@ -296,6 +297,6 @@ def run(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from trl_irl.commands.failures import leave
+    from trl_irl.commands.console.failures import leave
 
     leave(run())

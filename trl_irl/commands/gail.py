@@ -8,26 +8,12 @@ trl-irl gail --config recipes/arithmetic/gail.yaml --accelerate_config cpu
 It takes the keys of `trl-irl irl` for data, model and adapter, and those of [`GAILConfig`].
 """
 
-from . import irl
+from .irl import training_command
 
 
-def make_parser():
-    from trl import DatasetMixtureConfig, ModelConfig
-
-    from ..evaluation.callback import GenerationArguments
-    from ..trainer import GAILConfig
-    from .parser import RecipeParser
-
-    arguments = (irl.IRLScriptArguments, GAILConfig, ModelConfig, DatasetMixtureConfig, GenerationArguments)
-    return RecipeParser(arguments, __doc__, prog="trl-irl gail")
-
-
-def run(argv: list[str] | None = None) -> int:
-    """The command; see [`~commands.failures.run_training`]."""
-    return irl.run_with(make_parser(), argv)
-
+make_parser, run = training_command("gail", __doc__, "GAILConfig")
 
 if __name__ == "__main__":
-    from trl_irl.commands.failures import leave
+    from trl_irl.commands.console.failures import leave
 
     leave(run())

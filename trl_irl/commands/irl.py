@@ -8,11 +8,13 @@ accelerate launch --config_file accelerate_configs/zero3.yaml \
 ```
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from trl import ScriptArguments
 
-from .task_arguments import TaskArguments, default_metrics, make_score
+from ..tasks.arguments import TaskArguments
+from ..tasks.scoring import default_metrics, make_score
 
 
 @dataclass
@@ -54,7 +56,7 @@ def load_splits(script_args: IRLScriptArguments, mixture):
     """
     from trl import get_dataset
 
-    from ..tasks.task import load_task
+    from ..tasks.data import load_task
 
     if mixture.datasets:
         if script_args.task or script_args.dataset_name:
@@ -92,7 +94,7 @@ def find_checkpoint(training_args) -> str | None:
     """
     from pathlib import Path
 
-    from ..trainer.checkpoints import newest_checkpoint
+    from ..trainer.runtime.checkpoints import newest_checkpoint
 
     resume = training_args.resume_from_checkpoint
     if str(resume).lower() == "true":  # a YAML `true`, or the word on the command line
@@ -117,7 +119,7 @@ def generation_rows(script_args, training_args, generation_args, splits) -> list
     """
     from itertools import islice
 
-    from ..tasks.task import as_prompt_completion
+    from ..tasks.columns import as_prompt_completion
 
     if not generation_args.eval_generations:
         return []
@@ -144,11 +146,11 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
 
     from trl import get_peft_config, get_quantization_config
 
-    from ..rewards.loading import check_language_model
+    from ..rewards.frozen_models import check_language_model
     from ..tasks.files import check_room
     from ..trainer import GAILConfig, GAILTrainer, IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
-    from .hub import check_repository, repository_of
-    from .terminal import use_terminal
+    from .console.hub import check_repository, repository_of
+    from .console.terminal import use_terminal
 
     check_paths(training_args, model_args)
     remote = {"trust_remote_code": training_args.trust_remote_code}
@@ -232,9 +234,9 @@ def train(trainer, resume: str | None, dataset_name: str | None) -> None:
     """
     from pathlib import Path
 
-    from ..trainer.checkpoints import newest_checkpoint, one_error_if_disk_fails
-    from .hub import pushing, repository_of, without_push
-    from .terminal import Terminal
+    from ..trainer.runtime.checkpoints import newest_checkpoint, one_error_if_disk_fails
+    from .console.hub import pushing, repository_of, without_push
+    from .console.terminal import Terminal
 
     args = trainer.args
     trainer.train(resume_from_checkpoint=resume)
@@ -263,40 +265,54 @@ def train(trainer, resume: str | None, dataset_name: str | None) -> None:
     trainer.end()
 
 
-def make_parser():
-    from trl import DatasetMixtureConfig, ModelConfig
+def training_command(name: str, doc: str, config: str) -> tuple[Callable, Callable]:
+    """
+    A command that trains by one of this package's trainers on demonstrations.
 
-    from ..evaluation.callback import GenerationArguments
-    from ..trainer import IRLConfig
-    from .parser import RecipeParser
+    Args:
+        name (`str`):
+            As in `trl-irl NAME`.
+        doc (`str`):
+            What it does, and examples: for `--help`.
+        config (`str`):
+            The class of its training arguments, as `trl_irl.trainer` has it.
 
-    arguments = (IRLScriptArguments, IRLConfig, ModelConfig, DatasetMixtureConfig, GenerationArguments)
-    return RecipeParser(arguments, __doc__, prog="trl-irl irl")
+    Returns:
+        `tuple[Callable, Callable]`: `make_parser()`, and `run(argv=None)`, which returns the exit status: see
+        [`~commands.console.failures.run_training`].
+    """
+
+    def make_parser():
+        from trl import DatasetMixtureConfig, ModelConfig
+
+        from .. import trainer
+        from ..evaluation import GenerationArguments
+        from .console.parser import RecipeParser
+
+        kinds = (IRLScriptArguments, getattr(trainer, config), ModelConfig, DatasetMixtureConfig, GenerationArguments)
+        return RecipeParser(kinds, doc, prog=f"trl-irl {name}")
+
+    def run(argv: list[str] | None = None) -> int:
+        from ..trainer.runtime.generation_watch import GenerationError
+        from .console.advice import drop_advice, hold_advice
+        from .console.failures import run_training
+        from .console.hub import PushError
+
+        def train_and_save(made, script_args, *_) -> None:
+            train(*made, script_args.dataset_name or script_args.task)
+
+        hold_advice()
+        try:
+            return run_training(make_parser(), make_trainer, train_and_save, argv, (GenerationError, PushError))
+        finally:
+            drop_advice()
+
+    return make_parser, run
 
 
-def run(argv: list[str] | None = None) -> int:
-    """The command; see [`~commands.failures.run_training`]."""
-    return run_with(make_parser(), argv)
-
-
-def run_with(parser, argv: list[str] | None) -> int:
-    """The command with the arguments of this parser, which are this command's or more."""
-    from ..trainer.policy_samples import GenerationError
-    from .advice import drop_advice, hold_advice
-    from .failures import run_training
-    from .hub import PushError
-
-    def train_and_save(made, script_args, *_) -> None:
-        train(*made, script_args.dataset_name or script_args.task)
-
-    hold_advice()
-    try:
-        return run_training(parser, make_trainer, train_and_save, argv, (GenerationError, PushError))
-    finally:
-        drop_advice()
-
+make_parser, run = training_command("irl", __doc__, "IRLConfig")
 
 if __name__ == "__main__":
-    from trl_irl.commands.failures import leave
+    from trl_irl.commands.console.failures import leave
 
     leave(run())

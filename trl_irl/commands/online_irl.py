@@ -8,26 +8,12 @@ trl-irl online-irl --config recipes/arithmetic/online_irl.yaml --accelerate_conf
 It takes what `trl-irl irl` takes, and the keys of [`OnlineIRLConfig`].
 """
 
-from . import irl
+from .irl import training_command
 
 
-def make_parser():
-    from trl import DatasetMixtureConfig, ModelConfig
-
-    from ..evaluation.callback import GenerationArguments
-    from ..trainer import OnlineIRLConfig
-    from .parser import RecipeParser
-
-    arguments = (irl.IRLScriptArguments, OnlineIRLConfig, ModelConfig, DatasetMixtureConfig, GenerationArguments)
-    return RecipeParser(arguments, __doc__, prog="trl-irl online-irl")
-
-
-def run(argv: list[str] | None = None) -> int:
-    """The command; see [`~commands.failures.run_training`]."""
-    return irl.run_with(make_parser(), argv)
-
+make_parser, run = training_command("online-irl", __doc__, "OnlineIRLConfig")
 
 if __name__ == "__main__":
-    from trl_irl.commands.failures import leave
+    from trl_irl.commands.console.failures import leave
 
     leave(run())

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 
 from trl import ScriptArguments
 
-from ..rewards.loading import check_same_tokens
+from ..rewards.frozen_models import check_same_tokens
 from ..rewards.soft_q_reward import AGGREGATES, KINDS
-from ..tasks.task import names_function
+from ..tasks.arguments import BadRowArguments, EndArguments, TaskArguments
+from ..tasks.scoring import completion_score, has_own_score
 from .ppo_inputs import (
     TRIED,
     after_eos,
@@ -26,7 +27,6 @@ from .ppo_inputs import (
     load_tokenizer,
     metric_reward,
 )
-from .task_arguments import BadRowArguments, EndArguments, TaskArguments, completion_score
 
 
 _REWARDS = ("reward_model_path", "soft_q_model", "reward_metric")
@@ -120,10 +120,10 @@ def check_arguments(script_args, training_args, model_args) -> None:
 
 def load_reward(script_args, training_args, dtype: str, policy, function, tokenizer, row: dict):
     """The reward model that PPO gets; `function` is of `reward_metric`, if that is set, and `row` one of the data."""
-    from ..rewards import PreferenceReward, RewardFunctionModel, SoftQReward, SoftQRewardModel
+    from ..rewards import PreferenceReward, SoftQReward
     from ..rewards.preference_reward import load_scorer
-    from ..rewards.reward_model import read_as_trained
     from ..text.stop_tokens import stop_token_ids
+    from ..trainer.ppo.ppo_reward_model import RewardFunctionModel, SoftQRewardModel, read_as_trained
 
     if training_args.reward_model_path is not None:
         tail = after_eos(tokenizer, row)
@@ -167,14 +167,15 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     from trl import get_peft_config, get_quantization_config
 
     from ..evaluation.callback import GenerationCallback
+    from ..evaluation.loaded_models import context_of
     from ..rewards.adapters import config_of
-    from ..rewards.loading import check_language_model, load_merged
+    from ..rewards.frozen_models import check_language_model, load_merged
     from ..rewards.preference_reward import check_one_label, load_scorer
     from ..text.context import context_length
     from ..text.stop_tokens import end_turns_as_the_template_does, stop_token_ids, why_nothing_ends
-    from ..trainer.ppo import PPOTrainer, calibrate
-    from .hub import check_repository, repository_of
-    from .loaded_models import context_of
+    from ..trainer.ppo.calibration import calibrate
+    from ..trainer.ppo.trainer import PPOTrainer
+    from .console.hub import check_repository, repository_of
 
     check_arguments(script_args, training_args, model_args)
     if training_args.push_to_hub and training_args.process_index == 0:
@@ -217,7 +218,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     function = None
     if script_args.reward_metric is not None:
         check_one_row_a_prompt([*rows, *held_out])
-        tried = 1 if names_function(script_args.task) else TRIED
+        tried = 1 if has_own_score(script_args.task) else TRIED
         function = metric_reward(script_args.reward_metric, score, [*rows, *held_out], tokenizer, tried)
 
     set_seed(training_args.seed)  # a value model without a head of its own gets a random one
@@ -263,8 +264,8 @@ def train(trainer) -> None:
     """Train and save."""
     from pathlib import Path
 
-    from ..trainer.checkpoints import one_error_if_disk_fails
-    from .hub import pushing, repository_of, without_push
+    from ..trainer.runtime.checkpoints import one_error_if_disk_fails
+    from .console.hub import pushing, repository_of, without_push
 
     args = trainer.args
     trainer.train()
@@ -284,17 +285,17 @@ def make_parser():
     from trl import ModelConfig
 
     from ..evaluation.callback import GenerationArguments
-    from ..trainer.ppo import PPOConfig
-    from .parser import RecipeParser
+    from ..trainer.ppo.config import PPOConfig
+    from .console.parser import RecipeParser
 
     return RecipeParser((PPOScriptArguments, PPOConfig, ModelConfig, GenerationArguments), __doc__, prog="trl-irl ppo")
 
 
 def run(argv: list[str] | None = None) -> int:
-    """The command; see [`~commands.failures.run_training`]."""
-    from ..rewards import RewardError
-    from .failures import report, run_training
-    from .hub import PushError
+    """The command; see [`~commands.console.failures.run_training`]."""
+    from ..trainer.ppo.ppo_reward_model import RewardError
+    from .console.failures import report, run_training
+    from .console.hub import PushError
 
     try:
         parser = make_parser()
@@ -307,6 +308,6 @@ def run(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from trl_irl.commands.failures import leave
+    from trl_irl.commands.console.failures import leave
 
     leave(run())

@@ -18,8 +18,9 @@ def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]
     Raises:
         `ValueError`: a split is missing, has no prompts, or none that is short enough.
     """
+    from ..tasks.columns import format_row
+    from ..tasks.data import load_task
     from ..tasks.rows import BadRows
-    from ..tasks.task import format_row, load_task
     from ..text.encode import asked, prompt_ids
     from ..text.messages import naming_row
 
@@ -101,7 +102,7 @@ def metric_reward(metric: str, score, rows: Sequence[dict], tokenizer, tried: in
     Raises:
         `ValueError`: one of these cannot be scored so.
     """
-    from ..tasks.task import OneNumber
+    from ..tasks.own_task import OneNumber
 
     by_prompt = _rows_by_prompt(rows)
 

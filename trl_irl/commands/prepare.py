@@ -15,8 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..tasks.task import columns_of_prompt, nested, with_nested
-from .task_arguments import EndArguments, TaskArguments
+from ..tasks.arguments import EndArguments, TaskArguments
+from ..tasks.columns import columns_of_prompt, nested, with_nested
+from .console.command import command
 
 
 @dataclass
@@ -147,8 +148,8 @@ def shorten(row: dict, arguments: PrepareArguments, lengths: Callable[[dict], tu
     Raises:
         `ValueError`: the field is not among the columns, or is no text.
     """
+    from ..tasks.columns import prompt_from_columns
     from ..tasks.prepare import cut_at_boundary, split_closing_line
-    from ..tasks.task import prompt_from_columns
 
     name = arguments.truncate_field
     value = row.get("prompt") if name == "prompt" else nested(row, name)
@@ -212,7 +213,7 @@ def with_reference(row: dict, column: str | None) -> dict:
     Raises:
         `ValueError`: there is another column of that name.
     """
-    from ..tasks.task import as_prompt_completion
+    from ..tasks.columns import as_prompt_completion
 
     if column is None:
         return row
@@ -228,15 +229,15 @@ def main(arguments: PrepareArguments) -> None:
     from datasets import DatasetDict
     from tqdm.auto import tqdm
 
-    from ..evaluation.report import print_rows
+    from ..evaluation.rendering import print_rows
     from ..rewards.adapters import tokenizer_of
-    from ..rewards.held_out import encode
+    from ..tasks.columns import as_prompt_completion
+    from ..tasks.data import load_task
     from ..tasks.files import check_local_path, check_no_other_splits, check_writable
     from ..tasks.prepare import DISTRIBUTION_HEADER, as_dataset, measure
-    from ..tasks.task import as_prompt_completion, load_task
-    from ..text.encode import check_eos, prompt_ids
+    from ..text.encode import check_eos, encode, prompt_ids
     from ..text.messages import naming_row
-    from .hub import check_repository, pushing
+    from .console.hub import check_repository, pushing
 
     check_local_path(arguments.tokenizer, "tokenizer")
     check_writable(arguments.output_dir, "output_dir")
@@ -324,20 +325,9 @@ def save(splits, output_dir: Path) -> None:
             part.unlink(missing_ok=True)
 
 
-def make_parser():
-    from .parser import RecipeParser
-
-    return RecipeParser((PrepareArguments,), __doc__, prog="trl-irl prepare")
-
-
-def run(argv: list[str] | None = None) -> int:
-    """The command: what is wrong becomes one message; the exit status is 0, or 2 then."""
-    from .failures import run_reporting
-
-    return run_reporting(make_parser(), main, argv)
-
+make_parser, run = command("prepare", PrepareArguments, __doc__, main)
 
 if __name__ == "__main__":
-    from trl_irl.commands.failures import leave
+    from trl_irl.commands.console.failures import leave
 
     leave(run())

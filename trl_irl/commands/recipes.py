@@ -15,7 +15,8 @@ import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .recipe_file import shipped_recipes
+from .console.command import command
+from .console.recipe_file import shipped_recipes
 
 
 @dataclass
@@ -80,20 +81,9 @@ def main(arguments: RecipesArguments) -> None:
             print(textwrap.fill(line, width, initial_indent="    ", subsequent_indent="    "))
 
 
-def make_parser():
-    from .parser import RecipeParser
-
-    return RecipeParser((RecipesArguments,), __doc__, prog="trl-irl recipes")
-
-
-def run(argv: list[str] | None = None) -> int:
-    """The command; see [`~commands.failures.run_reporting`]."""
-    from .failures import run_reporting
-
-    return run_reporting(make_parser(), main, argv)
-
+make_parser, run = command("recipes", RecipesArguments, __doc__, main)
 
 if __name__ == "__main__":
-    from trl_irl.commands.failures import leave
+    from trl_irl.commands.console.failures import leave
 
     leave(run())

@@ -13,9 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..tasks.rows import BadRows
-from .loaded_models import LoadedModel, check_lengths
-from .task_arguments import BadRowArguments, EndArguments, TaskArguments, completion_score, default_metrics, readable
+from ..evaluation.loaded_models import LoadedModel, check_lengths
+from ..tasks.arguments import BadRowArguments, EndArguments, TaskArguments
+from ..tasks.rows import BadRows, readable
+from ..tasks.scoring import completion_score, default_metrics, has_own_score
+from .console.command import command
 
 
 @dataclass
@@ -99,7 +101,7 @@ def values_by_model(path: str, dtype: str) -> Callable[[list[str], dict], list[f
 
 
 def pairs_of(arguments: RewardDataArguments, rows: list[dict], model, values_of) -> list[dict]:
-    """The pairs of one split; `model` is [`~commands.loaded_models.LoadedModel`] or `None`."""
+    """The pairs of one split; `model` is [`~evaluation.loaded_models.LoadedModel`] or `None`."""
     from ..tasks.preferences import reference_pairs, sampled_pairs
     from ..text.encode import asked
 
@@ -119,15 +121,15 @@ def pairs_of(arguments: RewardDataArguments, rows: list[dict], model, values_of)
 
 def main(arguments: RewardDataArguments) -> None:
     """Make the pairs of every split and save them."""
-    from ..rewards.loading import check_language_model
+    from ..rewards.frozen_models import check_language_model
     from ..rewards.preference_reward import check_one_label
+    from ..tasks.data import load_task
     from ..tasks.files import check_local_model, check_writable
     from ..tasks.prepare import as_dataset
-    from ..tasks.task import load_task, names_function
     from .prepare import save
 
     model = None
-    judged = arguments.reward_model_path is not None or names_function(arguments.task)
+    judged = arguments.reward_model_path is not None or has_own_score(arguments.task)
     if arguments.reward_model_path is not None:
         check_local_model(arguments.reward_model_path, "reward_model_path")
         check_one_label(arguments.reward_model_path, "reward_model_path")
@@ -143,8 +145,7 @@ def main(arguments: RewardDataArguments) -> None:
         bad = BadRows(arguments.on_bad_row, f"`{name}`")
         rows = readable(split, data, bad, reference=not judged)
         if arguments.model is not None:
-            room = (arguments.max_new_tokens, False, bad, arguments.eos_token)
-            check_lengths(arguments.model, arguments.model, rows, *room)
+            check_lengths(arguments.model, model, rows, arguments.max_new_tokens, False, bad)
         if left_out := bad.tell(len(split)):
             print(f"Note: {left_out}")
         by_split[name] = [row for i, row in rows.items() if i not in bad.found]
@@ -166,20 +167,9 @@ def main(arguments: RewardDataArguments) -> None:
     print(f"Pairs: {arguments.output_dir}")
 
 
-def make_parser():
-    from .parser import RecipeParser
-
-    return RecipeParser((RewardDataArguments,), __doc__, prog="trl-irl reward-data")
-
-
-def run(argv: list[str] | None = None) -> int:
-    """The command: what is wrong becomes one message; the exit status is 0, or 2 then."""
-    from .failures import run_reporting
-
-    return run_reporting(make_parser(), main, argv)
-
+make_parser, run = command("reward-data", RewardDataArguments, __doc__, main)
 
 if __name__ == "__main__":
-    from trl_irl.commands.failures import leave
+    from trl_irl.commands.console.failures import leave
 
     leave(run())

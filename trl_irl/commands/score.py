@@ -10,7 +10,10 @@ trl-irl score --model outputs/gsm8k/irl_full --dataset_name completions.jsonl --
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .task_arguments import BadRowArguments, EndArguments, TaskArguments, check_discount, load_split
+from ..rewards.soft_q_settings import check_discount
+from ..tasks.arguments import BadRowArguments, EndArguments, TaskArguments
+from ..tasks.data import load_split
+from .console.command import command
 
 
 _SUFFIXES = (".parquet", ".jsonl")
@@ -138,9 +141,9 @@ def preference(arguments: ScoreArguments, tokenizer):
 
 def fits(arguments: ScoreArguments, tokenizer):
     """What raises where a row's completions do not fit into the model's context, or cannot be written."""
+    from ..evaluation.loaded_models import context_of
     from ..text.encode import encode_row
     from ..text.messages import naming_row
-    from .loaded_models import context_of
 
     context = context_of(arguments.model)
 
@@ -164,14 +167,14 @@ def main(arguments: ScoreArguments) -> None:
     import os
     import shutil
 
+    from ..evaluation.loaded_models import weights_of
     from ..rewards.adapters import tokenizer_of
+    from ..rewards.frozen_models import check_language_model
     from ..rewards.heatmap import write_heatmap
-    from ..rewards.loading import check_language_model
     from ..rewards.preference_reward import check_one_label
     from ..tasks.files import check_local_model, check_writable, remove_if_empty
     from ..tasks.rows import BadRows
     from ..text.encode import check_eos
-    from .loaded_models import weights_of
     from .score_rows import read, score_all, summary, with_other_columns
 
     for key in ("model", "ref_model"):
@@ -185,7 +188,8 @@ def main(arguments: ScoreArguments) -> None:
             if Path(getattr(arguments, key)).is_dir():
                 raise ValueError(f"`{key}: {getattr(arguments, key)}` is a folder. Name a file in it.")
             check_writable(str(Path(getattr(arguments, key)).parent), key)
-    split, bad = load_split(arguments, arguments.num_rows), BadRows(arguments.on_bad_row, f"`{arguments.split}`")
+    split = load_split(arguments.task_data(needs_target=False), arguments.split, arguments.num_rows)
+    bad = BadRows(arguments.on_bad_row, f"`{arguments.split}`")
     tokenizer = tokenizer_of(arguments.model, eos_token=arguments.eos_token)
     check_eos(tokenizer)
     rows = read(arguments, split, bad, fits(arguments, tokenizer))
@@ -217,23 +221,13 @@ def main(arguments: ScoreArguments) -> None:
         print(f"Page: {arguments.html}")
 
 
-def make_parser():
-    from .parser import RecipeParser
-
-    return RecipeParser((ScoreArguments,), __doc__, prog="trl-irl score")
+def _kept(arguments: ScoreArguments) -> str:
+    return f"The same command goes on from what was scored, which is in {arguments.output}.parts."
 
 
-def run(argv: list[str] | None = None) -> int:
-    """The command: what is wrong becomes one message; the exit status is 0, or 2 then."""
-    from .failures import run_reporting
-
-    def kept(arguments: ScoreArguments) -> str:
-        return f"The same command goes on from what was scored, which is in {arguments.output}.parts."
-
-    return run_reporting(make_parser(), main, argv, kept)
-
+make_parser, run = command("score", ScoreArguments, __doc__, main, _kept)
 
 if __name__ == "__main__":
-    from trl_irl.commands.failures import leave
+    from trl_irl.commands.console.failures import leave
 
     leave(run())

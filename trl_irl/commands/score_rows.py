@@ -11,8 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..tasks.columns import as_prompt_completion, row_with_columns
+from ..tasks.data import TaskData
 from ..tasks.rows import BadRows, Given, given_completions
-from ..tasks.task import TaskData, as_prompt_completion, row_with_columns
+from ..text.messages import written
 
 
 if TYPE_CHECKING:
@@ -105,10 +107,9 @@ def score_all(told: dict, rows: list[ToScore], parts: Path, reward: Callable) ->
 
 
 def _line(one: ToScore) -> dict:
-    prompt, given = one.row["prompt"], one.given
-    prompt = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+    given = one.given
     told = {"row": one.number, "source": given.source, "number": given.number, "cut": given.cut}
-    return {**told, "prompt": prompt, "completion": given.text}
+    return {**told, "prompt": written(one.row["prompt"]), "completion": given.text}
 
 
 def _digest(told: dict, chunk: list[ToScore]) -> str:

@@ -1,24 +1,21 @@
 """Generations during training: sampled at every evaluation, scored, logged beside the losses, and kept as a table."""
 
 import csv
-import json
-import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from trl.models.utils import unwrap_model_for_generation
 
 from ..text.encode import asked
+from ..text.messages import written
+from ..text.random_states import random_states_kept
+from ..text.sampling import check_context, encode_prompts, sample
 from .metrics import check_installed
-from .sampling import check_context, encode_prompts, sample
 from .scoring import Scorer
 
 
@@ -146,7 +143,7 @@ class GenerationCallback(TrainerCallback):
         # Asked again about the same weights: another of several evaluation datasets, or the evaluation at the end.
         weights = (state.global_step, sum(weight._version for weight in self.trainer.model.parameters()))
         if self._last is None or self._last[0] != weights:
-            with _random_states_kept():
+            with random_states_kept():
                 groups = self._generate(args)
             found = [None]
             if self.trainer.accelerator.is_main_process:
@@ -203,7 +200,7 @@ class GenerationCallback(TrainerCallback):
                 f"The first: {scorer.failures.first}"
             )
         table = [
-            [state.global_step, _text(row["prompt"]), completion["text"], row.get("completion", "")]
+            [state.global_step, written(row["prompt"]), completion["text"], row.get("completion", "")]
             for row, group in zip(self.rows, groups, strict=True)
             for completion in group
         ]
@@ -233,23 +230,6 @@ class GenerationCallback(TrainerCallback):
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
                 callback.tb_writer.add_text("generations", _markdown(header, table), step)
-
-
-@contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """What draws random numbers inside does not change those drawn after it."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-
-
-def _text(prompt) -> str:
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
 
 
 def _markdown(header: list[str], table: list[list]) -> str:

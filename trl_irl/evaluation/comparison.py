@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .matched import Curve, at_levels, common_levels, difference_at_levels
+from .equal_diversity import Curve, at_levels, common_levels, difference_at_levels
 from .statistics import Interval, Statistic
 
 
@@ -19,7 +19,7 @@ _SHOWN |= dict.fromkeys(("self_bleu", "length", "rouge1", "rouge2", "rougeL", "b
 _SHOWN |= dict.fromkeys(("nll", "td_loss"), _LOSS)
 
 # The temperature of completions that a file gives, which nobody here has sampled.
-GIVEN = -1.0
+GIVEN_TEMPERATURE = -1.0
 
 Values = dict[tuple[str, float], dict[str, Statistic]]
 
@@ -53,7 +53,7 @@ def differences(values: Values, baseline: str) -> list[Result]:
 
 
 def decoding(temperature: float) -> str:
-    return {0: "greedy", GIVEN: "as given"}.get(temperature, f"T = {temperature:g}")
+    return {0: "greedy", GIVEN_TEMPERATURE: "as given"}.get(temperature, f"T = {temperature:g}")
 
 
 def table(

@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -135,16 +134,6 @@ def pass_at_k(correct: Sequence[bool], k: int) -> float:
     return 1 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def rouge(prediction: str, reference: str) -> dict[str, float]:
-    """
-    F1 of `rouge1`, `rouge2` and `rougeL` with stemming, each from 0 to 100, by Google's rouge-score. Its own tokenizer
-    knows the letters a to z only; here words are of letters of any script, and where a script has no spaces between
-    words each character is one. On plain English the numbers are the same.
-    """
-    scores = _rouge_scorer().score(reference, prediction)
-    return {name: 100 * score.fmeasure for name, score in scores.items()}
-
-
 def corpus_statistics(name: str, predictions: Sequence[Sequence[str]], references: Sequence[str]) -> Statistic:
     """
     sacrebleu's corpus BLEU, with the references' [`bleu_tokenizer`], or chrF, from 0 to 100, one reference a prompt;
@@ -176,21 +165,3 @@ def _sentence_bleu(tokenizer: str):
     from sacrebleu.metrics import BLEU
 
     return BLEU(effective_order=True, tokenize=tokenizer)
-
-
-@cache
-def _rouge_scorer():
-    import regex
-    from rouge_score.rouge_scorer import RougeScorer
-    from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
-
-    no_spaces = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
-    word = regex.compile(rf"(?:(?!{no_spaces})[\p{{L}}\p{{M}}\p{{N}}])+|{no_spaces}\p{{M}}*|\p{{So}}")
-    of_english = DefaultTokenizer(use_stemmer=True)
-
-    class Words(Tokenizer):
-        def tokenize(self, text: str) -> list[str]:
-            words = word.findall(unicodedata.normalize("NFC", text).lower())
-            return [stem for word in words for stem in (of_english.tokenize(word) if word.isascii() else [word])]
-
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=Words())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .comparison import Result, decoding, factor_of
-from .report import figure, save
+from .rendering import figure, save
 
 
 _MARKERS = "osD^vP*X"

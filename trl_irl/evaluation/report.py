@@ -1,75 +1,161 @@
-"""Tables for the terminal and for Markdown, and plots as files."""
+"""The report of an evaluation: which data and models, pictures, numbers with their intervals, differences, samples."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-def markdown(rows: Sequence[Sequence[str]], left: int = 2) -> str:
-    """A Markdown table of these rows, the header first; so many columns to the left, and numbers to the right."""
-    aligned = [rows[0], [*["---"] * left, *["---:"] * (len(rows[0]) - left)], *rows[1:]]
-    return "\n".join(f"| {' | '.join(row)} |" for row in aligned)
-
-
-def print_rows(rows: Sequence[Sequence[str]], title: str) -> None:
-    """The same rows as a table in the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title)
-    for i, name in enumerate(rows[0]):
-        table.add_column(name, justify="left" if i < 2 else "right")
-    for row in rows[1:]:
-        table.add_row(*row)
-    Console().print(table)
+from ..tasks.known import task_of
+from . import comparison
+from .comparison import decoding
+from .rendering import markdown, shortened
+from .settings import GIVEN, EvaluationSettings
 
 
-def plot_training(histories: dict[str, list[dict]], metrics: Sequence[str], path: Path) -> None:
-    """
-    Training curves, one panel a metric, two panels a row.
-
-    Args:
-        histories (`dict[str, list[dict]]`):
-            For each model the `log_history` of its trainer state.
-        metrics (`Sequence[str]`):
-            Keys of that history.
-        path (`Path`)
-    """
-    columns = min(2, len(metrics))
-    picture, panels = figure(4.5 * columns, 3.0, panels=len(metrics), columns=columns)
-    for metric, axes in zip(metrics, panels, strict=True):
-        for i, (name, history) in enumerate(histories.items()):
-            points = [(entry["step"], entry[metric]) for entry in history if metric in entry]
-            if points:
-                marker = "o" if metric.startswith("eval_") or len(points) < 20 else None
-                axes.plot(*zip(*points, strict=True), label=name, marker=marker, color=f"C{i}")
-        axes.set(title=metric, xlabel="step")
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend()
-    save(picture, path)
+if TYPE_CHECKING:
+    from .results import Results
 
 
-def figure(width: float, height: float, panels: int | None = None, columns: int | None = None, share_y: bool = False):
-    """
-    A matplotlib figure and its axes, one, or `panels` of them in rows of `columns` (all in one row if unset); never
-    shown, only saved. Inches: `width` is of the figure, `height` of a row.
-    """
-    # Without pyplot, whose backend is the caller's: a notebook goes on showing its own figures.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+_SIDE_BY_SIDE = 5  # prompts whose completions the report shows
+_PICTURED = {
+    "performance_diversity.png": "Performance against diversity: a curve that lies above is a better model.",
+    "pass_at_k.png": "The share of prompts that one of k samples solves.",
+    "lengths.png": "How long completions are.",
+}
+# What a metric is, for those that a table shows.
+_EXPLAINED = {
+    "accuracy": "`accuracy` is the share whose final answer is the reference's",
+    "accuracy_math": "`accuracy_math` is math-verify's judgement of the same",
+    "answered": "`answered` is the share that gives a final answer at all, right or wrong",
+    "rouge1": "`rouge1`, `rouge2` and `rougeL` compare words with the reference",
+    "bleu": "`bleu` is sacrebleu's corpus BLEU with the tokenizer `{tokenizer}`, chosen by the references' script",
+    "chrf": "`chrf` is sacrebleu's chrF",
+    "pass@": "`pass@k` is the share of prompts that one of k samples solves",
+    "self_bleu": "`self_bleu` compares a prompt's samples with each other (tokenizer `{tokenizer}`): lower is more "
+    "diverse",
+    "distinct": "`distinct` is the share of a prompt's samples that differ: higher is more diverse",
+    "length": "`length` is in tokens",
+    "ended": "`ended` is the share that stopped by itself before the limit",
+    "empty": "`empty` is the share that says nothing",
+}
 
-    columns = columns or panels or 1
-    rows = -(-(panels or 1) // columns)
-    picture = Figure(figsize=(width, rows * height))
-    FigureCanvasAgg(picture)
-    grid = picture.subplots(rows, columns, squeeze=False, sharey=share_y)
-    if panels is None:
-        return picture, grid[0, 0]
-    for left_over in grid.flat[panels:]:
-        left_over.remove()
-    return picture, list(grid.flat[:panels])
+
+def report_text(found: Results, pictures: Sequence[str] = ()) -> str:
+    """The report as Markdown; `pictures` are names of files beside it."""
+    settings, shown = found.settings, found.shown
+    baseline, *others = found.models
+    parts = [
+        f"# {', '.join(found.models)} on {found.title}",
+        _told_of_what(found),
+        *(f"**{note}**" for note in found.notes),
+        *(f"![{_PICTURED[name]}]({name})" for name in pictures),
+        "## Numbers",
+        f"{found.prompts} prompts of the split `{settings.split}`, {settings.num_samples} samples per prompt and "
+        f"seed (one when greedy), seeds {', '.join(map(str, settings.seeds))}, at most {settings.max_new_tokens} "
+        "tokens. Means over prompts, with 95 % bootstrap intervals over prompts. "
+        f"{_explained(shown, found)}",
+        *_told_of_judge(settings.reward_model_path),
+        *_told_of_given(settings),
+        markdown(found.table()),
+        *_of_references(found),
+    ]
+    if others:
+        parts += [
+            f"## Minus {baseline}, at equal diversity",
+            "A flatter policy is more diverse and less accurate at every temperature, so this reads each model off "
+            "the lines between its temperatures where its self-BLEU is the same (greedy decoding has 100). "
+            "Differences are paired by prompt; of percentages they are in points.",
+            markdown(comparison.table_at_equal_diversity(found.at_equal_diversity))
+            if found.at_equal_diversity
+            else "The models' temperatures have no common diversity to compare at: add temperatures.",
+            f"## Minus {baseline}, at the same temperature",
+            "Paired by prompt; differences of percentages are in points.",
+            markdown(comparison.table(found.differences, shown, difference=True)),
+        ]
+    if found.findings is not None:
+        parts.append(found.findings.markdown())
+    parts += _side_by_side(found.lines)
+    return "\n\n".join(parts)
 
 
-def save(picture, path: Path) -> None:
-    picture.tight_layout()
-    picture.savefig(path, dpi=150)
+def _explained(shown: Iterable[str], found: Results) -> str:
+    """What the metrics of a table are; those of a user's own task, if it says so."""
+    keys = ["pass@" if name.startswith("pass@") else name for name in shown]
+    explained = {**_EXPLAINED, **task_of(found.settings.task).explained}
+    told = [explained[key].replace("{tokenizer}", found.tokenizer) for key in keys if key in explained]
+    return "; ".join(told) + "." if told else ""
+
+
+def _of_references(found: Results) -> list[str]:
+    """The losses of the references, a row per model; nothing where they were not asked for."""
+    held_out = {one.model: one.metrics for one in found.summaries if one.model in found.paths}
+    losses = [name for name in ("nll", "td_loss") if any(name in one for one in held_out.values())]
+    if not losses:
+        return []
+    units = {"nll": "`nll` in nats", "td_loss": "`td_loss` in squared nats"}
+    rows = [["model", "held out", *(f"{loss} per token" for loss in losses)]]
+    for name, one in held_out.items():
+        rows.append([name, "references", *(comparison.shown(loss, one[loss], True) for loss in losses)])
+    return [f"Of the references, {' and '.join(units[loss] for loss in losses)}:", markdown(rows)]
+
+
+def _side_by_side(lines: Sequence[dict]) -> list[str]:
+    """The first prompts, and below each what every model said first, at its first temperature and seed."""
+    first: dict[str, list[dict]] = {}
+    for line in lines:
+        of_model = first.setdefault(line["model"], [])
+        if not of_model or (line["temperature"], line["seed"]) == (of_model[0]["temperature"], of_model[0]["seed"]):
+            of_model.append(line)
+    columns = [f"{model} ({decoding(ones[0]['temperature'])})" for model, ones in first.items()]
+    parts = ["## What they said"]
+    for asked in zip(*(ones[:_SIDE_BY_SIDE] for ones in first.values()), strict=True):
+        cells = [one["completions"][0]["text"] if one["completions"] else "" for one in asked]
+        header, reference = columns, asked[0]["reference"]
+        if reference is not None:
+            header, cells = ["reference", *columns], [reference, *cells]
+        parts += [
+            f"**{_cell(asked[0]['prompt'])}**",
+            f"| {' | '.join(map(_cell, header))} |\n|{'---|' * len(header)}\n| {' | '.join(map(_cell, cells))} |",
+        ]
+    return parts
+
+
+def _cell(said) -> str:
+    """Text, or the last of some messages, as one cell of a Markdown table: nothing in it is markup."""
+    text = re.sub(r"[&<>\\`*_\[\]|~#$]", lambda mark: f"&#{ord(mark[0])};", shortened(said))
+    return "<br>".join(text.splitlines()) or "(nothing)"
+
+
+def _told_of_what(found: Results) -> str:
+    """Which data and which models, as a report is read long after its command is forgotten."""
+    settings = found.settings
+    task = task_of(settings.task)
+    of_task = task.dataset_name or ("generated" if task.generated else "given")
+    data = [f"Data: `{settings.dataset_name or of_task}`"]
+    named = {"task": settings.task, "from": settings.source_column, "to": settings.target_column}
+    data += [f"{what} `{value}`" for what, value in named.items() if value]
+    models = {name: path for name, path in found.paths.items() if path}
+    if settings.reward_model_path:
+        models["reward model"] = settings.reward_model_path
+    told = "; ".join(f"{name}: `{path}`" for name, path in models.items())
+    return f"{', '.join(data)}.{f' Models: {told}.' if told else ''}"
+
+
+def _told_of_given(settings: EvaluationSettings) -> list[str]:
+    if not settings.completion_columns:
+        return []
+    return [
+        f"`{GIVEN}` are the completions that the data has in {', '.join(settings.completion_columns)}: nothing is "
+        "known of how they were sampled. Their `length` is in tokens of the first model that is named, or in words "
+        "where there is none."
+    ]
+
+
+def _told_of_judge(reward_model_path: str | None) -> list[str]:
+    if reward_model_path is None:
+        return []
+    return [
+        f"`reward` is the reward model's, `{reward_model_path}`; `win_rate` is how often it gives a completion more "
+        "than the prompt's own reference, a tie counting half."
+    ]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .comparison import decoding
-from .report import figure, markdown, print_rows, save
+from .rendering import figure, markdown, print_rows, save
 from .reward_analysis import auroc, auroc_within_prompts, kendall, overall, spearman, within_prompts
 from .statistics import Interval, Statistic, mean_of
 
@@ -133,8 +133,15 @@ class Findings:
         if self.best_of_n:
             print_rows(self.best_of_n_table(intervals=False), f"Best of n, score{_unit(self.best_of_n)}")
 
-    def markdown(self, output_dir: Path) -> str:
-        """The report's section; its pictures are written to `output_dir`."""
+    def plots(self, folder: Path) -> None:
+        """The pictures of the report's section."""
+        if self.agreement:
+            plot_agreement(self.agreement, folder / "rewards.png")
+        if self.best_of_n:
+            plot_best_of_n(self.best_of_n, folder / "best_of_n.png")
+
+    def markdown(self) -> str:
+        """The report's section."""
         judges = "; ".join(f"{name}: {settings}" for name, settings in self.judges.items())
         parts = ["## Rewards", _EXPLAINED, f"Of the judging models, {judges}."]
         if self.agreement:
@@ -151,7 +158,6 @@ class Findings:
                 "reward (`place`: 0 is best, 0.5 chance), and how often the sum is lower than before.",
                 markdown(self.corruption_table(intervals=True)),
             ]
-            plot_agreement(self.agreement, output_dir / "rewards.png")
         if self.best_of_n:
             parts += [
                 "### Best of n",
@@ -161,7 +167,6 @@ class Findings:
                 markdown(self.best_of_n_table(intervals=True)),
                 "![Best of n](best_of_n.png)",
             ]
-            plot_best_of_n(self.best_of_n, output_dir / "best_of_n.png")
         return "\n\n".join(parts)
 
     def _votes(self) -> bool:

@@ -88,7 +88,7 @@ class Scorer:
         """
         Args:
             groups (`Sequence[Sequence[dict]]`):
-                For each row its completions: dicts of [`~evaluation.sampling.Completion`]'s attributes.
+                For each row its completions: dicts of [`~text.sampling.Completion`]'s attributes.
             rows (`Sequence[dict]`)
 
         Returns:

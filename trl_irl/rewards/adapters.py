@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from huggingface_hub import file_exists, try_to_load_from_cache
-from peft import PeftConfig, PeftModel
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 _CONFIG = "adapter_config.json"
@@ -23,11 +26,19 @@ def is_adapter(path: str) -> bool:
 
 def is_adapted(model: str | PreTrainedModel | PeftModel) -> bool:
     """Whether a model to start from, by name or itself, has an adapter."""
-    return is_adapter(model) if isinstance(model, str) else isinstance(model, PeftModel)
+    return is_adapter(model) if isinstance(model, str) else is_peft(model)
+
+
+def is_peft(model) -> bool:
+    """Whether a model is wrapped by PEFT, which takes seconds to import: where nobody has, none is."""
+    peft = sys.modules.get("peft")
+    return peft is not None and isinstance(model, peft.PeftModel)
 
 
 @lru_cache
 def _is_adapter_on_the_hub(name: str) -> bool:
+    from huggingface_hub import file_exists, try_to_load_from_cache
+
     try:
         if isinstance(try_to_load_from_cache(name, _CONFIG), str):
             return True
@@ -46,6 +57,8 @@ def base_of(path: str, key: str = "model") -> str:
         `ValueError`: the adapter does not say.
         `FileNotFoundError`: it is a local folder that is not there.
     """
+    from peft import PeftConfig
+
     base = PeftConfig.from_pretrained(path).base_model_name_or_path
     if not base:
         raise ValueError(
@@ -94,6 +107,8 @@ def config_of(path: str, key: str = "model", **options) -> PretrainedConfig:
     Raises:
         `OSError`, `ValueError`: it is not to be had; an adapter's base is named.
     """
+    from transformers import AutoConfig
+
     with naming(path, key):
         return AutoConfig.from_pretrained(base_of(path, key) if is_adapter(path) else path, **options)
 
@@ -126,6 +141,8 @@ def check_token(tokenizer: PreTrainedTokenizerBase, eos_token: str) -> None:
 
 
 def _tokenizer_of(path: str, key: str, options: dict) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
     with naming(path, key):
         if not is_adapter(path):
             return AutoTokenizer.from_pretrained(path, **options)
@@ -142,6 +159,8 @@ def merged(base: PreTrainedModel, path: str) -> PreTrainedModel:
     Raises:
         `ValueError`: the base is quantised, or the adapter is of virtual tokens.
     """
+    from peft import PeftModel
+
     if getattr(base, "quantization_method", None) is not None:
         raise ValueError(
             f"{path} is an adapter, and its base is loaded in few bits, into which it cannot be merged without loss. "

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from peft import AutoPeftModelForSequenceClassification, PeftConfig
-from peft.utils import get_peft_model_state_dict, load_peft_weights
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..text.context import context_length
+from ..text.context import context_length, over
 from ..text.encode import as_row, prompt_ids, whole_ids
 from ..text.messages import checked, naming_row
+from ..text.padding import padded_batch
 from .adapters import config_of, is_adapter, naming, tokenizer_of
-from .loading import check_whole, load_classifier, whole_language_model, whole_weights
+from .frozen_models import check_whole, load_classifier, whole_language_model, whole_weights
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 _KIND = "ForSequenceClassification"
@@ -26,6 +29,8 @@ def check_one_label(path: str, key: str) -> None:
         `ValueError`: it is no reward model.
     """
     if is_adapter(path):
+        from peft import PeftConfig
+
         if PeftConfig.from_pretrained(path).task_type != "SEQ_CLS":
             raise ValueError(
                 f"`{key}: {path}` is an adapter of another kind of model. Train one with `trl reward` and "
@@ -56,6 +61,9 @@ def load_scorer(path: str, dtype: str, key: str = "model", new_head: bool = Fals
     """
     if not is_adapter(path):
         return load_classifier(path, key, new_head, dtype=dtype)
+    from peft import AutoPeftModelForSequenceClassification
+    from peft.utils import get_peft_model_state_dict, load_peft_weights
+
     saved = load_peft_weights(path, device="cpu").keys()
     if not new_head and not any(".score." in name for name in saved):
         raise ValueError(
@@ -197,12 +205,11 @@ class PreferenceReward:
             `ValueError`: a row does not fit into the model's context.
         """
         context = context_length(self.model.config)
-        for i, row in enumerate(rows):
-            if context is not None and len(row) > context:
-                raise ValueError(
-                    f"Row {i} has {len(row)} tokens, prompt and completion together, and the reward model's context "
-                    f"is {context}: it has never seen what comes later. Leave such rows out, or shorten them."
-                )
+        for i, length in over(context, dict(enumerate(map(len, rows)))).items():
+            raise ValueError(
+                f"Row {i} has {length} tokens, prompt and completion together, and the reward model's context is "
+                f"{context}: it has never seen what comes later. Leave such rows out, or shorten them."
+            )
         found: list[float] = []
         for start in range(0, len(rows), self.batch_size):
             found += self._logits(rows[start : start + self.batch_size])
@@ -210,11 +217,8 @@ class PreferenceReward:
 
     @torch.no_grad()
     def _logits(self, rows: Sequence[list[int]]) -> list[float]:
-        width = max(map(len, rows))
-        pad, device = self.model.config.pad_token_id or 0, self.model.device
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-        return self.model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
+        batch = padded_batch(rows, self.model.config.pad_token_id or 0, device=self.model.device)
+        return self.model(**batch).logits[:, 0].float().tolist()
 
     def pair_accuracy(self, pairs: Sequence[dict]) -> float:
         """The share of pairs ([`of_pairs`]) whose `chosen` gets more, which `trl reward` logs as `eval_accuracy`."""

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..text.encode import as_row, encode_rows, prompt_ids, warn_of_seams
 from ..text.messages import checked
 from ..text.stop_tokens import stop_token_ids
-from .adapters import tokenizer_of
-from .loading import check_language_model, load_language_model, whole_weights
-from .settings import saved_settings
+from .adapters import is_peft, tokenizer_of
+from .frozen_models import check_language_model, load_language_model, whole_weights
+from .soft_q_settings import saved_settings
 from .token_values import token_values
+
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 KINDS = ("soft_q", "log_ratio", "advantage")
@@ -269,7 +273,7 @@ class SoftQReward:
 
 
 def _loaded(model: str | PreTrainedModel | PeftModel, dtype: str, key: str = "model") -> PreTrainedModel:
-    if isinstance(model, PeftModel):
+    if is_peft(model):
         if model.active_peft_config.is_prompt_learning:
             raise ValueError(
                 f"{model.active_peft_config.peft_type.value} puts virtual tokens before every prompt, which "

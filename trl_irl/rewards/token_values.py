@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
 
-from ..soft_q import soft_q_head, soft_q_terms
-from ..soft_q.own_forward import embedding_rows
-from ..text.context import context_length
-from ..text.stop_tokens import stop_token_ids
+from ..text.context import context_length, over
+from ..text.padding import padded, padded_batch
 
 
-__all__ = ["TokenValues", "stop_token_ids", "token_values"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def token_values(
             Tokens after which the state is terminal.
         gamma (`float`, *optional*, defaults to `1.0`)
         terminal_value (`str`, *optional*, defaults to `"zero"`):
-            Both as in [`~soft_q.objective.soft_q_terms`].
+            Both as in [`~soft_q.terms.soft_q_terms`].
         batch_size (`int`, *optional*, defaults to `8`)
         description (`str`, *optional*):
             Label of the progress bar; empty for none.
@@ -78,6 +77,8 @@ def token_values(
     Raises:
         `ValueError`: a row does not fit into the model's context, or has a token that the model does not know.
     """
+    from ..soft_q import soft_q_head, soft_q_terms
+
     _check(model, encoded)
     was_training = model.training
     found: list[TokenValues | None] = [None] * len(encoded)
@@ -88,8 +89,10 @@ def token_values(
             seen = None if description else True  # a bar only where somebody sees it move
             for start in tqdm(range(0, len(order), batch_size), desc=description, leave=False, disable=seen):
                 chosen = order[start : start + batch_size]
-                batch = _padded([encoded[i] for i in chosen], model.device)
-                output = model(**batch, soft_q="values")
+                # Any id will do as padding: it is masked, and follows what is scored.
+                batch = padded_batch([encoded[i][0] for i in chosen], 0, device=model.device)
+                labels = padded([encoded[i][1] for i in chosen], -100, device=model.device)
+                output = model(**batch, labels=labels, soft_q="values")
                 terms = soft_q_terms(output.q, output.v, output.labels, stop_tokens, gamma, terminal_value)
                 grid = (output.labels, output.q, output.v, terms.reward, terms.has_reward)
                 for row, i in enumerate(chosen):
@@ -101,30 +104,17 @@ def token_values(
 
 
 def _check(model: PreTrainedModel, encoded: Sequence[tuple[list[int], list[int]]]) -> None:
-    context = context_length(model.config)
-    vocabulary = embedding_rows(model)
+    from ..soft_q.own_forward import embedding_rows
+
+    vocabulary, context = embedding_rows(model), context_length(model.config)
+    for i, length in over(context, {i: len(ids) for i, (ids, _) in enumerate(encoded)}).items():
+        raise ValueError(
+            f"Row {i} has {length} tokens, prompt and completion together, and the model's context is {context}. "
+            "Leave such rows out, or shorten them."
+        )
     for i, (ids, _) in enumerate(encoded):
-        if context is not None and len(ids) > context:
-            raise ValueError(
-                f"Row {i} has {len(ids)} tokens, prompt and completion together, and the model's context is "
-                f"{context}. Leave such rows out, or shorten them."
-            )
         if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
             raise ValueError(
                 f"Row {i} has the token id {max(ids) if max(ids) >= vocabulary else min(ids)}, and the model's "
                 f"vocabulary has {vocabulary}. These ids are of another tokenizer: give text, or use the model's own."
             )
-
-
-def _padded(rows: Sequence[tuple[list[int], list[int]]], device: torch.device) -> dict[str, torch.Tensor]:
-    width = max(len(ids) for ids, _ in rows)
-
-    def grid(columns: Iterable[list[int]], filler: int) -> torch.Tensor:
-        return torch.tensor([column + [filler] * (width - len(column)) for column in columns], device=device)
-
-    # Any id will do as padding: it is masked, and follows what is scored.
-    return {
-        "input_ids": grid((ids for ids, _ in rows), 0),
-        "labels": grid((labels for _, labels in rows), -100),
-        "attention_mask": grid(([1] * len(ids) for ids, _ in rows), 0),
-    }

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from datasets import Dataset, DatasetDict
 
+from .task import Task
+
 
 _NAMES = ["Tom", "Mia", "Sam", "Ana", "Leo", "Eva", "Max", "Zoe", "Ben", "Amy", "Ian", "Kim"]
 _THINGS = ["apples", "books", "coins", "cards", "shells", "pens", "stamps", "marbles", "cookies", "stickers"]
@@ -166,3 +168,15 @@ def make_arithmetic_facts(num_train: int = 2000, num_validation: int = 200, seed
 
     held_out = rows(num_validation)
     return DatasetDict({"train": rows(num_train), "validation": held_out})
+
+
+def _size(data) -> dict[str, int]:
+    return {"num_train": data.num_train_rows} if data.num_train_rows else {}
+
+
+TASK = Task(
+    load=lambda data: make_arithmetic(**_size(data), seed=data.seed),
+    metrics=("accuracy", "accuracy_math"),
+    generated=True,
+)
+FACTS = Task(load=lambda data: make_arithmetic_facts(**_size(data), seed=data.seed), generated=True)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
+from ..text.messages import last_text
+
 
 Answer = Decimal | Fraction | str
 
@@ -143,11 +145,9 @@ _HOW = (
 
 def _text(told) -> str:
     """Text, the last of some messages, or a number as text."""
-    if isinstance(told, list) and told:
-        told = told[-1]["content"]
     if told is None or told == [] or told != told:  # NaN is what pandas makes of a missing cell
         raise NoFinalAnswer(f"the reference is {told}. {_HOW}")
-    return told if isinstance(told, str) else str(told)
+    return last_text(told)
 
 
 def _bare(text: str) -> Answer | None:

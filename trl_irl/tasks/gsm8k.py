@@ -5,6 +5,7 @@ import re
 from datasets import DatasetDict
 
 from .files import load_from_hub_or_path
+from .task import Task
 
 
 HUB_ID = "openai/gsm8k"
@@ -58,3 +59,21 @@ def load_gsm8k(
 def without_annotations(solution: str) -> str:
     """A solution without `<<48/2=24>>`."""
     return _CALCULATOR_ANNOTATION.sub("", solution)
+
+
+def _load(data) -> DatasetDict:
+    return load_gsm8k(data.dataset_name, data.calculator_annotations, seed=data.seed)
+
+
+def _target(text: str, data) -> str:
+    return text if data.calculator_annotations else without_annotations(text)
+
+
+TASK = Task(
+    load=_load,
+    prompt=PROMPT_TEMPLATE,
+    metrics=("accuracy", "accuracy_math"),
+    dataset_name=HUB_ID,
+    dataset_config="main",
+    target=_target,
+)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ..text.messages import checked, is_messages
-from .task import nested, one_text
+from .columns import format_row, nested, one_text
+from .data import TaskData
 
 
 ON_BAD_ROW = ("stop", "skip")
@@ -158,3 +159,18 @@ def _of(value, key: str, number: int, count: int, where: str):
     if len(value) != count:
         raise ValueError(f"{where} has {count} completions and {len(value)} values as its `{key}`.")
     return value[number]
+
+
+def readable(split: Iterable[dict], data: TaskData, bad: BadRows, reference: bool = True) -> dict[int, dict]:
+    """
+    By number, the rows of a split that can be read, with `prompt` and, where `reference` or the data has them,
+    `completion`.
+
+    Raises:
+        `ValueError`: one cannot be read; see [`BadRows`].
+    """
+    rows = {}
+    for i, row in enumerate(split):
+        with bad.reading(i):
+            rows[i] = format_row(row, data, f"Row {i} of {bad.of}", reference)
+    return rows

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from peft import PeftModel
-from transformers import GenerationConfig
+from tqdm.auto import tqdm
+from transformers import GenerationConfig, PreTrainedModel
+
+from .padding import padded_batch
+from .stop_tokens import cut_at_stop
 
 
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
@@ -31,3 +35,68 @@ def as_it_is(model: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         owner.generation_config = own
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    stop_tokens: Collection[int],
+    pad_token_id: int,
+    max_new_tokens: int,
+    temperature: float,
+    batch_size: int,
+    top_p: float = 1.0,
+    description: str = "",
+    **options,
+) -> list[list[int]]:
+    """
+    One completion of each prompt, from the policy as it is ([`as_it_is`]): no top-k, and a nucleus only if one is
+    asked for.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Unwrapped, in any mode; it is left in it.
+        prompts (`Sequence[list[int]]`):
+            Token ids; they are padded on the left.
+        stop_tokens (`Collection[int]`):
+            Tokens that end a completion.
+        pad_token_id (`int`):
+            It is masked, so it may be a stop token.
+        max_new_tokens (`int`):
+            Longest completion, in tokens.
+        temperature (`float`):
+            0 is greedy decoding.
+        batch_size (`int`):
+            Prompts at a time.
+        top_p (`float`, *optional*, defaults to `1.0`)
+        description (`str`, *optional*):
+            Label of a progress bar, where somebody sees it move; empty for none.
+        **options:
+            More for `model.generate`, such as `synced_gpus` and `streamer`.
+
+    Returns:
+        `list[list[int]]`: token ids up to the first stop token, or to `max_new_tokens` where there is none.
+    """
+    choice: dict = {"do_sample": False}
+    if temperature > 0:
+        choice = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
+    was_training = model.training
+    model.eval()
+    completions: list[list[int]] = []
+    starts = range(0, len(prompts), batch_size)
+    for start in tqdm(starts, desc=description, leave=False, disable=None if description else True):
+        batch = padded_batch(prompts[start : start + batch_size], pad_token_id, "left", device=model.device)
+        with as_it_is(model):
+            generated = model.generate(
+                **batch,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=sorted(stop_tokens),
+                pad_token_id=pad_token_id,
+                **choice,
+                **options,
+            )
+        width = batch["input_ids"].size(1)
+        completions += [cut_at_stop(row, stop_tokens) for row in generated[:, width:].tolist()]
+    model.train(was_training)
+    return completions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -70,6 +71,17 @@ def is_messages(value) -> bool:
 def completion_text(completion: str | Sequence[Mapping]) -> str:
     """A completion's text: of messages, what the assistant says in them."""
     return completion if isinstance(completion, str) else Turns.of(as_messages(completion))
+
+
+def last_text(value: str | Sequence[Mapping]) -> str:
+    """Text as it is, of messages what the last one says; numbers and the like as text."""
+    said = value[-1].get("content") if is_messages(value) else value
+    return said if isinstance(said, str) else str(said)
+
+
+def written(prompt: str | Sequence[Mapping]) -> str:
+    """A prompt for a table's cell: text as it is, messages as JSON."""
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
 
 
 def checked(value, key: str, where: str = ""):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from .encode import encode_row
 from .messages import is_messages
+
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def stop_token_ids(model: PreTrainedModel | str, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -25,6 +28,8 @@ def stop_token_ids(model: PreTrainedModel | str, tokenizer: PreTrainedTokenizerB
 
 
 def _generation_config(path: str) -> GenerationConfig | None:
+    from transformers import GenerationConfig
+
     try:
         return GenerationConfig.from_pretrained(path)
     except OSError:

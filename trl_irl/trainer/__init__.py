@@ -1,9 +1,28 @@
-from .gail_config import GAILConfig
-from .gail_trainer import GAILTrainer
-from .irl_config import IRLConfig
-from .irl_trainer import IRLTrainer
-from .online_irl_config import OnlineIRLConfig
-from .online_irl_trainer import OnlineIRLTrainer
+"""A folder for each method, its configuration and its trainer; `runtime` is what any of them needs to survive."""
 
+from typing import TYPE_CHECKING
+
+from .._lazy import names_from
+
+
+if TYPE_CHECKING:
+    from .gail.config import GAILConfig
+    from .gail.trainer import GAILTrainer
+    from .irl.config import IRLConfig
+    from .irl.trainer import IRLTrainer
+    from .online_irl.config import OnlineIRLConfig
+    from .online_irl.trainer import OnlineIRLTrainer
 
 __all__ = ["GAILConfig", "GAILTrainer", "IRLConfig", "IRLTrainer", "OnlineIRLConfig", "OnlineIRLTrainer"]
+
+__getattr__ = names_from(
+    __name__,
+    {
+        "GAILConfig": ".gail.config",
+        "GAILTrainer": ".gail.trainer",
+        "IRLConfig": ".irl.config",
+        "IRLTrainer": ".irl.trainer",
+        "OnlineIRLConfig": ".online_irl.config",
+        "OnlineIRLTrainer": ".online_irl.trainer",
+    },
+)

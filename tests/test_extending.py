@@ -1,0 +1,103 @@
+"""What docs/extending.md adds from outside: its code is taken from the page, and is right to the digits."""
+
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import LlamaConfig
+
+from tests.conftest import make_model
+from tests.trainer.conftest import ROWS, one_step, settings
+from trl_irl import IRLConfig, IRLTrainer
+from trl_irl.commands import evaluate
+from trl_irl.evaluation import EvaluationSettings
+from trl_irl.evaluation import evaluate as evaluated
+from trl_irl.soft_q import attach_soft_q_head
+
+
+PAGE = Path(__file__).parents[1] / "docs/extending.md"
+
+
+@pytest.fixture
+def of_page(tmp_path, monkeypatch):
+    """Imports a module that the page shows, from a folder that is not the package's."""
+    blocks = dict(re.findall(r'```python title="(\w+)\.py"\n(.*?)```', PAGE.read_text(encoding="utf-8"), re.DOTALL))
+    for name, code in blocks.items():
+        (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_an_objective(of_page, tokenizer, tmp_path, accumulation):
+    """The loss and all gradients of its step against plain autograd on the model's own logits."""
+    keys = {"lambda_td": 0.3, "td_scale": 2.0, "gradient_accumulation_steps": accumulation}
+    keys["per_device_train_batch_size"] = len(ROWS) // accumulation
+    rows, objective = Dataset.from_list(ROWS), of_page("z_loss").ZLoss()
+    arguments = IRLConfig(**settings(tmp_path, **keys))
+    trainer = IRLTrainer(
+        make_model(), args=arguments, train_dataset=rows, processing_class=tokenizer, objective=objective
+    )
+    loss, gradients = one_step(trainer)
+
+    plain = make_model()
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    logits = plain(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].double()
+    labels = batch["labels"][:, 1:]
+    scored = labels != -100
+    v = logits.logsumexp(-1)
+    nll = v - logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    expected = ((nll + 0.3 / 2.0 * v.square()) * scored).sum() / scored.sum()
+    expected.backward()
+    torch.testing.assert_close(torch.as_tensor(loss).double(), expected.detach(), rtol=1e-5, atol=1e-6)
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_task(of_page, model_folder, tmp_path, capsys):
+    """From its rows to its number in the report: the share that its own function gives of what was said."""
+    short = of_page("short")
+    rows = [{"text": f"{word} fox", "summary": "the quick brown fox"} for word in ("The quick", "What", "One")]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--task", "short:TASK", "--dataset_name", "texts.jsonl", "--source_column", "text", "--target_column"]
+    words += ["summary", "--split", "train", "--models", f"base={model_folder}", "--max_new_tokens", "6"]
+    assert evaluate.run([*words, "--temperatures", "1", "--output_dir", "report"]) == 0
+    assert "shorter" in capsys.readouterr().out
+    said = [json.loads(line) for line in (tmp_path / "report/samples.jsonl").read_text().splitlines()]
+    assert [line["prompt"] for line in said] == [f"{row['text']}\n\nIn short:" for row in rows]
+    reference = {"completion": "the quick brown fox"}
+    expected = [short.shorter(one["text"], reference)["shorter"] for line in said for one in line["completions"]]
+    (numbers,) = json.loads((tmp_path / "report/metrics.json").read_text())
+    assert numbers["metrics"]["shorter"]["mean"] == pytest.approx(sum(expected) / len(expected))
+    assert "rouge1" in numbers["metrics"]
+    assert short.TASK.explained["shorter"] in (tmp_path / "report/report.md").read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="`task: short:TASK` with `source_column` not set"):
+        EvaluationSettings(task="short:TASK")
+    alone = evaluated({"base": str(model_folder)}, rows, EvaluationSettings(task="short:TASK", split="train", **NAMED))
+    assert alone.values["base", 1.0]["shorter"].value == pytest.approx(sum(expected) / len(expected))
+
+
+NAMED = {"source_column": "text", "target_column": "summary", "temperatures": [1.0], "max_new_tokens": 6}
+
+
+def test_a_model_family(of_page):
+    """Q and V of the head are those of the model's own logits, which are not its projection's."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
+    model = of_page("cold").ColdLlama(config).eval()
+    ids = torch.randint(3, 97, (2, 12))
+    logits = model(input_ids=ids).logits[:, :-1]
+    assert logits.abs().max() < 20
+    attach_soft_q_head(model)
+    output = model(input_ids=ids, labels=ids, soft_q="values")
+    torch.testing.assert_close(output.v, logits.logsumexp(-1))
+    torch.testing.assert_close(output.q, logits.gather(-1, ids[:, 1:, None])[..., 0])

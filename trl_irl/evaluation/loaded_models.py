@@ -1,0 +1,196 @@
+"""Models to sample from: loaded when they are first asked, and what fits into their context known before."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from functools import cached_property
+from pathlib import Path
+
+from ..tasks.rows import BadRows
+
+
+class Stopwatch:
+    """Adds up the seconds spent in its `with` blocks."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def __enter__(self):
+        self._start = time.perf_counter()
+
+    def __exit__(self, *exception):
+        self.seconds += time.perf_counter() - self._start
+
+
+def weights_of(path: str) -> list:
+    """What tells a folder's weights from later ones under the same name: their files' sizes and times."""
+    files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def context_of(path: str) -> int | None:
+    """The number of tokens that fit into a model's context, if it says one, of an adapter its base's."""
+    from ..rewards.adapters import config_of
+    from ..text.context import context_length
+
+    return context_length(config_of(path))
+
+
+class LoadedModel:
+    """
+    A model to sample from, loaded when it is first asked.
+
+    Args:
+        model (`str` or `tuple`):
+            Folder, Hub id or adapter; or the model itself and its tokenizer.
+        dtype (`str`, *optional*, defaults to `"auto"`)
+        batch_size (`int`, *optional*, defaults to `64`):
+            Sequences generated together.
+        backend (`str`, *optional*, defaults to `"transformers"`):
+            Or `"vllm"`, for a model by name.
+        eos_token (`str`, *optional*):
+            What ends a completion, beside what the model's generation config names.
+        key (`str`, *optional*, defaults to `"models"`):
+            What the user set, for the message of an error.
+    """
+
+    def __init__(
+        self,
+        model: str | tuple,
+        dtype: str = "auto",
+        batch_size: int = 64,
+        backend: str = "transformers",
+        eos_token: str | None = None,
+        key: str = "models",
+    ):
+        self.path = model if isinstance(model, str) else None
+        self._given = None if isinstance(model, str) else model
+        if self._given is not None and backend == "vllm":
+            raise ValueError("`backend: vllm` loads a model by its name: give a folder or a Hub id.")
+        self.dtype, self.batch_size, self.backend, self.eos_token = dtype, batch_size, backend, eos_token
+        self.key = key
+        self._engine = None
+
+    @cached_property
+    def tokenizer(self):
+        """The model's, with a padding token."""
+        from ..rewards.adapters import tokenizer_of
+
+        tokenizer = tokenizer_of(self.path, self.key, self.eos_token) if self._given is None else self._given[1]
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    @cached_property
+    def model(self):
+        """The model itself, in evaluation."""
+        import torch
+
+        from ..rewards.frozen_models import load_language_model
+
+        if self._given is not None:
+            return self._given[0]
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return load_language_model(self.path, self.key, dtype=self.dtype).to(device).eval()
+
+    def release(self) -> None:
+        """Forget the model, if it was loaded here; asked again, it is loaded again."""
+        self.__dict__.pop("model", None)
+        self._engine = None
+
+    @property
+    def context(self) -> int | None:
+        """The number of tokens that fit into its context, known before it is loaded."""
+        from ..text.context import context_length
+
+        return context_of(self.path) if self._given is None else context_length(self._given[0].config)
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """Tokens that end a completion, known before it is loaded."""
+        from ..text.stop_tokens import stop_token_ids
+
+        return stop_token_ids(self.path if self._given is None else self._given[0], self.tokenizer)
+
+    def sample(self, prompts: list, description: str, **options) -> list:
+        """See [`~text.sampling.sample`]."""
+        from ..text import sampling, vllm_sampling
+
+        if self.backend == "vllm":
+            base, adapter = base_and_adapter(self.path)
+            if self._engine is None:
+                self._engine = vllm_sampling.load(base, self.dtype, adapter)
+            options |= {"stop_tokens": self.stop_tokens, "adapter": adapter}
+            return vllm_sampling.sample(self._engine, prompts, **options)
+        options |= {"batch_size": self.batch_size, "description": description}
+        return sampling.sample(self.model, self.tokenizer, prompts, **options)
+
+
+def check_lengths(
+    name: str, model: LoadedModel, rows: dict[int, dict], max_new_tokens: int, references: bool, bad: BadRows
+) -> None:
+    """
+    Whether everything that is asked of a model fits into its context, before it is loaded.
+
+    Args:
+        name (`str`):
+            What the model is called.
+        model ([`LoadedModel`])
+        rows (`dict[int, dict]`):
+            By number, with `prompt` and, for `references`, `completion`.
+        max_new_tokens (`int`):
+            Longest completion.
+        references (`bool`):
+            Whether it is asked for the likelihood of each row's own completion.
+        bad ([`~tasks.rows.BadRows`]):
+            What becomes of rows that do not fit, or that the model's chat template cannot write.
+
+    Raises:
+        `ValueError`: a prompt leaves no room for `max_new_tokens`, or a reference does not fit.
+    """
+    from ..text.context import over
+    from ..text.encode import asked, check_eos, encode_row, prompt_ids
+    from ..text.messages import naming_row
+    from ..text.sampling import too_long_for
+    from ..text.stop_tokens import why_nothing_ends
+
+    tokenizer, context = model.tokenizer, model.context
+    if references:
+        check_eos(tokenizer)
+    prompts, whole = {}, {}
+    for i, row in rows.items():
+        where = f"Row {i} of {bad.of}"
+        with bad.reading(i), naming_row(where):
+            prompts[i] = len(prompt_ids(tokenizer, asked(row)))
+            if max_new_tokens and not prompts[i]:
+                raise ValueError(f"{where} has an empty prompt, without one token for a model to go on from.")
+            if references:
+                encoded = encode_row(tokenizer, row)
+                whole[i] = len(encoded.prompt) + len(encoded.completion)
+    if max_new_tokens:
+        first = [row for i, row in rows.items() if i not in bad.found][:16]
+        if told := why_nothing_ends(tokenizer, first, model.stop_tokens):
+            warnings.warn(told)
+    of_prompts = too_long_for(context, prompts, max_new_tokens)
+    of_references = {
+        i: f"{len(rows)} references (the first is number {i}, of {length} tokens with its prompt) are longer than the "
+        f"context of {name}, {context} tokens, and `nll`, `td_loss` and `reward_analysis` read them whole. Leave "
+        "those rows out (`trl-irl prepare --drop_too_long true`), or name `metrics` without "
+        "`nll` and `td_loss`."
+        for i, length in over(context, whole).items()
+    }
+    for found in (of_prompts, of_references):
+        if found and bad.on_bad_row != "skip":
+            raise ValueError(
+                f"{len(found)} of {next(iter(found.values()))} `on_bad_row: skip` leaves such rows out by itself."
+            )
+        for i, message in found.items():
+            bad.found.setdefault(i, f"1 of {message}")
+
+
+def base_and_adapter(path: str) -> tuple[str, str | None]:
+    """What vLLM loads: the model itself, or an adapter's base and the adapter."""
+    from ..rewards.adapters import base_of, is_adapter
+
+    return (base_of(path), path) if is_adapter(path) else (path, None)

@@ -1,0 +1,164 @@
+"""What an evaluation found: its numbers as tables, its report, its pictures, and its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from . import comparison
+from .comparison import AtDiversity, Result, Values
+from .pictures import plot
+from .rendering import print_rows, shortened
+from .report import report_text
+from .reward_report import Findings
+from .settings import EvaluationSettings
+
+
+@dataclass(frozen=True)
+class Results:
+    """
+    What [`~evaluation.evaluate`] returns.
+
+    Attributes:
+        settings ([`~evaluation.settings.EvaluationSettings`])
+        paths (`dict[str, str]`): by the name of each model where it is; empty for one that was given itself.
+        values (`Values`): statistics of each model and temperature.
+        lines (`list[dict]`): for each model, temperature, seed and prompt what was said, as in `samples.jsonl`.
+        notes (`list[str]`): what a reader must know.
+        tokenizer (`str`): sacrebleu's, for BLEU and self-BLEU.
+        findings ([`~evaluation.reward_report.Findings`], *optional*): on rewards, if they were asked for.
+        seconds (`dict[str, float]`): spent in the models and for the metrics.
+    """
+
+    settings: EvaluationSettings
+    paths: dict[str, str]
+    values: Values
+    lines: list[dict]
+    notes: list[str]
+    tokenizer: str
+    findings: Findings | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def models(self) -> list[str]:
+        """Whatever was judged, the baseline first."""
+        return list(dict.fromkeys(model for model, _ in self.values))
+
+    @property
+    def prompts(self) -> int:
+        """How many were asked."""
+        return len(next(iter(self.values.values()))["length"].sums)
+
+    @cached_property
+    def summaries(self) -> list[Result]:
+        """Each model at each temperature: every metric with its 95 % interval."""
+        return comparison.summarise(self.values)
+
+    @cached_property
+    def differences(self) -> list[Result]:
+        """Every other model minus the baseline at the same temperature, paired by prompt."""
+        return comparison.differences(self.values, self.models[0])
+
+    @cached_property
+    def shown(self) -> list[str]:
+        """The metrics in tables, performance first: of pass@k the largest k, and `empty` only if something is."""
+        names = comparison.metric_names(self.summaries)
+        best_k = max((name for name in names if name.startswith("pass@")), key=lambda name: int(name[5:]), default="")
+        tail = ["answered", best_k, "self_bleu", "distinct", "length", "ended"]
+        if any(result.metrics["empty"].mean > 0 for result in self.summaries):
+            tail.append("empty")
+        elsewhere = {*tail, "distinct_2", "empty", "nll", "td_loss"}
+        of_task = [name for name in names if name not in elsewhere and not name.startswith("pass@")]
+        return [*of_task, *(name for name in tail if name in names)]
+
+    @cached_property
+    def at_equal_diversity(self) -> list[AtDiversity]:
+        """At equal diversity the task's first metric and pass@k, of the baseline and of the others minus it."""
+        if len(self.models) == 1:
+            return []
+        performance = [name for name in self.shown if name == self.shown[0] or name.startswith("pass@")]
+        return comparison.at_equal_diversity(self.values, self.models[0], performance)
+
+    @property
+    def title(self) -> str:
+        """The task, or where the rows are from."""
+        return self.settings.task or self.settings.dataset_name or "rows"
+
+    def table(self, intervals: bool = True) -> list[list[str]]:
+        """A row of text for each model and temperature, after a header; with 95 % intervals or without."""
+        return comparison.table(self.summaries, self.shown, intervals=intervals)
+
+    def to_markdown(self, pictures: Sequence[str] = ()) -> str:
+        """The report; `pictures` are names of files that stand beside it, see [`plots`]."""
+        return report_text(self, pictures)
+
+    def plots(self, folder: str | Path) -> list[str]:
+        """
+        Pictures into a folder, which must be there: performance against diversity, pass@k, lengths.
+
+        Returns:
+            `list[str]`: the names of the files.
+        """
+        said: dict[str, list[dict]] = {name: [] for name in self.models}
+        for line in self.lines:
+            said[line["model"]] += line["completions"]
+        return plot(self.summaries, self.shown[0], said, Path(folder))
+
+    def write(self, folder: str | Path) -> Path:
+        """
+        `report.md` with its pictures, `samples.jsonl`, `metrics.json`, `metrics.csv`, `differences.json` of two models
+        or more, and `rewards.json` if rewards were asked for.
+
+        Returns:
+            `Path`: of the report.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(line) + "\n" for line in self.lines)
+        (folder / "samples.jsonl").write_text(lines, encoding="utf-8")
+        comparison.write_tables(self.summaries, folder)
+        if len(self.models) > 1:
+            comparison.write_differences(self.differences, self.at_equal_diversity, self.models[0], folder)
+        else:
+            (folder / "differences.json").unlink(missing_ok=True)  # of an earlier run with more models
+        if self.findings is not None:
+            self.findings.write_json(folder / "rewards.json")
+            self.findings.plots(folder)
+        report = folder / "report.md"
+        report.write_text(self.to_markdown(self.plots(folder)) + "\n", encoding="utf-8")
+        return report
+
+    def print(self) -> None:
+        """The tables without intervals, the first prompt with what each model said to it, and the notes."""
+        if self.findings is not None:
+            self.findings.print()
+        in_terminal = [name for name in self.shown if name not in ("accuracy_math", "distinct", "length")]
+        rows = comparison.table(self.summaries, in_terminal, intervals=False)
+        print_rows(rows, f"{self.title}, {self.prompts} prompts")
+        if self.at_equal_diversity:
+            rows = comparison.table_at_equal_diversity(self.at_equal_diversity, intervals=False)
+            print_rows(rows, "At equal diversity; differences in points, * the 95 % interval leaves out 0")
+        self._print_first()
+        for note in self.notes:
+            print(f"Note: {note}")
+
+    def _print_first(self) -> None:
+        """The first prompt and what each model said to it, first at its first temperature: what numbers are of."""
+        from rich.console import Console
+
+        console, lines = Console(highlight=False, markup=False), self.lines
+        console.print("\nThe first prompt:", style="bold")
+        console.print(shortened(lines[0]["prompt"]))
+        if lines[0]["reference"] is not None:
+            console.print("reference:", style="bold")
+            console.print(shortened(lines[0]["reference"]))
+        seen: set[str] = set()
+        for line in lines:
+            if line["model"] not in seen and line["completions"]:
+                seen.add(line["model"])
+                console.print(f"{line['model']}:", style="bold")
+                console.print(shortened(line["completions"][0]["text"]))
+        console.print()

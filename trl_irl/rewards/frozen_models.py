@@ -1,0 +1,218 @@
+"""Models that judge, loaded beside one that is trained."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .adapters import base_of, config_of, is_adapter, merged, naming, tokenizer_of
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+_HEADS = ("score", "classifier")  # of sequence classification
+
+
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """
+    Models loaded inside keep their whole weights on every rank. Once the arguments of a run under DeepSpeed ZeRO-3 are
+    parsed, transformers shards every model that is loaded by name, and nobody gathers one that only judges.
+    """
+    from transformers.integrations import deepspeed
+
+    reference = deepspeed._hf_deepspeed_config_weak_ref  # no public way to put it back
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = reference
+
+
+def load_language_model(path: str, key: str = "model", **options) -> PreTrainedModel:
+    """
+    A language model by name, all of whose weights were saved.
+
+    Args:
+        path (`str`):
+            Folder, Hub id or adapter.
+        key (`str`, *optional*, defaults to `"model"`):
+            What the user set, for the message of an error.
+        **options:
+            Of `from_pretrained`.
+
+    Raises:
+        `ValueError`: it is a reward model, or weights are missing, which transformers would draw at random.
+    """
+    from transformers import AutoModelForCausalLM
+
+    check_language_model(path, key)
+    # The second for an adapter's base, of which the information below says nothing.
+    with naming(path, key), whole_language_model(path, key):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path, output_loading_info=True, use_safetensors=True, **options
+        )
+    # Where embeddings and head are tied, a reward model lacks nothing; its own head is left over.
+    if any(name.split(".")[0] in _HEADS for name in info["unexpected_keys"]):
+        raise ValueError(_reward_model_error(path, key))
+    check_whole(info["missing_keys"], path, key)
+    return model
+
+
+def load_merged(path: str, key: str = "model", quantization_config=None, **options) -> PreTrainedModel:
+    """
+    [`load_language_model`], of an adapter its base with it merged in: a model to train. `options` may have the
+    `revision` of what `path` names.
+
+    Raises:
+        `ValueError`: as there, and where an adapter cannot be merged.
+    """
+    if not is_adapter(path):
+        return load_language_model(path, key, quantization_config=quantization_config, **options)
+    check_language_model(path, key)
+    options.pop("revision", None)  # the adapter's, and not its base's
+    base = load_language_model(base_of(path, key), key, quantization_config=quantization_config, **options)
+    return merged(base, path)
+
+
+def check_language_model(path: str | PreTrainedModel, key: str, **options) -> None:
+    """
+    Before anything is loaded: is it decoder-only, and no reward model, by what was saved with its weights? `options`
+    are of `AutoConfig.from_pretrained`, such as `trust_remote_code`. Of a model that is loaded already only the first
+    is asked.
+
+    Raises:
+        `ValueError`
+    """
+    from ..soft_q.own_forward import check_decoder_only
+
+    if not isinstance(path, str):
+        check_decoder_only(path.config, type(path).__name__)
+        return
+    config = config_of(path, key, **options)
+    check_decoder_only(config, f"`{key}: {path}`")
+    if is_adapter(path):
+        from peft import PeftConfig
+
+        is_reward_model = PeftConfig.from_pretrained(path).task_type == "SEQ_CLS"
+    else:
+        is_reward_model = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+    if is_reward_model:
+        raise ValueError(_reward_model_error(path, key))
+
+
+class _LoadReports(logging.Handler):
+    """Raises where transformers only reports that it has drawn weights, since they are not in the file."""
+
+    def __init__(self, path: str, key: str, new_head: bool = False):
+        super().__init__()
+        self.path, self.key, self.new_head = path, key, new_head
+
+    def emit(self, record: logging.LogRecord) -> None:
+        report = re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage())
+        if not re.search(rf"LOAD REPORT from: {re.escape(self.path)}\s*$", report, re.MULTILINE):
+            return
+        found = re.findall(r"^(\S+)\s*\|\s*(MISSING|UNEXPECTED)\b", report, re.MULTILINE)
+        if self.new_head:
+            found = [(name, what) for name, what in found if name.split(".")[0] not in _HEADS]
+        elif any(what == "UNEXPECTED" and name.split(".")[0] in _HEADS for name, what in found):
+            raise ValueError(_reward_model_error(self.path, self.key))
+        check_whole([name for name, what in found if what == "MISSING"], self.path, self.key)
+
+
+@contextmanager
+def whole_language_model(path: str | PreTrainedModel, key: str = "model", new_head: bool = False) -> Iterator[None]:
+    """
+    Around what loads a language model by name on the way, such as a trainer's `__init__`: a reward model, or one
+    without some of its weights, is an error, as in [`load_language_model`]. Of an adapter it is the base's weights
+    that are looked at. A model that is loaded already passes. With `new_head` it is a classifier's backbone.
+
+    Raises:
+        `ValueError`
+    """
+    if not isinstance(path, str):
+        yield
+        return
+    base = base_of(path, key) if is_adapter(path) else path
+    logger, handler = logging.getLogger("transformers.modeling_utils"), _LoadReports(base, key, new_head)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def load_classifier(path: str, key: str = "model", new_head: bool = False, **options) -> PreTrainedModel:
+    """
+    A sequence-classification model with one label by name, all of whose weights were saved.
+
+    Args:
+        path (`str`):
+            Folder or Hub id, of no adapter.
+        key (`str`, *optional*, defaults to `"model"`):
+            What the user set, for the message of an error.
+        new_head (`bool`, *optional*, defaults to `False`):
+            Whether it may be a language model, which gets a new head.
+        **options:
+            Of `from_pretrained`.
+
+    Raises:
+        `ValueError`: weights are missing, which transformers would draw at random.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    with naming(path, key):
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, num_labels=1, output_loading_info=True, use_safetensors=True, **options
+        )
+    missing = info["missing_keys"]
+    check_whole([name for name in missing if not (new_head and name.startswith("score."))], path, key)
+    return model
+
+
+def _reward_model_error(path: str, key: str) -> str:
+    return (
+        f"`{key}: {path}` is a reward model (a model with a head of one number, as `trl reward` trains it), and a "
+        "language model is needed here: its output head would be random, or not be what was trained. Name the model "
+        "that it was trained from, or use it as `reward_model_path`."
+    )
+
+
+def check_whole(missing: Iterable[str], path: str, key: str) -> None:
+    """
+    Raises:
+        `ValueError`: there is a name among `missing`, of weights that were not saved.
+    """
+    if missing:
+        first, *more = sorted(missing)
+        rest = f" and {len(more)} more" if more else ""
+        raise ValueError(
+            f"`{key}: {path}` has no weights for {first}{rest}: they would be random numbers. It is a model of "
+            "another kind, or was not saved whole. Name a model that was trained for this, or save it again."
+        )
+
+
+def check_same_tokens(tokenizer: PreTrainedTokenizerBase, path: str, key: str) -> None:
+    """
+    Raises:
+        `ValueError`: the tokenizer at `path` is another one than the policy's.
+    """
+    try:
+        other = tokenizer_of(path, key).get_vocab()
+    except (OSError, ValueError):
+        return  # none was saved with it
+    own = tokenizer.get_vocab()
+    differing = [token for token in own.keys() & other.keys() if own[token] != other[token]]
+    missing = [token for token in own.keys() ^ other.keys() if token != tokenizer.pad_token]
+    if differing or missing:
+        token = (differing or missing)[0]
+        raise ValueError(
+            f"`{key}: {path}` has another tokenizer than the policy: {token!r} is {other.get(token)} there and "
+            f"{own.get(token)} here. It is given the policy's own token ids. Train it from a model with the policy's "
+            "tokenizer."
+        )

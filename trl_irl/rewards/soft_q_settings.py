@@ -1,0 +1,40 @@
+"""How a model was trained, in a file beside its weights: what its reward depends on."""
+
+import json
+from pathlib import Path
+
+
+SETTINGS_FILE = "soft_q.json"
+
+
+def save_settings(folder: str, settings: dict) -> None:
+    (Path(folder) / SETTINGS_FILE).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def saved_settings(path: str) -> dict:
+    """
+    What [`IRLTrainer`] wrote beside a model: `gamma`, `terminal_value` and `lambda_td`; nothing for a model of others.
+
+    Args:
+        path (`str`):
+            Folder or Hub id.
+    """
+    if Path(path).is_dir():
+        file = Path(path) / SETTINGS_FILE
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return json.loads(Path(hf_hub_download(path, SETTINGS_FILE)).read_text(encoding="utf-8"))
+    except (EntryNotFoundError, LocalEntryNotFoundError):
+        return {}
+
+
+def check_discount(gamma: float | None) -> None:
+    """
+    Raises:
+        `ValueError`: it is none.
+    """
+    if gamma is not None and not 0 <= gamma <= 1:
+        raise ValueError(f"`gamma: {gamma}` is out of range. It is a discount, from 0 to 1.")

@@ -1,0 +1,49 @@
+"""What a trainer minimises, as a value that it holds: from the terms of some tokens to a scalar sum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+
+if TYPE_CHECKING:
+    from ..head import SoftQOutput
+    from ..terms import SoftQTerms
+
+
+class Objective:
+    """
+    A sum over the scored tokens of a micro-batch. The trainer divides it by the number of tokens of the whole
+    accumulated batch, over all ranks, so that neither micro-batches nor ranks change it.
+
+    One of your own is a subclass, of which [`IRLTrainer`] takes an instance as `objective`:
+
+    ```python
+    >>> class ZLoss(Objective):
+    ...     formula = "nll + lambda_td * V^2"
+    ...
+    ...     def __call__(self, terms, output, lambda_td):
+    ...         return terms.nll.sum() + lambda_td * (output.v.square() * terms.scored).sum()
+    ```
+
+    Attributes:
+        formula (`str`): what it is, for the table before a training.
+    """
+
+    formula: str = "an objective without a formula"
+
+    def __call__(self, terms: SoftQTerms, output: SoftQOutput, lambda_td: float) -> torch.Tensor:
+        """
+        Args:
+            terms ([`~soft_q.terms.SoftQTerms`]):
+                Likelihood and implied reward of each token, and which tokens are scored.
+            output ([`~soft_q.head.SoftQOutput`]):
+                Q, V, labels, entropy (without gradient) and, with a reference, the KL of each token.
+            lambda_td (`float`):
+                The weight that the schedule has reached, over `td_scale`.
+
+        Returns:
+            `torch.Tensor`: a scalar with gradient, in nats (and squared nats).
+        """
+        raise NotImplementedError

@@ -1,0 +1,100 @@
+"""
+The terms that objectives are made of, one number per token:
+
+    log pi(a_t|s_t) = Q(s_t, a_t) - V(s_t)
+    r(s_t, a_t)     = Q(s_t, a_t) - gamma * V(s_{t+1})                      the implied reward, in nats
+
+Papers: "IQ-Learn: Inverse soft-Q Learning for Imitation" (arXiv 2106.12142); "Imitating Language via Scalable Inverse
+Reinforcement Learning" (arXiv 2409.01369).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import pad
+
+
+TERMINAL_VALUES = ("zero", "mask")
+
+
+@dataclass(frozen=True)
+class SoftQTerms:
+    """
+    The terms of the objective, each of shape `(batch, positions)`; numbers are 0 where their mask is False.
+
+    Attributes:
+        nll (`torch.Tensor`): -log pi(a_t|s_t), in nats.
+        reward (`torch.Tensor`): r(s_t, a_t), in nats.
+        scored (`torch.Tensor`, bool): positions whose label is not -100; `nll` is defined here.
+        has_reward (`torch.Tensor`, bool): positions with a known next state; `reward` is defined here.
+        is_terminal (`torch.Tensor`, bool): positions whose label is a stop token.
+    """
+
+    nll: torch.Tensor
+    reward: torch.Tensor
+    scored: torch.Tensor
+    has_reward: torch.Tensor
+    is_terminal: torch.Tensor
+
+
+def soft_q_terms(
+    q: torch.Tensor,
+    v: torch.Tensor,
+    labels: torch.Tensor,
+    stop_token_ids: Iterable[int],
+    gamma: float = 1.0,
+    terminal_value: str = "zero",
+    td_target_grad: bool = True,
+) -> SoftQTerms:
+    """
+    Negative log-likelihood and implied reward of each scored token.
+
+    What V' (the value of the next state) is at position t:
+
+    - the label at t is a stop token: the state after it is terminal, V' = 0, whatever follows it in the row;
+    - position t + 1 is scored too: V' is V at t + 1;
+    - otherwise (a completion cut by `max_length`, or a masked next label) the next state is unknown: no reward there.
+
+    So nothing leaks across packed documents, padding, prompts or turns, and no padding id is ever looked at.
+
+    Args:
+        q (`torch.Tensor` of shape `(batch, positions)`):
+            Q(s_t, a_t), a_t being the label.
+        v (`torch.Tensor` of shape `(batch, positions)`):
+            V(s_t).
+        labels (`torch.Tensor` of shape `(batch, positions)`, int64):
+            a_t, -100 where not scored. Aligned with `q`: already shifted.
+        stop_token_ids (`Iterable[int]`):
+            Tokens after which the state is terminal.
+        gamma (`float`, *optional*, defaults to `1.0`):
+            Discount of the next state's value.
+        terminal_value (`str`, *optional*, defaults to `"zero"`):
+            `"zero"`: V' = 0 after a stop token. `"mask"`: no reward there, since pretrained logits can have a large V
+            (NLL does not see a constant added to all logits of a state) that would dominate an early loss.
+        td_target_grad (`bool`, *optional*, defaults to `True`):
+            Whether gradients flow through V'. `False` is a semi-gradient, as in fitted Q-iteration.
+
+    Returns:
+        [`SoftQTerms`]
+    """
+    if terminal_value not in TERMINAL_VALUES:
+        raise ValueError(f"`terminal_value` must be one of {TERMINAL_VALUES}, got {terminal_value!r}.")
+    scored = labels != -100
+    stop_tokens = torch.tensor(sorted(stop_token_ids), dtype=labels.dtype, device=labels.device)
+    is_terminal = scored & torch.isin(labels, stop_tokens)
+    continues = scored & ~is_terminal & pad(scored[:, 1:], (0, 1), value=False)
+    has_reward = continues | is_terminal if terminal_value == "zero" else continues
+
+    next_v = pad(v[:, 1:], (0, 1)).masked_fill(~continues, 0)
+    if not td_target_grad:
+        next_v = next_v.detach()
+    return SoftQTerms(
+        nll=(v - q).masked_fill(~scored, 0),
+        reward=(q - gamma * next_v).masked_fill(~has_reward, 0),
+        scored=scored,
+        has_reward=has_reward,
+        is_terminal=is_terminal,
+    )

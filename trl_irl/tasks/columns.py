@@ -1,0 +1,182 @@
+"""Rows made to prompt and completion: of columns that the user names, of messages, of preference pairs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from trl import extract_prompt
+
+from ..text.messages import Turns, checked
+
+
+if TYPE_CHECKING:
+    from .data import TaskData
+
+PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
+
+
+def from_columns(row: Mapping, data: TaskData, where: str) -> dict:
+    """`prompt` and, if there is a column for it, `completion`."""
+    made = {"prompt": prompt_from_columns(row, data, where)}
+    if data.target_column is None:
+        return made
+    text = _column(row, data.target_column, where)
+    if data.kind.target is not None:
+        text = data.kind.target(text, data)
+    return {**made, "completion": f" {text.lstrip()}"}
+
+
+def format_row(row: Mapping, data: TaskData, where: str = "A row", reference: bool = True) -> dict:
+    """
+    A row of [`~tasks.data.load_task`] with `formatted=False` as [`as_prompt_completion`] gives it.
+
+    Args:
+        row (`Mapping`), data (`TaskData`)
+        where (`str`, *optional*):
+            Which row, for the message of an error.
+        reference (`bool`, *optional*, defaults to `True`):
+            Whether it must have a completion, of a preference pair the chosen one. Without one it may be its prompt
+            alone.
+
+    Raises:
+        `ValueError`: it cannot be read so.
+    """
+    row = row_with_columns(row, data, where)
+    if {"chosen", "rejected"} <= row.keys() and "completion" not in row and data.source_column is None:
+        row["completion"] = row["chosen"]
+    return as_prompt_completion(row, where, reference)
+
+
+def row_with_columns(row: Mapping, data: TaskData, where: str = "A row") -> dict:
+    """
+    A row with the `prompt` and `completion` that are to be made of its columns, if the user has named some; else with
+    the `prompt` that both sides of a preference pair begin with, if it has none of its own.
+    """
+    if data.source_column is not None:
+        return {**row, **from_columns(row, data, where)}
+    if {"chosen", "rejected"} <= row.keys() and "prompt" not in row:
+        return {**row, **extract_prompt({key: row[key] for key in ("chosen", "rejected")})}
+    return dict(row)
+
+
+def prompt_from_columns(row: Mapping, data: TaskData, where: str = "A row") -> str:
+    """
+    The prompt of a row, made of its columns by the task's template; `where` says which row, for the message.
+
+    Raises:
+        `ValueError`: a column that is named is missing, or the row has nothing (null) in it, or no text or number.
+    """
+
+    def fill(match: re.Match) -> str:
+        return _column(row, data.source_column if match[1] == "source" else match[1], where)
+
+    if data.target_column is not None:
+        _column(row, data.target_column, where)
+    return PLACEHOLDER.sub(fill, _template(data))
+
+
+def _template(data: TaskData) -> str:
+    return data.prompt_template or data.kind.prompt
+
+
+def columns_of_prompt(data: TaskData) -> list[str]:
+    """The columns that [`prompt_from_columns`] puts into a prompt."""
+    return [data.source_column if name == "source" else name for name in PLACEHOLDER.findall(_template(data))]
+
+
+def nested(row: Mapping, name: str):
+    """
+    What is in a column; a dot reaches into a nested one, and there is nothing in one that is null.
+
+    Raises:
+        `ValueError`: there is no such column.
+    """
+    value = row
+    for part in name.split("."):
+        if value is None:
+            break
+        if not isinstance(value, Mapping) or part not in value:
+            there = ", ".join(value) if isinstance(value, Mapping) else "no nested ones"
+            raise ValueError(f"`{name}` is not among the dataset's columns: at `{part}` there are {there}.")
+        value = value[part]
+    return value
+
+
+def with_nested(row: Mapping, name: str, value) -> dict:
+    """The row with this in a column, nested or not."""
+    first, _, rest = name.partition(".")
+    return {**row, first: with_nested(row[first], rest, value) if rest else value}
+
+
+def _column(row: Mapping, name: str, where: str = "A row") -> str:
+    """The text, or the number as text, that is in a column."""
+    value = nested(row, name)
+    if value is None or value != value:  # NaN, as data frames write null among numbers
+        raise ValueError(
+            f"{where} has nothing (null) in the column `{name}`, which prompts and completions are made from. Leave "
+            "such rows out of the data, or fill them."
+        )
+    if not isinstance(value, str | int | float):
+        shown = repr(value)
+        raise ValueError(
+            f"{where} has {shown if len(shown) <= 120 else shown[:117] + '...'} in the column `{name}`, which is "
+            "neither text nor a number, and prompts and completions are made from it. Name a column in it with a dot "
+            f"(`{name}.text`), or make text of it first."
+        )
+    return str(value)
+
+
+def as_prompt_completion(row: dict, where: str = "", reference: bool = True) -> dict:
+    """
+    A row in any of TRL's supervised formats, ready to be asked and scored.
+
+    Args:
+        row (`dict`):
+            With `prompt` and `completion`, as text or as messages, or with `messages` (or `conversations`) that end in
+            the assistant's.
+        where (`str`, *optional*):
+            Which row, for the message of an error.
+        reference (`bool`, *optional*, defaults to `True`):
+            Whether it must have a completion; if not, messages that do not end in the assistant's are the prompt.
+
+    Returns:
+        `dict`: the row's columns with `prompt` (text, messages or token ids) and `completion` (text; of several
+        messages or a tool call [`~text.messages.Turns`], which [`~text.encode.encode_row`] encodes whole).
+
+    Raises:
+        `ValueError`: it has neither, or something that is no text in their place.
+    """
+    key = next((key for key in ("messages", "conversations") if key in row), None)
+    if key is not None and "prompt" not in row:
+        messages = checked(row[key], key, where)
+        if not reference and not isinstance(messages, str) and messages[-1]["role"] != "assistant":
+            return {**row, "prompt": messages}
+        if isinstance(messages, str) or messages[-1]["role"] != "assistant":
+            at = f"{where}: its" if where else "A row's"
+            raise ValueError(f"{at} `{key}` do not end in the assistant's, so there is nothing to compare with.")
+        return {**row, "prompt": messages[:-1], "completion": one_text(messages[-1:])}
+    if not ({"prompt", "completion"} if reference else {"prompt"}) <= row.keys():
+        raise ValueError(
+            f"There are no `prompt` and `completion`, and no `messages`: this data has the columns {', '.join(row)}. "
+            "Name the columns to make them from with `source_column` and `target_column`."
+            if reference
+            else f"There is no prompt: this data has the columns {', '.join(row)}. Name the one to make it from with "
+            "`source_column`."
+        )
+    prompt = row["prompt"]
+    if not (isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt)):
+        prompt = checked(prompt, "prompt", where)
+    if "completion" not in row:
+        return {**row, "prompt": prompt}
+    return {**row, "prompt": prompt, "completion": one_text(checked(row["completion"], "completion", where))}
+
+
+def one_text(completion: str | list[dict]) -> str:
+    """A completion as text; of several messages or a tool call [`~text.messages.Turns`]."""
+    if isinstance(completion, str):
+        return completion
+    (first, *more) = completion
+    is_plain = not more and set(first) <= {"role", "content"} and first["role"] == "assistant"
+    return first["content"] if is_plain else Turns.of(completion)

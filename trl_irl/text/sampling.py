@@ -1,0 +1,147 @@
+"""Completions of prompts, in batches, with transformers' generation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from .context import context_length, over
+from .encode import as_row, prompt_ids
+from .generation import generate
+from .messages import is_messages, naming_row
+from .stop_tokens import stop_token_ids
+
+
+Prompt = str | list[dict] | Mapping  # text, messages, or either with `tools` and `chat_template_kwargs`
+
+
+@dataclass(frozen=True)
+class Completion:
+    """
+    Attributes:
+        text (`str`): without special tokens.
+        length (`int`): in tokens, the stop token included.
+        ended (`bool`): whether the model stopped by itself, rather than at `max_new_tokens`.
+        token_ids (`list[int]`): up to its stop token.
+    """
+
+    text: str
+    length: int
+    ended: bool
+    token_ids: list[int]
+
+
+def sample_completions(*args, **kwargs) -> list[list[str]]:
+    """The texts of [`sample`]."""
+    return [[completion.text for completion in group] for group in sample(*args, **kwargs)]
+
+
+def sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[Prompt],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    num_samples: int = 1,
+    top_p: float = 1.0,
+    batch_size: int = 64,
+    seed: int = 0,
+    description: str = "Sampling",
+    **generate_kwargs,
+) -> list[list[Completion]]:
+    """
+    Sample completions.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`])
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            With a padding token; prompts are padded on the left, whatever its `padding_side`.
+        prompts (`list[str]`, `list[list[dict]]` or `list[dict]`):
+            Text, or messages, which the tokenizer's chat template writes out, or a row's prompt with its `tools` and
+            `chat_template_kwargs`: see [`~text.encode.asked`].
+        max_new_tokens (`int`):
+            Longest completion, in tokens.
+        temperature (`float`, *optional*, defaults to `0.0`):
+            0 is greedy decoding, which gives the same completion `num_samples` times.
+        num_samples (`int`, *optional*, defaults to `1`):
+            Completions a prompt.
+        top_p (`float`, *optional*, defaults to `1.0`):
+            Nucleus sampling: only the likeliest tokens whose probabilities add up to this.
+        batch_size (`int`, *optional*, defaults to `64`):
+            Sequences generated together.
+        seed (`int`, *optional*, defaults to `0`):
+            Same seed, same samples (at the same batch size, unless greedy).
+        description (`str`, *optional*, defaults to `"Sampling"`):
+            Label of the progress bar.
+        **generate_kwargs:
+            More for `model.generate`, such as `synced_gpus`.
+
+    Returns:
+        `list[list[Completion]]`: for each prompt its completions.
+
+    Raises:
+        `ValueError`: `temperature` is negative, or a prompt leaves no room for `max_new_tokens` in the model's
+            context.
+    """
+    if temperature < 0:
+        raise ValueError(f"`temperature={temperature}` must be 0 (greedy) or more.")
+    encoded = encode_prompts(tokenizer, prompts)
+    check_context(model, encoded, max_new_tokens)
+    stop_tokens = stop_token_ids(model, tokenizer)
+    set_seed(seed)
+    repeats = num_samples if temperature > 0 else 1
+    drawn = generate(
+        model,
+        [ids for ids in encoded for _ in range(repeats)],
+        stop_tokens,
+        tokenizer.pad_token_id,
+        max_new_tokens,
+        temperature,
+        batch_size,
+        top_p,
+        description,
+        **generate_kwargs,
+    )
+    texts = tokenizer.batch_decode(drawn, skip_special_tokens=True)
+    completions = [
+        Completion(text, len(ids), ids[-1] in stop_tokens, ids) for text, ids in zip(texts, drawn, strict=True)
+    ]
+    return [completions[i : i + repeats] * (num_samples // repeats) for i in range(0, len(completions), repeats)]
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) -> list[list[int]]:
+    """Token ids of prompts, as training has them: text as it is, messages by the chat template."""
+    if tokenizer.chat_template is None and any(is_messages(as_row(prompt)["prompt"]) for prompt in prompts):
+        raise ValueError(
+            "The prompts are messages, and the tokenizer has no chat template to write them out with. Sample from a "
+            "chat model, or give prompts as text."
+        )
+    found = []
+    for i, prompt in enumerate(prompts):
+        with naming_row(f"Prompt {i}"):
+            found.append(prompt_ids(tokenizer, prompt))
+    return found
+
+
+def check_context(
+    model: PreTrainedModel, encoded: list[list[int]], max_new_tokens: int, key: str = "max_new_tokens"
+) -> None:
+    """
+    Raises:
+        `ValueError`: a prompt leaves no room for `max_new_tokens` in the model's context.
+    """
+    found = too_long_for(context_length(model.config), dict(enumerate(map(len, encoded))), max_new_tokens, key)
+    if found:
+        raise ValueError(f"{len(found)} of {next(iter(found.values()))}")
+
+
+def too_long_for(
+    context: int | None, lengths: dict[int, int], max_new_tokens: int, key: str = "max_new_tokens"
+) -> dict[int, str]:
+    """Of the prompts that leave no room for `max_new_tokens`, by number, what to say behind "1 of "."""
+    return {
+        i: f"{len(lengths)} prompts (the first is number {i}, of {length} tokens) leave no room for "
+        f"`{key}={max_new_tokens}` in the model's context of {context} tokens. Lower `{key}`, shorten those prompts "
+        "or leave them out."
+        for i, length in over(context, lengths, max_new_tokens).items()
+    }

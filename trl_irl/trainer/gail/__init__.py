@@ -1,0 +1,1 @@
+"""Generative adversarial imitation learning: a discriminator, and RLOO on its reward."""

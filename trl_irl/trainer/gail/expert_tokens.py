@@ -1,0 +1,104 @@
+"""Demonstrations as token ids beside the prompts that a policy samples for, in the very tokens that it would write."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from accelerate import PartialState
+from accelerate.logging import get_logger
+from datasets import IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from ...text.encode import Encoded, encode_row
+from ...text.messages import naming_row
+from ...text.stop_tokens import cut_at_stop
+from ..runtime.generation_watch import check_prompt
+from ..runtime.row_checks import AS_SFT, check_not_empty, check_rows, checked_row, warned_of_seams
+
+
+logger = get_logger(__name__)
+PROMPT, COMPLETION = "expert_prompt_ids", "expert_completion_ids"
+
+
+def check_completions(dataset, name: str) -> None:
+    """
+    Raises:
+        `ValueError`: a dataset (or one of several by their names) has no prompts, or nothing to imitate.
+    """
+    if isinstance(dataset, dict):
+        for key, value in dataset.items():
+            check_completions(value, f"{name} ({key})")
+        return
+    if dataset is None:
+        return
+    check_not_empty(dataset, name)
+    columns = set(dataset.column_names or next(iter(dataset)))
+    missing = [column for column in ("prompt", "completion") if column not in columns]
+    if missing:
+        raise ValueError(
+            f"The {name} dataset has the columns {', '.join(sorted(columns))}, and no `{missing[0]}`. The policy "
+            "samples completions of `prompt`, and the discriminator compares them with `completion`, the expert's: "
+            "rename the columns, or split the text into both (`trl-irl prepare`)."
+        )
+    check_rows(dataset, "text", name)
+
+
+def expert_ids(
+    tokenizer: PreTrainedTokenizerBase, row: dict, stop_tokens: Collection[int], max_length: int, template: dict
+) -> tuple[list[int], list[int]]:
+    """
+    Token ids of a row's prompt and completion, such that nothing but what is said tells them from a policy's: they go
+    on from the prompt's own tokens, and end after the first stop token (a chat template may write a newline there, or
+    more turns) or where the policy would be cut.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`])
+        row (`dict`):
+            `prompt` and `completion`, text or messages.
+        stop_tokens (`Collection[int]`):
+            Tokens that end a completion.
+        max_length (`int`):
+            Longest completion of the policy, in tokens.
+        template (`dict`):
+            Arguments of the chat template.
+    """
+    prompt, completion, _ = _encoded(tokenizer, row, template)
+    return prompt, cut_at_stop(completion, stop_tokens)[:max_length]
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, row: dict, template: dict) -> Encoded:
+    # Without the row's own `tools`: RLOO asks the policy without them.
+    return encode_row(tokenizer, {key: row[key] for key in ("prompt", "completion")}, **template)
+
+
+def with_expert_ids(dataset, name: str, tokenizer, stop_tokens, max_length: int, template: dict):
+    """
+    The dataset with the columns `expert_prompt_ids` and `expert_completion_ids` in place of `completion`, which TRL
+    would not pass on to reward functions; other columns stay. Several datasets by their names are taken as well, and
+    none at all.
+    """
+    if dataset is None:
+        return None
+    if isinstance(dataset, dict):  # as DatasetDict is
+        several = {
+            key: with_expert_ids(value, f"{name} ({key})", tokenizer, stop_tokens, max_length, template)
+            for key, value in dataset.items()
+        }
+        return type(dataset)(several)
+
+    is_stream = isinstance(dataset, IterableDataset)
+
+    def add(row: dict, i: int) -> dict:
+        where = f"Row {i} of the {name} dataset"
+        with naming_row(where):
+            prompt, completion, as_sft = _encoded(tokenizer, checked_row(row, where), template)
+        check_prompt(len(prompt), where)
+        ids = {PROMPT: prompt, COMPLETION: cut_at_stop(completion, stop_tokens)[:max_length]}
+        return ids if is_stream else {**ids, AS_SFT: as_sft}
+
+    told = {} if is_stream else {"desc": f"Tokenizing {name} dataset"}
+    with PartialState().main_process_first():
+        with_ids = dataset.map(add, with_indices=True, remove_columns=["completion"], **told)
+    if is_stream:
+        return with_ids
+    return warned_of_seams(with_ids, name)

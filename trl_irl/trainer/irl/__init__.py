@@ -1,0 +1,1 @@
+"""Offline inverse soft-Q learning, on demonstrations alone."""

@@ -1,0 +1,52 @@
+"""The reference policy of the KL, where it is a model of its own."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel
+from trl.models.utils import prepare_deepspeed, prepare_fsdp
+from trl.trainer.utils import create_model_from_path
+
+from ...soft_q import attach_soft_q_head
+from ...soft_q.head import can_run
+from ...soft_q.own_forward import embedding_rows
+from ..runtime.models import causal_lm
+
+
+if TYPE_CHECKING:
+    from .trainer import IRLTrainer
+
+
+def own_reference(trainer: IRLTrainer, model: str | PreTrainedModel) -> PreTrainedModel:
+    """The policy as it is now, once more: a copy, or under ZeRO-3, where no rank has it whole, loaded by name."""
+    if can_run(trainer.model):
+        return copy.deepcopy(trainer.model)
+    args = trainer.args
+    kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {}), "device_map": None}
+    return create_model_from_path(model, **kwargs)
+
+
+def prepared_reference(ref_model: PreTrainedModel, trainer: IRLTrainer) -> PreTrainedModel:
+    """
+    A reference frozen, with a soft-Q head, and prepared for the launcher.
+
+    Raises:
+        `ValueError`: it has another number of embeddings than the policy.
+    """
+    language_model, policy = causal_lm(ref_model), causal_lm(trainer.model)
+    sizes = [embedding_rows(m) for m in (policy, language_model)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"The model has {sizes[0]} embeddings and `ref_model` {sizes[1]}. The KL compares them token by token: "
+            "use a reference of the same model family, resized alike."
+        )
+    ref_model.requires_grad_(False)
+    ref_model.eval()
+    attach_soft_q_head(language_model, trainer.args.logit_buffer_mb)
+    if trainer.is_deepspeed_enabled:
+        return prepare_deepspeed(ref_model, trainer.accelerator)
+    if trainer.is_fsdp_enabled:
+        return prepare_fsdp(ref_model, trainer.accelerator)
+    return trainer.accelerator.prepare_model(ref_model, evaluation_mode=True)

@@ -1,0 +1,163 @@
+"""Rows for SFTTrainer's preparation: with the EOS it leaves out, and prompts and completions as token ids."""
+
+from __future__ import annotations
+
+from accelerate import PartialState
+from accelerate.logging import get_logger
+from datasets import Dataset, IterableDataset
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from trl import SFTConfig
+
+from ...text.encode import encode_row, seam_message, whole_ids
+from ...text.messages import RowError, as_messages, is_messages, naming_row
+from ..runtime.row_checks import AS_SFT, checked_row, warned_of_seams
+
+
+logger = get_logger(__name__)
+
+
+def what_cannot_be_written(dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> str | None:
+    """Of rows of messages the first that the chat template cannot write, and why; `None` if it can write all."""
+    key = next((key for key in ("messages", "conversations") if key in columns_of(dataset)), None)
+    for i, row in enumerate(dataset if key else ()):
+        try:
+            whole_ids(tokenizer, {**row, "prompt": None, "completion": row[key]})
+        except RowError as error:
+            return f"Row {i} of the {name} dataset: {error}"
+    return None
+
+
+def check_kept(dataset, prepared, max_length: int | None, packing: bool, name: str) -> None:
+    """
+    Warns, with a count, of rows that preparation has dropped; packed ones cannot be counted.
+
+    Raises:
+        `ValueError`: it has dropped all of them.
+    """
+    reason = (
+        f"with `max_length={max_length}` none has a completion token left after its prompt. Raise `max_length` or "
+        "shorten the prompts."
+    )
+    if not isinstance(prepared, Dataset):
+        if next(iter(prepared), None) is None:
+            raise ValueError(f"No row of the stream of the {name} dataset is left to train on: {reason}")
+        return
+    if packing or not isinstance(dataset, Dataset):
+        return
+    dropped = len(dataset) - len(prepared)
+    if len(prepared) == 0:
+        raise ValueError(f"All {dropped} rows of the {name} dataset were dropped: {reason}")
+    if dropped:
+        logger.warning(
+            f"{dropped} of {len(dataset)} rows of the {name} dataset were dropped: their prompt alone fills "
+            f"`max_length={max_length}`."
+        )
+
+
+def columns_of(dataset: Dataset | IterableDataset) -> list[str]:
+    """Names of a dataset's columns, of a stream that does not know them by its first row."""
+    return list(dataset.column_names or next(iter(dataset)))
+
+
+def ready_rows(
+    dataset: Dataset | IterableDataset,
+    args: SFTConfig,
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+    completion_only_loss: bool,
+    name: str,
+) -> Dataset | IterableDataset:
+    """The rows as SFTTrainer should get them: see the functions below. Rows with images are left to it."""
+    if isinstance(processing_class, ProcessorMixin):
+        return with_eos(dataset, args, processing_class.tokenizer.eos_token, name)
+    dataset = with_eos(dataset, args, processing_class.eos_token, name)
+    dataset = with_joined_parts(dataset, args, processing_class, name)
+    # Where every token is scored, or those that the template marks, the place where a prompt ends decides nothing.
+    if completion_only_loss and not args.assistant_only_loss:
+        dataset = with_own_ids(dataset, args, processing_class, name)
+    return dataset
+
+
+def with_eos(
+    dataset: Dataset | IterableDataset, args: SFTConfig, eos_token: str, name: str
+) -> Dataset | IterableDataset:
+    """
+    Rows of text end in EOS whatever their column is called. TRL 1.12 adds it to `text`, and to `completion` where
+    there is no `text`; this can go with it.
+    """
+    columns, column = columns_of(dataset), args.dataset_text_field
+    others = {"input_ids", "prompt", "messages", "conversations"}
+    if column == "text" or column not in columns or others & set(columns):
+        return dataset
+    return _map(dataset, args, f"Adding EOS to {name} dataset", _add_eos, column=column, eos_token=eos_token)
+
+
+def _add_eos(row: dict, column: str, eos_token: str) -> dict:
+    text = row[column]
+    return {column: text if text.endswith(eos_token) else text + eos_token}
+
+
+def with_own_ids(
+    dataset: Dataset | IterableDataset, args: SFTConfig, tokenizer: PreTrainedTokenizerBase, name: str
+) -> Dataset | IterableDataset:
+    """
+    Rows of `prompt` and `completion` with `input_ids` and `completion_mask` by [`~text.encode.encode_row`]:
+    SFTTrainer's own wherever the prompt's tokens are how the whole begins. Warns, with a count, if some are not.
+    Other datasets stay as they are.
+    """
+    columns = columns_of(dataset)
+    if "input_ids" in columns or not {"prompt", "completion"} <= set(columns):
+        return dataset
+    if not isinstance(dataset, Dataset):  # its rows come when they are asked for
+        return dataset.map(_add_ids_of_stream, with_indices=True, fn_kwargs={"tokenizer": tokenizer, "name": name})
+    with_ids = _map(dataset, args, f"Tokenizing {name} dataset", _add_ids, True, tokenizer=tokenizer, name=name)
+    return warned_of_seams(with_ids, name)
+
+
+def _add_ids(row: dict, i: int, tokenizer: PreTrainedTokenizerBase, name: str) -> dict:
+    where = f"Row {i} of the {name} dataset"
+    with naming_row(where):
+        prompt, completion, as_sft = encode_row(tokenizer, checked_row(row, where))
+    mask = [0] * len(prompt) + [1] * len(completion)
+    return {"input_ids": prompt + completion, "completion_mask": mask, AS_SFT: as_sft}
+
+
+def _add_ids_of_stream(row: dict, i: int, tokenizer: PreTrainedTokenizerBase, name: str) -> dict:
+    found = _add_ids(row, i, tokenizer, name)
+    if not found.pop(AS_SFT):
+        logger.warning_once(seam_message("a row of the stream, and perhaps others,"))
+    return found
+
+
+def with_joined_parts(
+    dataset: Dataset | IterableDataset, args: SFTConfig, tokenizer: PreTrainedTokenizerBase, name: str
+) -> Dataset | IterableDataset:
+    """
+    Rows of `messages` whose texts come in parts (`[{"type": "text", "text": ...}]`), with the parts joined where the
+    chat template would write the list itself, or fail.
+    """
+    if "messages" not in columns_of(dataset) or tokenizer.chat_template is None:
+        return dataset
+    messages = next(iter(dataset))["messages"]
+    if not is_messages(messages) or as_messages(messages) == messages:
+        return dataset
+    if _write(tokenizer, messages) == _write(tokenizer, as_messages(messages)):
+        return dataset
+    return _map(dataset, args, f"Joining text parts of {name} dataset", _join)
+
+
+def _join(row: dict) -> dict:
+    return {"messages": as_messages(row["messages"])}
+
+
+def _write(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> str | None:
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False)
+    except (TypeError, TemplateError):
+        return None
+
+
+def _map(dataset, args: SFTConfig, description: str, function, with_indices: bool = False, **kwargs):
+    told = {"desc": description, "num_proc": args.dataset_num_proc} if isinstance(dataset, Dataset) else {}
+    with PartialState().main_process_first():
+        return dataset.map(function, with_indices=with_indices, fn_kwargs=kwargs, **told)

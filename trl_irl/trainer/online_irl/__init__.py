@@ -1,0 +1,1 @@
+"""Online inverse soft-Q learning, on demonstrations and on the policy's own completions."""

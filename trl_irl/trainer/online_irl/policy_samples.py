@@ -1,0 +1,147 @@
+"""The policy's own completions: sampled, kept for later steps, and put into a batch beside the expert's rows."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from trl.generation.vllm_generation import VLLMGeneration
+
+from ...text.padding import padded
+from ...text.stop_tokens import cut_at_stop
+
+
+@dataclass(frozen=True)
+class PolicySample:
+    """
+    Attributes:
+        prompt (`list[int]`): token ids.
+        completion (`list[int]`): token ids, up to its stop token; it was cut where it ends in none.
+    """
+
+    prompt: list[int]
+    completion: list[int]
+
+    @classmethod
+    def cut(cls, prompt: list[int], completion: list[int], stop_tokens: Collection[int]) -> PolicySample:
+        """With what was generated after a stop token left out."""
+        return cls(prompt, cut_at_stop(completion, stop_tokens))
+
+
+def prompts_of(batch: dict[str, torch.Tensor]) -> list[list[int]]:
+    """Token ids of each row before its first scored one; rows with nothing scored are left out."""
+    found = []
+    for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"].bool(), strict=True):
+        scored = (labels[mask] != -100).nonzero()
+        if len(scored):
+            found.append(ids[mask][: scored[0]].tolist())
+    return found
+
+
+def sample_with_vllm(
+    vllm: VLLMGeneration, prompts: Sequence[list[int]], stop_tokens: Collection[int], accelerator: Accelerator
+) -> list[PolicySample]:
+    """
+    One completion of each prompt, drawn by vLLM from the policy's weights of now; all ranks take part.
+
+    Args:
+        vllm ([`~trl.generation.vllm_generation.VLLMGeneration`])
+        prompts (`Sequence[list[int]]`):
+            Token ids; one or more, and as many as there happen to be on each rank.
+        stop_tokens (`Collection[int]`), accelerator ([`~accelerate.Accelerator`])
+    """
+    vllm.sync_weights()
+    # With a server, TRL cuts what comes back into equal parts for the ranks.
+    most = max(gather_object([len(prompts)]))
+    asked = [*prompts, *[prompts[0]] * (most - len(prompts))]
+    rows = vllm.generate(prompts=asked, images=None, num_generations=1)[1]
+    return [PolicySample.cut(prompt, list(row), stop_tokens) for prompt, row in zip(prompts, rows, strict=False)]
+
+
+def with_policy_rows(
+    batch: dict[str, torch.Tensor], samples: Sequence[PolicySample], pad_token_id: int, multiple_of: int | None = None
+) -> dict[str, torch.Tensor]:
+    """
+    The batch with a row a sample after its own, padded on the right, and `is_policy`, a bool a row.
+
+    Raises:
+        `ValueError`: the batch has columns that a sample cannot be given.
+    """
+    unknown = sorted(batch.keys() - {"input_ids", "labels", "attention_mask"})
+    if unknown:
+        raise ValueError(
+            f"The data collator gives {', '.join(unknown)} beside token ids, and the policy's completions have none. "
+            "Leave `data_collator` unset."
+        )
+    rows = [sample.prompt + sample.completion for sample in samples]
+    width = max([batch["input_ids"].size(1), *map(len, rows)])
+    width += -width % (multiple_of or 1)
+    fillers = {"input_ids": pad_token_id, "labels": -100, "attention_mask": 0}
+    new = {
+        "input_ids": rows,
+        "labels": [[-100] * len(sample.prompt) + sample.completion for sample in samples],
+        "attention_mask": [[1] * len(row) for row in rows],
+    }
+    joined = {}
+    for name, filler in fillers.items():
+        own = batch[name]
+        own = torch.nn.functional.pad(own, (0, width - own.size(1)), value=filler)
+        joined[name] = torch.cat([own, padded(new[name], filler, width=width, device=own.device).to(own.dtype)])
+    is_policy = [False] * len(batch["input_ids"]) + [True] * len(samples)
+    return {**joined, "is_policy": torch.tensor(is_policy, device=joined["input_ids"].device)}
+
+
+class ReplayBuffer:
+    """
+    A rank's latest samples, oldest out first.
+
+    Args:
+        size (`int`):
+            How many to keep; 0 keeps none.
+        told (`dict`):
+            What a buffer must have in common with the run that goes on with it: tokens, ranks and so on.
+    """
+
+    def __init__(self, size: int, told: dict):
+        self.told = {"size": size, **told}
+        self._samples: deque[PolicySample] = deque(maxlen=size)
+
+    def add(self, samples: Sequence[PolicySample]) -> None:
+        self._samples.extend(samples)
+
+    def draw(self, count: int) -> list[PolicySample]:
+        """So many of them without repetition, or all if there are fewer; by Python's own random state."""
+        return random.sample(list(self._samples), min(count, len(self._samples)))
+
+    def save(self, path: Path) -> None:
+        path.write_text(
+            json.dumps({"told": self.told, "samples": [asdict(sample) for sample in self._samples]}), encoding="utf-8"
+        )
+
+    def load(self, path: Path) -> None:
+        """
+        Raises:
+            `ValueError`: it is not there, or of another run.
+        """
+        if not path.is_file():
+            raise ValueError(
+                f"The checkpoint has no replay buffer ({path.name}), and `replay_size={self.told['size']}`. Set "
+                "`replay_size: 0`, or resume from a checkpoint of a run with replay on as many processes."
+            )
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        differing = [name for name, value in self.told.items() if saved["told"].get(name) != value]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"The replay buffer of the checkpoint is of another run: its {name} is {saved['told'].get(name)}, and "
+                f"this run's is {self.told[name]}. Resume with the settings of that run, or set `replay_size: 0`."
+            )
+        self._samples.clear()
+        self._samples.extend(PolicySample(**sample) for sample in saved["samples"])

@@ -1,0 +1,76 @@
+"""A signal to end, and a checkpoint that is whole or not there: what lets an interrupted run go on."""
+
+import signal
+import threading
+from pathlib import Path
+
+import torch
+from accelerate.utils import reduce
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .checkpoints import one_error_if_disk_fails
+
+
+class StopOnSignal(TrainerCallback):
+    """
+    Ends training with a checkpoint after the step in which any rank got SIGTERM ([`IRLConfig.save_on_signal`]).
+
+    Raises:
+        `ValueError`: training starts outside the main thread, where Python delivers no signals.
+    """
+
+    def __init__(self):
+        self.stopped = False
+        self._received = False
+        self._previous = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if threading.current_thread() is not threading.main_thread():
+            raise ValueError(
+                "`save_on_signal=True` needs training to run in the main thread: Python handles signals only there. "
+                "Call `trainer.train()` from it, or set `save_on_signal=False`."
+            )
+        self.stopped = self._received = False
+        self._previous = signal.signal(signal.SIGTERM, self._receive)
+
+    def _receive(self, signum, frame):
+        self._received = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        received = reduce(torch.tensor([float(self._received)], device=args.device), reduction="sum")
+        if received.item() > 0:
+            self.stopped = True
+            # The time until SIGKILL is short: no evaluation before the checkpoint.
+            control.should_save, control.should_evaluate, control.should_training_stop = True, False, True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
+
+
+class Interruptible:
+    """
+    For a [`~transformers.Trainer`], before it among the bases: SIGTERM can end training with a checkpoint
+    (`save_on_signal`), a checkpoint is whole or not there, and a full disk is one error.
+    """
+
+    def _watch_signals(self) -> None:
+        self._stop_on_signal = StopOnSignal()
+        if self.args.save_on_signal:
+            self.add_callback(self._stop_on_signal)
+
+    @property
+    def stopped_by_signal(self) -> bool:
+        """Whether the last training ended early, with a checkpoint, because of SIGTERM (`save_on_signal`)."""
+        return self._stop_on_signal.stopped
+
+    def _save_rng_state(self, output_dir):
+        # Each rank's last file of a checkpoint. `trainer_state.json` comes next and marks the checkpoint as whole, and
+        # then older ones may be deleted: not before every rank is here.
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+
+    def _save_checkpoint(self, model, trial):
+        folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        with one_error_if_disk_fails(folder, "."):
+            super()._save_checkpoint(model, trial)
