@@ -141,8 +141,8 @@ def test_messages_are_prompts(recipe, models, tmp_path):
 @needs_ppo
 def test_a_reward_model_reads_messages_where_it_was_trained(recipe, models, tmp_path):
     """At the end of what the chat template writes, which for this one is the newline after the EOS of the turn."""
-    from trl_irl.commands.ppo_inputs import demonstrations_of
     from trl_irl.trainer.ppo.calibration import calibrate
+    from trl_irl.trainer.ppo.inputs import demonstrations_of
 
     for name, source in (("policy", "policy"), ("judge", "scorer")):
         shutil.copytree(models / source, tmp_path / name)

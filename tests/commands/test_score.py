@@ -9,7 +9,8 @@ from datasets import load_dataset
 
 from tests.commands.test_irl import run as run_module
 from trl_irl import SoftQReward
-from trl_irl.commands import score, score_rows
+from trl_irl.commands import score
+from trl_irl.evaluation import scored_completions
 from trl_irl.rewards.heatmap import colour
 
 
@@ -22,7 +23,7 @@ ROWS = [
 
 @pytest.fixture
 def run(model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(score_rows, "_CHUNK", 2)
+    monkeypatch.setattr(scored_completions, "_CHUNK", 2)
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
 

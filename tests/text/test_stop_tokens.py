@@ -165,7 +165,7 @@ def test_what_is_given_back(pad, expected):
 
 @needs_ppo
 def test_ppo_pads_with_no_stop_token(tmp_path):
-    from trl_irl.commands.ppo_inputs import load_tokenizer
+    from trl_irl.trainer.ppo.inputs import load_tokenizer
 
     model, tokenizer = make_model("llama"), make_tokenizer()
     model.generation_config.eos_token_id = [1, 0]  # as Qwen's, which pad with another of their ends

@@ -136,9 +136,9 @@ def test_a_reward_model_reads_what_it_was_trained_on(qwen3, folder, tmp_path, mo
 
 def test_prompts_of_ppo(qwen3, folder, trained, tmp_path):
     pytest.importorskip("trl.experimental.ppo", reason="PPOTrainer is in TRL 1.12 only")
-    from trl_irl.commands.ppo import PPOScriptArguments
-    from trl_irl.commands.ppo_inputs import after_eos, demonstrations_of, load_prompts
+    from trl_irl.commands.ppo import PPOScriptArguments, load_prompts
     from trl_irl.trainer.ppo.config import PPOConfig
+    from trl_irl.trainer.ppo.inputs import after_eos, demonstrations_of
 
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in BOTH))
     arguments = PPOScriptArguments(dataset_name=str(tmp_path / "d.jsonl"))

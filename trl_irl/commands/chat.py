@@ -15,174 +15,39 @@ it is low.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ..evaluation.loaded_models import LoadedModel
 from ..evaluation.settings import named
-from ..tasks.arguments import EndArguments
-
-
-_LONGEST = 256  # tokens of an answer, where nothing else is said
+from ..evaluation.talk import Answer, Talk, TalkSettings
+from .console.command import command
 
 
 @dataclass
-class ChatArguments(EndArguments):
+class ChatArguments(TalkSettings):
     """
-    Arguments of the `chat` command.
+    Arguments of the `chat` command: [`~evaluation.talk.TalkSettings`] and
 
     Args:
         models (`list[str]`):
             Folders, Hub ids or adapters; `name=path` gives one a name. They may stand without the key, first.
         prompt (`str`, *optional*):
             Ask this and end.
-        system (`str`, *optional*):
-            A message of the system before the talk, for models with a chat template.
-        temperature (`float`, *optional*, defaults to `0.7`):
-            0 is greedy decoding.
-        top_p (`float`, *optional*, defaults to `1.0`)
-        max_new_tokens (`int`, *optional*):
-            If unset 256, or as many as the model's context has room for.
         seed (`int`, *optional*, defaults to `0`):
             Of the first answer; each later one has the next.
-        rewards (`bool`, *optional*, defaults to `True`):
-            Whether to colour the tokens of a model that IRL trained by its reward.
-        dtype (`str`, *optional*, defaults to `"auto"`)
     """
 
     models: list[str] = field(
         default_factory=list, metadata={"help": "Folders, Hub ids or adapters; `name=path` gives one a name."}
     )
     prompt: str | None = field(default=None, metadata={"help": "Ask this and end."})
-    system: str | None = field(default=None, metadata={"help": "The system's message, for chat models."})
-    temperature: float = field(default=0.7, metadata={"help": "0 is greedy decoding."})
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling; 1 is off."})
-    max_new_tokens: int | None = field(
-        default=None, metadata={"help": "Longest answer, in tokens; 256 if unset, or what there is room for."}
-    )
     seed: int = field(default=0, metadata={"help": "Of the first answer; each later one has the next."})
-    rewards: bool = field(default=True, metadata={"help": "Colour tokens by the reward of a model that IRL trained."})
-    dtype: str = field(
-        default="auto",
-        metadata={"help": "The models' data type.", "choices": ["auto", "bfloat16", "float16", "float32"]},
-    )
 
     def __post_init__(self):
         if not self.models:
             raise ValueError("No model. Name one or more: `trl-irl chat MODEL`, `--models base=MODEL tuned=FOLDER`.")
         named(self.models, "models")  # are they told apart?
-        if self.temperature < 0:
-            raise ValueError(f"`temperature: {self.temperature}` must be 0 (greedy) or more.")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"`top_p: {self.top_p}` must be above 0 and at most 1.")
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise ValueError(f"`max_new_tokens: {self.max_new_tokens}` leaves nothing to say. Set it to 1 or more.")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """
-    Attributes:
-        text (`str`)
-        length (`int`): in tokens.
-        ended (`bool`): by itself, rather than at `max_new_tokens`.
-        pieces (`list[tuple[str, float | None]]`): the text of each token and its reward in nats, where it has one.
-            Empty if the model holds no reward.
-    """
-
-    text: str
-    length: int
-    ended: bool
-    pieces: list[tuple[str, float | None]]
-
-
-class Talk:
-    """
-    A model and what was said with it.
-
-    Args:
-        path (`str`): folder, Hub id or adapter.
-        arguments ([`ChatArguments`])
-    """
-
-    def __init__(self, path: str, arguments: ChatArguments):
-        from ..rewards import SoftQReward
-        from ..rewards.soft_q_settings import saved_settings
-
-        self.arguments = arguments
-        loaded = LoadedModel(path, arguments.dtype, 1, eos_token=arguments.eos_token)
-        self.model, self.tokenizer = loaded.model, loaded.tokenizer
-        settings, self.reward = saved_settings(path) if arguments.rewards else {}, None
-        if settings.get("lambda_td"):  # of plain likelihood there is none that was learnt
-            told = {key: settings[key] for key in ("gamma", "terminal_value")}
-            self.reward = SoftQReward(self.model, self.tokenizer, **told)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget what was said."""
-        self.messages = [{"role": "system", "content": self.arguments.system}] if self.arguments.system else []
-
-    def ask(self, text: str, seed: int, said: Callable[[str], None]) -> Answer:
-        """
-        The model's answer; `said` gets it piece by piece, as it is sampled.
-
-        Raises:
-            `ValueError`: the prompt leaves no room for `max_new_tokens` in the model's context.
-        """
-        from ..text.sampling import sample
-
-        is_chat = self.tokenizer.chat_template is not None
-        messages = [*self.messages, {"role": "user", "content": text}]
-        prompt = messages if is_chat else text
-        ((completion,),) = sample(
-            self.model,
-            self.tokenizer,
-            [prompt],
-            self._longest(prompt),
-            temperature=self.arguments.temperature,
-            top_p=self.arguments.top_p,
-            seed=seed,
-            description="",
-            streamer=_streamer(self.tokenizer, said),
-        )
-        pieces = self._pieces(prompt, completion.token_ids)
-        if is_chat:
-            self.messages = [*messages, {"role": "assistant", "content": completion.text}]
-        return Answer(completion.text, completion.length, completion.ended, pieces)
-
-    def _longest(self, prompt) -> int:
-        """Tokens that an answer may have."""
-        from ..text.context import context_length
-        from ..text.sampling import encode_prompts
-
-        context = context_length(self.model.config)
-        if self.arguments.max_new_tokens is not None or context is None:
-            return self.arguments.max_new_tokens or _LONGEST
-        room = context - len(encode_prompts(self.tokenizer, [prompt])[0])
-        return min(_LONGEST, room) if room > 0 else _LONGEST  # which says that it does not fit
-
-    def _pieces(self, prompt, token_ids: list[int]) -> list[tuple[str, float | None]]:
-        from ..rewards.token_pieces import token_pieces
-
-        if self.reward is None:
-            return []
-        (scored,) = self.reward.score([prompt], completion_ids=[token_ids])
-        texts = token_pieces(self.tokenizer, token_ids)
-        return [
-            (text, float(reward) if known else None)
-            for text, reward, known in zip(texts, scored.rewards, scored.has_reward, strict=True)
-            if known or text not in self.tokenizer.all_special_tokens
-        ]
-
-
-def _streamer(tokenizer, said: Callable[[str], None]):
-    from transformers import TextStreamer
-
-    class Streamer(TextStreamer):
-        def on_finalized_text(self, text: str, stream_end: bool = False):
-            said(text)
-
-    return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        super().__post_init__()
 
 
 def answers(talks: dict[str, Talk], text: str, seed: int) -> None:
@@ -194,7 +59,7 @@ def answers(talks: dict[str, Talk], text: str, seed: int) -> None:
     if not console.is_terminal:
         for name, talk in talks.items():
             answer = talk.ask(text, seed, lambda piece: None)
-            print(f"{name}: {answer.text.strip()}\n  ({told_of(answer)})", flush=True)
+            print(f"{name}: {answer.text.strip()}\n  ({summary_of(answer)})", flush=True)
         return
     shown: dict[str, object] = dict.fromkeys(talks, "")
     with Live(_columns(shown), console=console, refresh_per_second=12, vertical_overflow="visible") as live:
@@ -208,11 +73,11 @@ def answers(talks: dict[str, Talk], text: str, seed: int) -> None:
             live.update(_columns(shown))
 
 
-def told_of(answer: Answer) -> str:
+def summary_of(answer: Answer) -> str:
     """`12 tokens, return -3.21 nats`."""
-    told = f"{answer.length} tokens" + ("" if answer.ended else ", cut")
+    summary = f"{answer.length} tokens" + ("" if answer.ended else ", cut")
     rewards = [reward for _, reward in answer.pieces if reward is not None]
-    return told + (f", return {sum(rewards):+.2f} nats" if rewards else "")
+    return summary + (f", return {sum(rewards):+.2f} nats" if rewards else "")
 
 
 def _columns(shown: dict[str, object]):
@@ -235,7 +100,7 @@ def _coloured(answer: Answer):
     for piece, reward in answer.pieces or [(answer.text, None)]:
         shown = piece.replace("\n", "↵\n")  # or the colour of a new line would be of nothing
         text.append(shown, style="" if reward is None else f"black on {colour(reward / largest)}")
-    text.append(f"\n({told_of(answer)})", style="dim")
+    text.append(f"\n({summary_of(answer)})", style="dim")
     return text
 
 
@@ -279,21 +144,15 @@ def main(arguments: ChatArguments) -> None:
             report("trl-irl chat", f"{error} `/reset` forgets the talk so far.")
 
 
-def make_parser():
-    from .console.parser import RecipeParser
-
-    return RecipeParser((ChatArguments,), __doc__, prog="trl-irl chat")
+make_parser, _run = command("chat", ChatArguments, __doc__, main, lambda arguments: "The talk is not kept.")
 
 
 def run(argv: list[str] | None = None) -> int:
-    """The command; see [`~commands.console.failures.run_reporting`]."""
-    from .console.failures import run_reporting
-
+    """The command; models may stand first, without their key."""
     words = list(sys.argv[1:] if argv is None else argv)
-    first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    if first:
+    if words and not words[0].startswith("-"):
         words = ["--models", *words]
-    return run_reporting(make_parser(), main, words, lambda arguments: "The talk is not kept.")
+    return _run(words)
 
 
 if __name__ == "__main__":

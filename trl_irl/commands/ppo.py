@@ -17,19 +17,19 @@ from trl import ScriptArguments
 from ..rewards.frozen_models import check_same_tokens
 from ..rewards.soft_q_reward import AGGREGATES, KINDS
 from ..tasks.arguments import BadRowArguments, EndArguments, TaskArguments
+from ..tasks.own_task import number_of
 from ..tasks.scoring import completion_score, has_own_score
-from .ppo_inputs import (
-    TRIED,
+from ..trainer.ppo.inputs import (
     after_eos,
     check_one_row_a_prompt,
     demonstrations_of,
-    load_prompts,
     load_tokenizer,
-    metric_reward,
+    reward_of_rows,
 )
 
 
 _REWARDS = ("reward_model_path", "soft_q_model", "reward_metric")
+_TRIED = 256  # rows that a task's own score is tried on before anything loads
 
 
 @dataclass
@@ -116,6 +116,58 @@ def check_arguments(script_args, training_args, model_args) -> None:
         raise ValueError(
             "`ref_model_name_or_path` with `use_peft`: the reference is the policy without its adapter. Unset one."
         )
+
+
+def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]:
+    """
+    The rows of the training split and, if there is one, of the test split: each with `input_ids`, the prompt's tokens,
+    beside its columns. Prompts longer than `max_prompt_length` are dropped, and counted on the terminal.
+
+    Raises:
+        `ValueError`: a split is missing, has no prompts, or none that is short enough.
+    """
+    from ..tasks.columns import format_row
+    from ..tasks.data import load_task
+    from ..tasks.rows import BadRows
+    from ..text.encode import asked, prompt_ids
+    from ..text.messages import naming_row
+
+    data = script_args.task_data(needs_target=False)
+    splits = load_task(data, script_args.dataset_train_split, formatted=False)
+    if script_args.dataset_train_split not in splits:
+        raise ValueError(
+            f"`dataset_train_split: {script_args.dataset_train_split}` is not among the dataset's splits, which are "
+            f"{', '.join(splits)}."
+        )
+    found = {}
+    for name in (script_args.dataset_train_split, script_args.dataset_test_split):
+        if name not in splits:
+            continue
+        rows, dropped, bad = [], 0, BadRows(script_args.on_bad_row, f"`{name}`")
+        for i, row in enumerate(splits[name]):
+            where = f"Row {i} of `{name}`"
+            with bad.reading(i):
+                if "input_ids" not in row or "prompt" in row:
+                    row = format_row(row, data, where, reference=False)
+                with naming_row(where):
+                    ids = row["input_ids"] if "input_ids" in row else prompt_ids(tokenizer, asked(row))
+                if 0 < len(ids) <= training_args.max_prompt_length:
+                    rows.append({**row, "input_ids": list(ids)})
+                else:
+                    dropped += 1
+        left_out = bad.tell(len(splits[name]))
+        if left_out and training_args.process_index == 0:
+            print(f"Note: {left_out}")
+        if dropped and training_args.process_index == 0:
+            print(f"{name}: {dropped} of {dropped + len(rows)} prompts are empty or longer than "
+                  f"`max_prompt_length: {training_args.max_prompt_length}` tokens, and left out.")  # fmt: skip
+        if not rows:
+            raise ValueError(
+                f"Not one of the {dropped} prompts of `{name}` has at most `max_prompt_length: "
+                f"{training_args.max_prompt_length}` tokens. Raise it, or shorten prompts with `trl-irl prepare`."
+            )
+        found[name] = rows
+    return found
 
 
 def load_reward(script_args, training_args, dtype: str, policy, function, tokenizer, row: dict):
@@ -218,8 +270,12 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     function = None
     if script_args.reward_metric is not None:
         check_one_row_a_prompt([*rows, *held_out])
-        tried = 1 if has_own_score(script_args.task) else TRIED
-        function = metric_reward(script_args.reward_metric, score, [*rows, *held_out], tokenizer, tried)
+        tried = 1 if has_own_score(script_args.task) else _TRIED
+
+        def number(response: str, row: dict) -> float:
+            return number_of(score(response, row), script_args.reward_metric)
+
+        function = reward_of_rows(number, [*rows, *held_out], tokenizer, tried)
 
     set_seed(training_args.seed)  # a value model without a head of its own gets a random one
     options = {"dtype": model_args.dtype}

@@ -9,14 +9,11 @@ trl-irl irl --config recipe.yaml --dataset_name data/xsum
 ```
 """
 
-import math
-import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..tasks.arguments import EndArguments, TaskArguments
-from ..tasks.columns import columns_of_prompt, nested, with_nested
+from ..tasks.columns import columns_of_prompt
 from .console.command import command
 
 
@@ -127,101 +124,6 @@ class PrepareArguments(EndArguments, TaskArguments):
         }
 
 
-@dataclass
-class Pace:
-    """Characters per token of the prompts so far, from which the place to cut the next one is guessed."""
-
-    per_token: float = 4.0
-
-
-def shorten(row: dict, arguments: PrepareArguments, lengths: Callable[[dict], tuple[int, int]], pace: Pace) -> dict:
-    """
-    The row with its prompt cut as `truncate_field` and `truncate_text` say, if it is too long.
-
-    Args:
-        row (`dict`)
-        arguments ([`PrepareArguments`])
-        lengths (`Callable`):
-            From a row to the tokens of its prompt and, where `max_length` is set, of prompt and completion.
-        pace ([`Pace`]): of the rows before, brought up to date.
-
-    Raises:
-        `ValueError`: the field is not among the columns, or is no text.
-    """
-    from ..tasks.columns import prompt_from_columns
-    from ..tasks.prepare import cut_at_boundary, split_closing_line
-
-    name = arguments.truncate_field
-    value = row.get("prompt") if name == "prompt" else nested(row, name)
-    if not isinstance(value, str):
-        raise ValueError(
-            f"`truncate_field: {name}` is not a text column of the dataset, whose columns are {', '.join(row)}."
-        )
-    body, closing = split_closing_line(value) if name == "prompt" else (value, "")
-
-    def with_field(text: str) -> dict:
-        if name == "prompt":
-            return {**row, "prompt": text + closing}
-        changed = with_nested(row, name, text)
-        return {**changed, "prompt": prompt_from_columns(changed, arguments.task_data())}
-
-    limits = arguments.limits()
-
-    def over(text: str) -> int:
-        changed = with_field(text)
-        prompt, total = lengths(changed)
-        if prompt and isinstance(changed["prompt"], str):
-            pace.per_token = max(len(changed["prompt"]) / prompt, 0.1)
-        return max(prompt - (limits["prompt"] or prompt), total - (limits["total"] or total))
-
-    tokens = min(limit for limit in (limits["prompt"], limits["total"]) if limit)
-    near = max(round(tokens * pace.per_token) - len(with_field("")["prompt"]), 1)
-    cut = cut_at_boundary(body, arguments.truncate_text, over, near, pace.per_token)
-    return row if cut == body else with_field(cut.rstrip() if name == "prompt" else cut)
-
-
-def check_filled(rows: list[dict], split: str) -> None:
-    """
-    Raises:
-        `ValueError`: a row has nothing in one of the columns that are trained on.
-    """
-    for i, row in enumerate(rows):
-        empty = [key for key in ("prompt", "completion", "messages") if key in row and row[key] is None]
-        if empty:
-            raise ValueError(
-                f"Row {i} of `{split}` has nothing (null) in the column `{empty[0]}`. Leave such rows out of the "
-                "data, or fill them."
-            )
-
-
-def check_carving(rows: int, fraction: float) -> None:
-    """
-    Raises:
-        `ValueError`: a validation split of this share would leave no row to train on.
-    """
-    if math.ceil(rows * fraction) >= rows:
-        raise ValueError(
-            f"`validation_fraction: {fraction}` of {rows} row{'s' * (rows != 1)} leaves none to train on. Set it to "
-            "0, or bring more rows."
-        )
-
-
-def with_reference(row: dict, column: str | None) -> dict:
-    """
-    The row with its completion, as text, in this column too.
-
-    Raises:
-        `ValueError`: there is another column of that name.
-    """
-    from ..tasks.columns import as_prompt_completion
-
-    if column is None:
-        return row
-    if column in row:
-        raise ValueError(f"`reference_column: {column}` is a column of the dataset already. Name it otherwise.")
-    return {**row, column: as_prompt_completion(row)["completion"]}
-
-
 def main(arguments: PrepareArguments) -> None:
     """Load, shorten, check, split and save."""
     from functools import partial
@@ -234,7 +136,17 @@ def main(arguments: PrepareArguments) -> None:
     from ..tasks.columns import as_prompt_completion
     from ..tasks.data import load_task
     from ..tasks.files import check_local_path, check_no_other_splits, check_writable
-    from ..tasks.prepare import DISTRIBUTION_HEADER, as_dataset, measure
+    from ..tasks.prepare import (
+        DISTRIBUTION_HEADER,
+        Pace,
+        as_dataset,
+        check_carving,
+        check_filled,
+        measure,
+        save_splits,
+        shorten,
+        with_reference,
+    )
     from ..text.encode import check_eos, encode, prompt_ids
     from ..text.messages import naming_row
     from .console.hub import check_repository, pushing
@@ -272,7 +184,8 @@ def main(arguments: PrepareArguments) -> None:
                     return len(prompt_ids(tokenizer, as_prompt_completion(row, where))), 0
 
             pace, numbered = Pace(), enumerate(tqdm(rows, desc="Shortening prompts", leave=False, disable=None))
-            shortened = [shorten(row, arguments, partial(prompt_and_total, i), pace) for i, row in numbered]
+            how = (arguments.task_data(), arguments.truncate_field, arguments.truncate_text, arguments.limits())
+            shortened = [shorten(row, *how, partial(prompt_and_total, i), pace) for i, row in numbered]
             cut = sum(new is not old for new, old in zip(shortened, rows, strict=True))
             print(f"{name}: {cut} of {len(rows)} prompts shortened.")
             rows = shortened
@@ -302,27 +215,13 @@ def main(arguments: PrepareArguments) -> None:
         check_carving(len(prepared["train"]), arguments.validation_fraction)
         carved = prepared["train"].train_test_split(arguments.validation_fraction, seed=arguments.task_seed)
         prepared |= {"train": carved["train"], "validation": carved["test"]}
-    save(DatasetDict(prepared), Path(arguments.output_dir))
+    save_splits(DatasetDict(prepared), Path(arguments.output_dir))
     counts = ", ".join(f"{len(split)} {name}" for name, split in prepared.items())
     print(f"{counts}: {arguments.output_dir}")
     if arguments.push_to_hub:
         with pushing(arguments.hub_dataset_id, arguments.output_dir):
             DatasetDict(prepared).push_to_hub(arguments.hub_dataset_id, private=arguments.hub_private)
         print(f"Pushed to the Hub as {arguments.hub_dataset_id}.")
-
-
-def save(splits, output_dir: Path) -> None:
-    """A Parquet file a split; all are written before the first takes its place."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    parts = {name: output_dir / f".{name}.part" for name in splits}
-    try:
-        for name, split in splits.items():
-            split.to_parquet(parts[name])
-        for name, part in parts.items():
-            os.replace(part, output_dir / f"{name}.parquet")
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
 
 
 make_parser, run = command("prepare", PrepareArguments, __doc__, main)

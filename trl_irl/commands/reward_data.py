@@ -125,8 +125,7 @@ def main(arguments: RewardDataArguments) -> None:
     from ..rewards.preference_reward import check_one_label
     from ..tasks.data import load_task
     from ..tasks.files import check_local_model, check_writable
-    from ..tasks.prepare import as_dataset
-    from .prepare import save
+    from ..tasks.prepare import as_dataset, save_splits
 
     model = None
     judged = arguments.reward_model_path is not None or has_own_score(arguments.task)
@@ -163,7 +162,7 @@ def main(arguments: RewardDataArguments) -> None:
             "Not one pair: no prompt of the train split has finished completions of different scores. Raise "
             "`max_new_tokens`, `num_samples` or `temperature`, or take a model that is right sometimes."
         )
-    save(found, Path(arguments.output_dir))
+    save_splits(found, Path(arguments.output_dir))
     print(f"Pairs: {arguments.output_dir}")
 
 

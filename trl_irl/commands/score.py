@@ -168,6 +168,7 @@ def main(arguments: ScoreArguments) -> None:
     import shutil
 
     from ..evaluation.loaded_models import weights_of
+    from ..evaluation.scored_completions import read, score_all, summary, with_other_columns
     from ..rewards.adapters import tokenizer_of
     from ..rewards.frozen_models import check_language_model
     from ..rewards.heatmap import write_heatmap
@@ -175,7 +176,6 @@ def main(arguments: ScoreArguments) -> None:
     from ..tasks.files import check_local_model, check_writable, remove_if_empty
     from ..tasks.rows import BadRows
     from ..text.encode import check_eos
-    from .score_rows import read, score_all, summary, with_other_columns
 
     for key in ("model", "ref_model"):
         if getattr(arguments, key) is not None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
-from trl.models.utils import unwrap_model_for_generation
 
 from ..text.encode import asked
+from ..text.generation import unwrapped
 from ..text.messages import written
 from ..text.random_states import random_states_kept
 from ..text.sampling import check_context, encode_prompts, sample
@@ -166,10 +166,8 @@ class GenerationCallback(TrainerCallback):
         # As many on each rank, for ranks that gather weights layer by layer must go through them together.
         share = -(-len(self.rows) // world)
         chosen = [(rank + i * world) % len(self.rows) for i in range(share)]
-        with unwrap_model_for_generation(
-            self.trainer.model_wrapped, accelerator, gather_deepspeed3_params=options.eval_ds3_gather_for_generation
-        ) as model:
-            model = getattr(model, "policy", model)  # PPOTrainer wraps policy and value model together
+        gather = options.eval_ds3_gather_for_generation
+        with unwrapped(self.trainer.model_wrapped, accelerator, args, gather) as model:
             groups = sample(
                 model,
                 self.tokenizer,
@@ -183,9 +181,6 @@ class GenerationCallback(TrainerCallback):
                 description="Generating" if accelerator.is_main_process and not args.disable_tqdm else "",
                 synced_gpus=world > 1,
             )
-        if args.gradient_checkpointing:
-            # TRL 1.12 turns it on again without its arguments, 1.16 with those it is given; this can go with 1.12.
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)
         mine = [(i, [vars(completion) for completion in group]) for i, group in zip(chosen, groups, strict=True)]
         return [group for _, group in sorted(dict(gather_object(mine)).items())]
 

@@ -85,3 +85,17 @@ def _is_number(value) -> bool:
     except (TypeError, ValueError, RuntimeError):
         return False
     return True
+
+
+def number_of(scores: Mapping[str, float], metric: str) -> float:
+    """
+    One number of what a scoring function gives; of [`OneNumber`], which has no name but the function's, that one.
+
+    Raises:
+        `ValueError`: it gives no such number.
+    """
+    if isinstance(scores, OneNumber):
+        return next(iter(scores.values()))
+    if metric not in scores:
+        raise ValueError(f"it gives {', '.join(scores) or 'nothing'}, and not `reward_metric: {metric}`")
+    return float(scores[metric])

@@ -1,14 +1,20 @@
 """Rows made ready for training: over-long prompts cut at a boundary, lengths in tokens measured and checked."""
 
 import bisect
+import math
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
 from pyarrow import ArrowInvalid, ArrowTypeError
 from tqdm.auto import tqdm
+
+from .columns import as_prompt_completion, nested, prompt_from_columns, with_nested
+from .data import TaskData
 
 
 def as_dataset(rows: Sequence[dict], of: str) -> Dataset:
@@ -175,3 +181,119 @@ def measure(rows: Sequence[dict], encode: Callable[[int, dict], tuple[list[int],
     prompts = [sum(label == -100 for label in labels) for _, labels in pairs]
     totals = [len(ids) for ids, _ in pairs]
     return Lengths(np.array(prompts, dtype=np.int64), np.subtract(totals, prompts, dtype=np.int64))
+
+
+@dataclass
+class Pace:
+    """Characters per token of the prompts so far, from which the place to cut the next one is guessed."""
+
+    per_token: float = 4.0
+
+
+def shorten(
+    row: dict,
+    data: TaskData,
+    column: str,
+    boundary: str,
+    limits: Mapping[str, int | None],
+    lengths: Callable[[dict], tuple[int, int]],
+    pace: Pace,
+) -> dict:
+    """
+    The row with its prompt cut at a boundary, if it is too long.
+
+    Args:
+        row (`dict`)
+        data ([`~tasks.data.TaskData`]):
+            How prompts are made of columns.
+        column (`str`):
+            What to cut: `prompt`, whose closing line stays, or a column that it is made from.
+        boundary (`str`):
+            See [`cut_at_boundary`].
+        limits (`Mapping[str, int | None]`):
+            Of `prompt` and of `total`, in tokens; `None` is none.
+        lengths (`Callable`):
+            From a row to the tokens of its prompt and, where there is a limit for both, of prompt and completion.
+        pace ([`Pace`]): of the rows before, brought up to date.
+
+    Raises:
+        `ValueError`: the column is not there, or is no text.
+    """
+    value = row.get("prompt") if column == "prompt" else nested(row, column)
+    if not isinstance(value, str):
+        raise ValueError(
+            f"`truncate_field: {column}` is not a text column of the dataset, whose columns are {', '.join(row)}."
+        )
+    body, closing = split_closing_line(value) if column == "prompt" else (value, "")
+
+    def with_field(text: str) -> dict:
+        if column == "prompt":
+            return {**row, "prompt": text + closing}
+        changed = with_nested(row, column, text)
+        return {**changed, "prompt": prompt_from_columns(changed, data)}
+
+    def over(text: str) -> int:
+        changed = with_field(text)
+        prompt, total = lengths(changed)
+        if prompt and isinstance(changed["prompt"], str):
+            pace.per_token = max(len(changed["prompt"]) / prompt, 0.1)
+        return max(prompt - (limits["prompt"] or prompt), total - (limits["total"] or total))
+
+    tokens = min(limit for limit in (limits["prompt"], limits["total"]) if limit)
+    near = max(round(tokens * pace.per_token) - len(with_field("")["prompt"]), 1)
+    cut = cut_at_boundary(body, boundary, over, near, pace.per_token)
+    return row if cut == body else with_field(cut.rstrip() if column == "prompt" else cut)
+
+
+def check_filled(rows: list[dict], split: str) -> None:
+    """
+    Raises:
+        `ValueError`: a row has nothing in one of the columns that are trained on.
+    """
+    for i, row in enumerate(rows):
+        empty = [key for key in ("prompt", "completion", "messages") if key in row and row[key] is None]
+        if empty:
+            raise ValueError(
+                f"Row {i} of `{split}` has nothing (null) in the column `{empty[0]}`. Leave such rows out of the "
+                "data, or fill them."
+            )
+
+
+def check_carving(rows: int, fraction: float) -> None:
+    """
+    Raises:
+        `ValueError`: a validation split of this share would leave no row to train on.
+    """
+    if math.ceil(rows * fraction) >= rows:
+        raise ValueError(
+            f"`validation_fraction: {fraction}` of {rows} row{'s' * (rows != 1)} leaves none to train on. Set it to "
+            "0, or bring more rows."
+        )
+
+
+def with_reference(row: dict, column: str | None) -> dict:
+    """
+    The row with its completion, as text, in this column too.
+
+    Raises:
+        `ValueError`: there is another column of that name.
+    """
+    if column is None:
+        return row
+    if column in row:
+        raise ValueError(f"`reference_column: {column}` is a column of the dataset already. Name it otherwise.")
+    return {**row, column: as_prompt_completion(row)["completion"]}
+
+
+def save_splits(splits, output_dir: Path) -> None:
+    """A Parquet file a split; all are written before the first takes its place."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    parts = {name: output_dir / f".{name}.part" for name in splits}
+    try:
+        for name, split in splits.items():
+            split.to_parquet(parts[name])
+        for name, part in parts.items():
+            os.replace(part, output_dir / f"{name}.parquet")
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)

@@ -6,9 +6,11 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from accelerate import Accelerator
 from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel
+from trl.models.utils import unwrap_model_for_generation
 
 from .padding import padded_batch
 from .stop_tokens import cut_at_stop
@@ -100,3 +102,25 @@ def generate(
         completions += [cut_at_stop(row, stop_tokens) for row in generated[:, width:].tolist()]
     model.train(was_training)
     return completions
+
+
+@contextmanager
+def unwrapped(model: torch.nn.Module, accelerator: Accelerator, args, gather: bool) -> Iterator[PreTrainedModel]:
+    """
+    What a trainer trains, unwrapped so that it generates, and afterwards as it was.
+
+    Args:
+        model (`torch.nn.Module`):
+            A trainer's `model_wrapped`.
+        accelerator ([`~accelerate.Accelerator`])
+        args ([`~transformers.TrainingArguments`]):
+            Of the trainer.
+        gather (`bool`):
+            ZeRO-3: gather all weights on each GPU while generating.
+    """
+    with unwrap_model_for_generation(model, accelerator, gather_deepspeed3_params=gather) as own:
+        own = getattr(own, "policy", own)  # PPOTrainer wraps policy and value model together
+        yield own
+    if args.gradient_checkpointing:
+        # TRL 1.12 turns it on again without its arguments, 1.16 with those it is given; this can go with 1.12.
+        own.gradient_checkpointing_enable(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)

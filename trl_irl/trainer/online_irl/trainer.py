@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from trl.models.utils import unwrap_model_for_generation
 
 from ...soft_q.objectives import OnlineInverseSoftQ
-from ...text.generation import generate
+from ...text.generation import generate, unwrapped
 from ..irl.token_metrics import TokenMetrics
 from ..irl.trainer import IRLTrainer
 from ..runtime.generation_watch import GenerationWatch, check_context, check_prompt
@@ -146,9 +145,8 @@ class OnlineIRLTrainer(IRLTrainer):
     def _sample(self, prompts: list[list[int]]) -> list[PolicySample]:
         if self._vllm is not None:
             return sample_with_vllm(self._vllm, prompts, self.stop_token_ids, self.accelerator)
-        with unwrap_model_for_generation(
-            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
-        ) as model:
+        gather = self.args.ds3_gather_for_generation
+        with unwrapped(self.model_wrapped, self.accelerator, self.args, gather) as model:
             completions = generate(
                 model,
                 prompts,
@@ -159,10 +157,6 @@ class OnlineIRLTrainer(IRLTrainer):
                 self.args.per_device_train_batch_size * self.args.num_generations,
                 synced_gpus=self.accelerator.num_processes > 1,
             )
-        if self.args.gradient_checkpointing:
-            # TRL 1.12 turns it on again without its arguments, 1.16 with those it is given; this can go with 1.12.
-            options = self.args.gradient_checkpointing_kwargs
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
         return [PolicySample(*pair) for pair in zip(prompts, completions, strict=True)]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

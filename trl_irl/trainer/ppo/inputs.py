@@ -1,65 +1,16 @@
-"""What PPO starts from: prompts as token ids, a tokenizer that pads, what the reward needs, and demonstrations."""
+"""What PPO starts from beside its models: a tokenizer that pads, a reward of rows, and demonstrations."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from ...rewards.adapters import tokenizer_of
+from ...text.encode import encode, encode_rows
+from ...text.stop_tokens import cut_at_stop, stop_token_ids
 
 
 _DEMONSTRATIONS = 256  # to calibrate a reward on
-TRIED = 256  # rows that a task's own score is tried on before anything loads
-
-
-def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]:
-    """
-    The rows of the training split and, if there is one, of the test split: each with `input_ids`, the prompt's tokens,
-    beside its columns. Prompts longer than `max_prompt_length` are dropped, and counted on the terminal.
-
-    Raises:
-        `ValueError`: a split is missing, has no prompts, or none that is short enough.
-    """
-    from ..tasks.columns import format_row
-    from ..tasks.data import load_task
-    from ..tasks.rows import BadRows
-    from ..text.encode import asked, prompt_ids
-    from ..text.messages import naming_row
-
-    data = script_args.task_data(needs_target=False)
-    splits = load_task(data, script_args.dataset_train_split, formatted=False)
-    if script_args.dataset_train_split not in splits:
-        raise ValueError(
-            f"`dataset_train_split: {script_args.dataset_train_split}` is not among the dataset's splits, which are "
-            f"{', '.join(splits)}."
-        )
-    found = {}
-    for name in (script_args.dataset_train_split, script_args.dataset_test_split):
-        if name not in splits:
-            continue
-        rows, dropped, bad = [], 0, BadRows(script_args.on_bad_row, f"`{name}`")
-        for i, row in enumerate(splits[name]):
-            where = f"Row {i} of `{name}`"
-            with bad.reading(i):
-                if "input_ids" not in row or "prompt" in row:
-                    row = format_row(row, data, where, reference=False)
-                with naming_row(where):
-                    ids = row["input_ids"] if "input_ids" in row else prompt_ids(tokenizer, asked(row))
-                if 0 < len(ids) <= training_args.max_prompt_length:
-                    rows.append({**row, "input_ids": list(ids)})
-                else:
-                    dropped += 1
-        left_out = bad.tell(len(splits[name]))
-        if left_out and training_args.process_index == 0:
-            print(f"Note: {left_out}")
-        if dropped and training_args.process_index == 0:
-            print(f"{name}: {dropped} of {dropped + len(rows)} prompts are empty or longer than "
-                  f"`max_prompt_length: {training_args.max_prompt_length}` tokens, and left out.")  # fmt: skip
-        if not rows:
-            raise ValueError(
-                f"Not one of the {dropped} prompts of `{name}` has at most `max_prompt_length: "
-                f"{training_args.max_prompt_length}` tokens. Raise it, or shorten prompts with `trl-irl prepare`."
-            )
-        found[name] = rows
-    return found
 
 
 def load_tokenizer(path: str, config, use_peft: bool, eos_token: str | None = None):
@@ -71,9 +22,6 @@ def load_tokenizer(path: str, config, use_peft: bool, eos_token: str | None = No
     Raises:
         `ValueError`: there is no such token, and no room for one in a model that an adapter leaves as it is.
     """
-    from ..rewards.adapters import tokenizer_of
-    from ..text.stop_tokens import stop_token_ids
-
     tokenizer = tokenizer_of(path, "model_name_or_path", eos_token, padding_side="left")
     if tokenizer.eos_token_id is None:
         raise ValueError(
@@ -91,40 +39,30 @@ def load_tokenizer(path: str, config, use_peft: bool, eos_token: str | None = No
     return tokenizer
 
 
-def metric_reward(metric: str, score, rows: Sequence[dict], tokenizer, tried: int = 1):
+def reward_of_rows(number: Callable[[str, dict], float], rows: Sequence[dict], tokenizer, tried: int = 1):
     """
-    A function of token ids, for [`~rewards.RewardFunctionModel`]: what `score(response, row)` gives as `metric`. Of
-    rows with the same prompt, and other columns that differ, the first is taken for the first such prompt in a call,
-    the second for the second, and so on: right for batches in the order of the rows. PPO shuffles them, see
+    A function of token ids, for [`~trainer.ppo.ppo_reward_model.RewardFunctionModel`]: what `number(response, row)`
+    gives. Of rows with the same prompt, and other columns that differ, the first is taken for the first such prompt in
+    a call, the second for the second, and so on: right for batches in the order of the rows. PPO shuffles them, see
     [`check_one_row_a_prompt`]. An empty response to the first `tried` rows is scored at once: one, since a function of
     the user's may be dear, or count its calls.
 
     Raises:
         `ValueError`: one of these cannot be scored so.
     """
-    from ..tasks.own_task import OneNumber
-
     by_prompt = _rows_by_prompt(rows)
-
-    def one(response: str, row: dict) -> float:
-        found = score(response, row)
-        if isinstance(found, OneNumber):  # it has no name but the function's
-            return next(iter(found.values()))
-        if metric not in found:
-            raise ValueError(f"it gives {', '.join(found) or 'nothing'}, and not `reward_metric: {metric}`")
-        return float(found[metric])
 
     def function(prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
         texts, seen, rewards = tokenizer.batch_decode(responses, skip_special_tokens=True), Counter(), []
         for prompt, text in zip(map(tuple, prompts), texts, strict=True):
             candidates = by_prompt[prompt]
-            rewards.append(one(text, candidates[seen[prompt] % len(candidates)]))
+            rewards.append(number(text, candidates[seen[prompt] % len(candidates)]))
             seen[prompt] += 1
         return rewards
 
     for i, row in enumerate(rows[:tried]):
         try:
-            one("", row)
+            number("", row)
         except Exception as error:  # it may be a user's function
             raise ValueError(
                 "The task's scoring function cannot be the reward: for an empty response to "
@@ -165,8 +103,6 @@ def _rows_by_prompt(rows: Sequence[dict]) -> dict[tuple, list[dict]]:
 
 def after_eos(tokenizer, row: dict) -> list[int]:
     """What the chat template writes after the EOS token of an answer; nothing for a prompt that is text or ids."""
-    from ..text.encode import encode
-
     prompt = row.get("prompt")
     if not prompt or isinstance(prompt, str) or isinstance(prompt[0], int):
         return []
@@ -181,9 +117,6 @@ def demonstrations_of(rows: Sequence[dict], tokenizer) -> list[tuple[list[int], 
     Raises:
         `ValueError`: there are no completions.
     """
-    from ..text.encode import encode_rows
-    from ..text.stop_tokens import cut_at_stop
-
     if not all("completion" in row and "prompt" in row for row in rows[:_DEMONSTRATIONS]):
         raise ValueError("`normalize_reward` needs demonstrations: a column `completion` beside `prompt`.")
     found = []

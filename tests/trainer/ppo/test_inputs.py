@@ -2,7 +2,7 @@
 
 import pytest
 
-from trl_irl.commands.ppo_inputs import check_one_row_a_prompt, metric_reward
+from trl_irl.trainer.ppo.inputs import check_one_row_a_prompt, reward_of_rows
 
 
 def rows_of(tokenizer, pairs):
@@ -10,12 +10,12 @@ def rows_of(tokenizer, pairs):
 
 
 def starts_as(text, row):
-    return {"hit": float(text.startswith(row["target"]))}
+    return float(text.startswith(row["target"]))
 
 
 def test_in_the_order_of_the_rows(tokenizer):
     rows = rows_of(tokenizer, [("One", "a"), ("Two", "b"), ("One", "c"), ("One", "a"), ("Two", "b"), ("One", "d")])
-    reward = metric_reward("hit", starts_as, rows, tokenizer)
+    reward = reward_of_rows(starts_as, rows, tokenizer)
     ids = [rows[i]["input_ids"] for i in (0, 1, 2, 5)]
     for answers, expected in (("abcd", [1, 1, 1, 1]), ("cbad", [0, 1, 0, 1]), ("aaaa", [1, 0, 0, 0])):
         assert reward(ids, [tokenizer(text)["input_ids"] for text in answers]) == expected
@@ -32,4 +32,4 @@ def test_where_the_order_is_not_known_it_is_refused(tokenizer):
 def test_a_row_that_cannot_be_scored_is_found_before_training(tokenizer):
     rows = rows_of(tokenizer, [("One", "a"), ("Two", None)])
     with pytest.raises(ValueError, match="for an empty response to prompt 1, TypeError"):
-        metric_reward("hit", starts_as, rows, tokenizer, tried=2)
+        reward_of_rows(starts_as, rows, tokenizer, tried=2)

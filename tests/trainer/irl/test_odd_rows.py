@@ -153,7 +153,7 @@ SYSTEM = {"role": "system", "content": "Be brief."}
 def no_system_role():
     """As Gemma's."""
     tokenizer = make_tokenizer()
-    tokenizer.chat_template = (Path(__file__).parents[1] / "text" / "templates" / "gemma.jinja").read_text()
+    tokenizer.chat_template = (Path(__file__).parents[2] / "text" / "templates" / "gemma.jinja").read_text()
     return tokenizer
 
 
