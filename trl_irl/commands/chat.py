@@ -46,7 +46,7 @@ class ChatArguments(TalkSettings):
     def __post_init__(self):
         if not self.models:
             raise ValueError("No model. Name one or more: `trl-irl chat MODEL`, `--models base=MODEL tuned=FOLDER`.")
-        named(self.models, "models")  # are they told apart?
+        named(self.models, "models")  # has each a name of its own?
         super().__post_init__()
 
 

@@ -139,7 +139,7 @@ def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]
             f"`dataset_train_split: {script_args.dataset_train_split}` is not among the dataset's splits, which are "
             f"{', '.join(splits)}."
         )
-    found = {}
+    by_split = {}
     for name in (script_args.dataset_train_split, script_args.dataset_test_split):
         if name not in splits:
             continue
@@ -166,8 +166,8 @@ def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]
                 f"Not one of the {dropped} prompts of `{name}` has at most `max_prompt_length: "
                 f"{training_args.max_prompt_length}` tokens. Raise it, or shorten prompts with `trl-irl prepare`."
             )
-        found[name] = rows
-    return found
+        by_split[name] = rows
+    return by_split
 
 
 def load_reward(script_args, training_args, dtype: str, policy, function, tokenizer, row: dict):
@@ -240,8 +240,8 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     rows = splits[script_args.dataset_train_split]
     end_turns_as_the_template_does(tokenizer, rows[0].get("prompt"), stop_token_ids(path, tokenizer))
     first = [row for row in rows[:16] if "prompt" in row]
-    if told := why_nothing_ends(tokenizer, first, stop_token_ids(path, tokenizer)):
-        warnings.warn(told)
+    if warning := why_nothing_ends(tokenizer, first, stop_token_ids(path, tokenizer)):
+        warnings.warn(warning)
     training_args.check_prompts(len(rows))
     held_out = splits.get(script_args.dataset_test_split) or rows
     longest = max(len(row["input_ids"]) for row in [*rows, *held_out]) + training_args.response_length

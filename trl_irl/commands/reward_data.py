@@ -135,11 +135,12 @@ def main(arguments: RewardDataArguments) -> None:
     if arguments.model is not None:
         check_local_model(arguments.model, "model")
         check_language_model(arguments.model, "model")
-        told = (arguments.dtype, arguments.batch_size)
-        model = LoadedModel(arguments.model, *told, eos_token=arguments.eos_token)
+        model = LoadedModel(
+            arguments.model, arguments.dtype, arguments.batch_size, eos_token=arguments.eos_token, key="model"
+        )
     check_writable(arguments.output_dir, "output_dir")
     score = completion_score(arguments.task)  # is a function of the user's there?
-    data, found, by_split = arguments.task_data(needs_target=False), {}, {}
+    data, pairs_by_split, by_split = arguments.task_data(needs_target=False), {}, {}
     for name, split in load_task(data, formatted=False).items():
         bad = BadRows(arguments.on_bad_row, f"`{name}`")
         rows = readable(split, data, bad, reference=not judged)
@@ -147,7 +148,7 @@ def main(arguments: RewardDataArguments) -> None:
             check_lengths(arguments.model, model, rows, arguments.max_new_tokens, False, bad)
         if left_out := bad.tell(len(split)):
             print(f"Note: {left_out}")
-        by_split[name] = [row for i, row in rows.items() if i not in bad.found]
+        by_split[name] = [row for i, row in rows.items() if i not in bad.left_out]
     if arguments.reward_model_path is not None:
         values_of = values_by_model(arguments.reward_model_path, arguments.dtype)
     else:
@@ -156,13 +157,13 @@ def main(arguments: RewardDataArguments) -> None:
         pairs = pairs_of(arguments, rows, model, values_of)
         print(f"{name}: {len(pairs)} pairs of {len({str(pair['prompt']) for pair in pairs})} of {len(rows)} prompts.")
         if pairs:
-            found[name] = as_dataset(pairs, f"the pairs of `{name}`")
-    if "train" not in found:
+            pairs_by_split[name] = as_dataset(pairs, f"the pairs of `{name}`")
+    if "train" not in pairs_by_split:
         raise ValueError(
             "Not one pair: no prompt of the train split has finished completions of different scores. Raise "
             "`max_new_tokens`, `num_samples` or `temperature`, or take a model that is right sometimes."
         )
-    save_splits(found, Path(arguments.output_dir))
+    save_splits(pairs_by_split, Path(arguments.output_dir))
     print(f"Pairs: {arguments.output_dir}")
 
 

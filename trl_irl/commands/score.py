@@ -194,13 +194,13 @@ def main(arguments: ScoreArguments) -> None:
     check_eos(tokenizer)
     rows = read(arguments, split, bad, fits(arguments, tokenizer))
     left_out = bad.tell(len(split))
-    told = {key: getattr(arguments, key) for key in ("model", "eos_token", *_OF_REWARD)}
-    told |= {"format": 4, "weights": [weights_of(arguments.model), weights_of(arguments.ref_model or "")]}
+    decisive = {key: getattr(arguments, key) for key in ("model", "eos_token", *_OF_REWARD)}
+    decisive |= {"format": 4, "weights": [weights_of(arguments.model), weights_of(arguments.ref_model or "")]}
     parts = output.with_name(f"{output.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
     try:
         make = preference if arguments.kind == "preference" else soft_q
-        scored = score_all(told, rows, parts, lambda: make(arguments, tokenizer))
+        scored = score_all(decisive, rows, parts, lambda: make(arguments, tokenizer))
     finally:
         remove_if_empty(str(parts))  # nothing was scored
     unfinished = output.with_name(f"{output.name}.part")

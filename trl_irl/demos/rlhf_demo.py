@@ -131,8 +131,8 @@ def write_report(folders: dict[str, Path], seconds: dict[str, float], accuracy: 
     rows = [["stage", "from", "seconds", "KL to where it began (nats)"]]
     began = {"base": "", "sft": "base", "irl": "base", "reward": "SFT", "ppo": "SFT", "rloo": "IRL"}
     for name, start in began.items():
-        told = f"{kl[name.upper()]:.2f}" if name.upper() in kl else ""
-        rows.append([name, start, f"{seconds[name]:.0f}", told])
+        distance = f"{kl[name.upper()]:.2f}" if name.upper() in kl else ""
+        rows.append([name, start, f"{seconds[name]:.0f}", distance])
     report = output_dir / "report.md"
     report.write_text(
         f"""{report.read_text(encoding="utf-8")}

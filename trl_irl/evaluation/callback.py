@@ -130,7 +130,7 @@ class GenerationCallback(TrainerCallback):
             self.max_new_tokens,
             "eval_max_new_tokens",
         )
-        self._last: tuple[tuple[int, int], dict[str, float]] | None = None  # of which weights, and what was found
+        self._last: tuple[tuple[int, int], dict[str, float]] | None = None  # of which weights, and their metrics
         self.first: tuple[str, str] | None = None  # the first prompt and what was said to it last, on the main process
 
     def _asked(self, row: dict):
@@ -145,13 +145,13 @@ class GenerationCallback(TrainerCallback):
         if self._last is None or self._last[0] != weights:
             with random_states_kept():
                 groups = self._generate(args)
-            found = [None]
+            from_main = [None]
             if self.trainer.accelerator.is_main_process:
-                found = [self._measure(args, state, groups)]
+                from_main = [self._measure(args, state, groups)]
             # The same numbers on every rank: they may decide which checkpoint is the best.
-            (found,) = broadcast_object_list(found)
-            self._last = weights, found
-            self.trainer.log(dict(found))
+            (scored,) = broadcast_object_list(from_main)
+            self._last = weights, scored
+            self.trainer.log(dict(scored))
         if metrics is not None:
             metrics.update(self._last[1])
 
@@ -186,10 +186,10 @@ class GenerationCallback(TrainerCallback):
 
     def _measure(self, args, state, groups: list[list[dict]]) -> dict[str, float]:
         scorer = Scorer(self.score, self.corpus)
-        found = {f"eval_{name}": statistic.value for name, statistic in scorer.statistics(groups, self.rows).items()}
+        metrics = {f"eval_{name}": statistic.value for name, statistic in scorer.statistics(groups, self.rows).items()}
         if scorer.failures.count:
             total = sum(map(len, groups))
-            found["eval_unscored"] = scorer.failures.count / total
+            metrics["eval_unscored"] = scorer.failures.count / total
             warnings.warn(
                 f"{scorer.failures.count} of {total} generations could not be scored and are left out of their means. "
                 f"The first: {scorer.failures.first}"
@@ -201,7 +201,7 @@ class GenerationCallback(TrainerCallback):
         ]
         self.first = tuple(table[0][1:3])
         self._write(args, state.global_step, table)
-        return found
+        return metrics
 
     def _write(self, args, step: int, table: list[list]) -> None:
         header = ["step", "prompt", "generation", "reference"]

@@ -42,14 +42,15 @@ def summarise(values: Values) -> list[Result]:
 
 def differences(values: Values, baseline: str) -> list[Result]:
     """Each other model's metrics minus those of `baseline` at the same temperature, paired by prompt."""
-    found = []
+    results = []
     for (model, temperature), statistics in values.items():
         of_baseline = values.get((baseline, temperature))
         if model == baseline or of_baseline is None:
             continue
         common = [name for name in statistics if name in of_baseline]
-        found.append(Result(model, temperature, {name: statistics[name].minus(of_baseline[name]) for name in common}))
-    return found
+        metrics = {name: statistics[name].minus(of_baseline[name]) for name in common}
+        results.append(Result(model, temperature, metrics))
+    return results
 
 
 def decoding(temperature: float) -> str:
@@ -87,28 +88,28 @@ def at_equal_diversity(values: Values, baseline: str, metrics: Sequence[str]) ->
     for (model, temperature), statistics in values.items():
         curves.setdefault(model, {})[temperature] = statistics
     levels = common_levels(list(curves.values()))
-    found = []
+    rows = []
     for metric in metrics if levels else ():
         for model, curve in curves.items():
             if model == baseline:
                 minus, intervals = None, at_levels(curve, metric, levels)
             else:
                 minus, intervals = baseline, difference_at_levels(curve, curves[baseline], metric, levels)
-            found += [
+            rows += [
                 AtDiversity(model, minus, metric, level, one) for level, one in zip(levels, intervals, strict=True)
             ]
-    return found
+    return rows
 
 
-def table_at_equal_diversity(found: Sequence[AtDiversity], intervals: bool = True) -> list[list[str]]:
+def table_at_equal_diversity(values: Sequence[AtDiversity], intervals: bool = True) -> list[list[str]]:
     """
     A row a model and metric, a column a value of self-BLEU; only a header if there is none. Without intervals, a star
     marks a difference whose interval leaves out 0.
     """
-    levels = list(dict.fromkeys(one.self_bleu for one in found))
+    levels = list(dict.fromkeys(one.self_bleu for one in values))
     rows = [["model", "metric", *(f"self-BLEU {level:g}" for level in levels)]]
-    for start in range(0, len(found), len(levels) or 1):
-        cells = found[start : start + len(levels)]
+    for start in range(0, len(values), len(levels) or 1):
+        cells = values[start : start + len(levels)]
         model, minus, metric = cells[0].model, cells[0].minus, cells[0].metric
         texts = [shown(metric, one.value, intervals, minus is not None) for one in cells]
         if not intervals and minus is not None:
@@ -158,19 +159,19 @@ def write_differences(
     same_temperature: Sequence[Result], same_diversity: Sequence[AtDiversity], baseline: str, output_dir: Path
 ) -> None:
     """`differences.json`: each model minus the baseline, paired by prompt, with its intervals."""
-    told = {
+    content = {
         "baseline": baseline,
         "at_the_same_temperature": [asdict(one) for one in same_temperature],
         "at_equal_diversity": [asdict(one) for one in same_diversity],
     }
-    text = json.dumps(_without_nan(told), indent=1)
+    text = json.dumps(_without_nan(content), indent=1)
     (output_dir / "differences.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _without_nan(told):
+def _without_nan(content):
     """The same, `null` where there is no number: JSON knows no NaN."""
-    if isinstance(told, dict):
-        return {key: _without_nan(value) for key, value in told.items()}
-    if isinstance(told, list):
-        return [_without_nan(value) for value in told]
-    return None if isinstance(told, float) and np.isnan(told) else told
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and np.isnan(content) else content

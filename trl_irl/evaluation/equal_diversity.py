@@ -57,8 +57,8 @@ def difference_at_levels(curve: Curve, baseline: Curve, metric: str, levels: Seq
 
 def _read_off(curve: Curve, metric: str, levels: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """At the levels: the values, and those of each resample, `(resamples, levels)`."""
-    found = ((_diversity(statistics), _performance(statistics, metric)) for statistics in curve.values())
-    pairs = [(x, y) for x, y in found if y is not None]
+    points = ((_diversity(statistics), _performance(statistics, metric)) for statistics in curve.values())
+    pairs = [(x, y) for x, y in points if y is not None]
     if not pairs:  # a function of the user's that never gave it to this model
         return np.full(len(levels), np.nan), np.full((RESAMPLES, len(levels)), np.nan)
     value = interpolate([x.value for x, _ in pairs], [y.value for _, y in pairs], levels)

@@ -169,9 +169,9 @@ def check_lengths(
                 encoded = encode_row(tokenizer, row)
                 whole[i] = len(encoded.prompt) + len(encoded.completion)
     if max_new_tokens:
-        first = [row for i, row in rows.items() if i not in bad.found][:16]
-        if told := why_nothing_ends(tokenizer, first, model.stop_tokens):
-            warnings.warn(told)
+        first = [row for i, row in rows.items() if i not in bad.left_out][:16]
+        if warning := why_nothing_ends(tokenizer, first, model.stop_tokens):
+            warnings.warn(warning)
     of_prompts = too_long_for(context, prompts, max_new_tokens)
     of_references = {
         i: f"{len(rows)} references (the first is number {i}, of {length} tokens with its prompt) are longer than the "
@@ -180,13 +180,14 @@ def check_lengths(
         "`nll` and `td_loss`."
         for i, length in over(context, whole).items()
     }
-    for found in (of_prompts, of_references):
-        if found and bad.on_bad_row != "skip":
+    for too_long in (of_prompts, of_references):
+        if too_long and bad.on_bad_row != "skip":
             raise ValueError(
-                f"{len(found)} of {next(iter(found.values()))} `on_bad_row: skip` leaves such rows out by itself."
+                f"{len(too_long)} of {next(iter(too_long.values()))} `on_bad_row: skip` leaves such rows out by "
+                "itself."
             )
-        for i, message in found.items():
-            bad.found.setdefault(i, f"1 of {message}")
+        for i, message in too_long.items():
+            bad.left_out.setdefault(i, f"1 of {message}")
 
 
 def base_and_adapter(path: str) -> tuple[str, str | None]:

@@ -144,8 +144,8 @@ def _plot_lengths(said: dict[str, Sequence[dict]], path: Path) -> None:
     cut_any, highest = False, 0.0
     for i, (name, ones) in enumerate(said.items()):
         ended, cut = (
-            100 * np.histogram([x["length"] for x in ones if bool(x["ended"]) is told], edges)[0] / len(ones)
-            for told in (True, False)
+            100 * np.histogram([x["length"] for x in ones if bool(x["ended"]) is whether], edges)[0] / len(ones)
+            for whether in (True, False)
         )
         places, highest = edges[:-1] + (i + 0.75) * width, max(highest, (ended + cut).max())
         axes.bar(places, ended, width, color=f"C{i}", label=name)

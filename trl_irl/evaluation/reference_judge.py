@@ -56,11 +56,11 @@ class ReferenceJudge:
             `dict[str, Statistic]`: `reward` and, where there are references, `win_rate`, over prompts.
         """
         values = self.returns(groups)
-        found = {"reward": mean_of([fmean(of_prompt) for of_prompt in values])}
+        statistics = {"reward": mean_of([fmean(of_prompt) for of_prompt in values])}
         if self.of_references is not None:
             pairs = zip(values, self.of_references, strict=True)
             wins = [
                 fmean((value > right) + 0.5 * (value == right) for value in of_prompt) for of_prompt, right in pairs
             ]
-            found["win_rate"] = mean_of(wins)
-        return found
+            statistics["win_rate"] = mean_of(wins)
+        return statistics

@@ -41,24 +41,24 @@ _EXPLAINED = {
 }
 
 
-def report_text(found: Results, pictures: Sequence[str] = ()) -> str:
+def report_text(results: Results, pictures: Sequence[str] = ()) -> str:
     """The report as Markdown; `pictures` are names of files beside it."""
-    settings, shown = found.settings, found.shown
-    baseline, *others = found.models
+    settings, shown = results.settings, results.shown
+    baseline, *others = results.models
     parts = [
-        f"# {', '.join(found.models)} on {found.title}",
-        _told_of_what(found),
-        *(f"**{note}**" for note in found.notes),
+        f"# {', '.join(results.models)} on {results.title}",
+        _told_of_what(results),
+        *(f"**{note}**" for note in results.notes),
         *(f"![{_PICTURED[name]}]({name})" for name in pictures),
         "## Numbers",
-        f"{found.prompts} prompts of the split `{settings.split}`, {settings.num_samples} samples per prompt and "
+        f"{results.prompts} prompts of the split `{settings.split}`, {settings.num_samples} samples per prompt and "
         f"seed (one when greedy), seeds {', '.join(map(str, settings.seeds))}, at most {settings.max_new_tokens} "
         "tokens. Means over prompts, with 95 % bootstrap intervals over prompts. "
-        f"{_explained(shown, found)}",
+        f"{_explained(shown, results)}",
         *_told_of_judge(settings.reward_model_path),
         *_told_of_given(settings),
-        markdown(found.table()),
-        *_of_references(found),
+        markdown(results.table()),
+        *_of_references(results),
     ]
     if others:
         parts += [
@@ -66,30 +66,30 @@ def report_text(found: Results, pictures: Sequence[str] = ()) -> str:
             "A flatter policy is more diverse and less accurate at every temperature, so this reads each model off "
             "the lines between its temperatures where its self-BLEU is the same (greedy decoding has 100). "
             "Differences are paired by prompt; of percentages they are in points.",
-            markdown(comparison.table_at_equal_diversity(found.at_equal_diversity))
-            if found.at_equal_diversity
+            markdown(comparison.table_at_equal_diversity(results.at_equal_diversity))
+            if results.at_equal_diversity
             else "The models' temperatures have no common diversity to compare at: add temperatures.",
             f"## Minus {baseline}, at the same temperature",
             "Paired by prompt; differences of percentages are in points.",
-            markdown(comparison.table(found.differences, shown, difference=True)),
+            markdown(comparison.table(results.differences, shown, difference=True)),
         ]
-    if found.findings is not None:
-        parts.append(found.findings.markdown())
-    parts += _side_by_side(found.lines)
+    if results.findings is not None:
+        parts.append(results.findings.markdown())
+    parts += _side_by_side(results.lines)
     return "\n\n".join(parts)
 
 
-def _explained(shown: Iterable[str], found: Results) -> str:
+def _explained(shown: Iterable[str], results: Results) -> str:
     """What the metrics of a table are; those of a user's own task, if it says so."""
     keys = ["pass@" if name.startswith("pass@") else name for name in shown]
-    explained = {**_EXPLAINED, **task_of(found.settings.task).explained}
-    told = [explained[key].replace("{tokenizer}", found.tokenizer) for key in keys if key in explained]
-    return "; ".join(told) + "." if told else ""
+    explained = {**_EXPLAINED, **task_of(results.settings.task).explained}
+    sentences = [explained[key].replace("{tokenizer}", results.tokenizer) for key in keys if key in explained]
+    return "; ".join(sentences) + "." if sentences else ""
 
 
-def _of_references(found: Results) -> list[str]:
+def _of_references(results: Results) -> list[str]:
     """The losses of the references, a row per model; nothing where they were not asked for."""
-    held_out = {one.model: one.metrics for one in found.summaries if one.model in found.paths}
+    held_out = {one.model: one.metrics for one in results.summaries if one.model in results.paths}
     losses = [name for name in ("nll", "td_loss") if any(name in one for one in held_out.values())]
     if not losses:
         return []
@@ -127,19 +127,19 @@ def _cell(said) -> str:
     return "<br>".join(text.splitlines()) or "(nothing)"
 
 
-def _told_of_what(found: Results) -> str:
+def _told_of_what(results: Results) -> str:
     """Which data and which models, as a report is read long after its command is forgotten."""
-    settings = found.settings
+    settings = results.settings
     task = task_of(settings.task)
     of_task = task.dataset_name or ("generated" if task.generated else "given")
     data = [f"Data: `{settings.dataset_name or of_task}`"]
     named = {"task": settings.task, "from": settings.source_column, "to": settings.target_column}
     data += [f"{what} `{value}`" for what, value in named.items() if value]
-    models = {name: path for name, path in found.paths.items() if path}
+    models = {name: path for name, path in results.paths.items() if path}
     if settings.reward_model_path:
         models["reward model"] = settings.reward_model_path
-    told = "; ".join(f"{name}: `{path}`" for name, path in models.items())
-    return f"{', '.join(data)}.{f' Models: {told}.' if told else ''}"
+    listed = "; ".join(f"{name}: `{path}`" for name, path in models.items())
+    return f"{', '.join(data)}.{f' Models: {listed}.' if listed else ''}"
 
 
 def _told_of_given(settings: EvaluationSettings) -> list[str]:

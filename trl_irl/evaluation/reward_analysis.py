@@ -46,11 +46,11 @@ def overall(rewards: np.ndarray, scores: np.ndarray, correlation: Correlation) -
 
 def within_prompts(rewards: np.ndarray, scores: np.ndarray, correlation: Correlation) -> Statistic | None:
     """Mean over prompts of the correlation over a prompt's completions; `None` if no prompt's scores differ."""
-    found = [
+    of_prompts = [
         correlation(of_prompt[there], score[there])
         for of_prompt, score, there in zip(rewards, scores, ~np.isnan(scores), strict=True)
     ]
-    return None if np.isnan(found).all() else mean_of(found)
+    return None if np.isnan(of_prompts).all() else mean_of(of_prompts)
 
 
 def auroc(rewards: np.ndarray, scores: np.ndarray) -> float:
@@ -117,18 +117,18 @@ def majority_of(
         seed (`int`, *optional*, defaults to `0`)
     """
     rng = np.random.default_rng(seed)
-    found = []
+    of_prompts = []
     for of_prompt, score in zip(answers, scores, strict=True):
         voters = np.flatnonzero(~np.isnan(score))
         if len(voters) < k:
-            found.append(float("nan"))
+            of_prompts.append(float("nan"))
             continue
         if comb(len(voters), k) <= choices:
             drawn = combinations(voters, k)
         else:
             drawn = (rng.choice(voters, k, replace=False) for _ in range(choices))
-        found.append(float(np.mean([_vote([of_prompt[i] for i in c], [score[i] for i in c]) for c in drawn])))
-    return mean_of(found)
+        of_prompts.append(float(np.mean([_vote([of_prompt[i] for i in c], [score[i] for i in c]) for c in drawn])))
+    return mean_of(of_prompts)
 
 
 def _vote(answers: Sequence, scores: Sequence[float]) -> float:

@@ -35,23 +35,23 @@ class Judge:
         """By kind: see [`SoftQReward.score`]."""
         soft_q = self.soft_q.score(*args, **kwargs)
         likelihood = [one.as_advantage() for one in soft_q]
-        found = {"soft_q": soft_q, "likelihood": likelihood}
+        by_kind = {"soft_q": soft_q, "likelihood": likelihood}
         if self.reference is not None:  # as SoftQReward's kind "log_ratio", without asking the model a second time
             of_ref = self.reference.score(*args, **kwargs)
-            found["log_ratio"] = [
+            by_kind["log_ratio"] = [
                 replace(one, rewards=one.rewards - ref.rewards) for one, ref in zip(likelihood, of_ref, strict=True)
             ]
-        return found
+        return by_kind
 
     def returns(self, *args, **kwargs) -> dict[str, list[float]]:
         """A number a completion, by kind and aggregate."""
-        found = {}
+        by_column = {}
         for kind, scored in self.score(*args, **kwargs).items():
-            found[f"{kind} sum"] = [one.sum for one in scored]
-            found[f"{kind} mean"] = [one.mean for one in scored]
+            by_column[f"{kind} sum"] = [one.sum for one in scored]
+            by_column[f"{kind} mean"] = [one.mean for one in scored]
             if kind == "soft_q" and self.soft_q.gamma < 1:
-                found[f"{kind} discounted"] = [one.discounted for one in scored]
-        return found
+                by_column[f"{kind} discounted"] = [one.discounted for one in scored]
+        return by_column
 
     def settings(self) -> str:
         return f"gamma {self.soft_q.gamma:g}, terminal value {self.soft_q.terminal_value}"
@@ -74,7 +74,7 @@ def collect(lines: Sequence[dict], rows: Sequence[dict], score: Callable) -> dic
             groups = cells.setdefault((line["model"], line["temperature"]), [[] for _ in rows])
             groups[i % len(rows)].extend(line["completions"])
     scorer = Scorer(score)
-    found = {}
+    sampled = {}
     for key, groups in cells.items():
         scored = [
             [scorer.scores_of(completion["text"], row) for completion in group]
@@ -87,8 +87,8 @@ def collect(lines: Sequence[dict], rows: Sequence[dict], score: Callable) -> dic
                 "of accuracy, accuracy_math and rouge, or a function of your own as `task`."
             )
         values = [[(one or {}).get(name, float("nan")) for one in group] for group in scored]
-        found[key] = Sampled(groups, np.array(values))
-    return found
+        sampled[key] = Sampled(groups, np.array(values))
+    return sampled
 
 
 def add_rewards(sampled: dict[tuple[str, float], Sampled], rows: Sequence[dict], judge: Judge, name: str) -> None:
@@ -96,8 +96,8 @@ def add_rewards(sampled: dict[tuple[str, float], Sampled], rows: Sequence[dict],
     for one in sampled.values():
         flat = [(asked(row), c) for row, group in zip(rows, one.groups, strict=True) for c in group]
         texts, ids, ended = ([c[key] for _, c in flat] for key in ("text", "token_ids", "ended"))
-        told = {"ended": ended} if None in ids else {"completion_ids": ids}  # of given completions there are none
-        returns = judge.returns([prompt for prompt, _ in flat], texts, **told)
+        known = {"ended": ended} if None in ids else {"completion_ids": ids}  # of given completions there are none
+        returns = judge.returns([prompt for prompt, _ in flat], texts, **known)
         for column, values in returns.items():
             one.rewards[f"{name} {column}"] = np.array(values).reshape(one.scores.shape)
 
@@ -116,7 +116,7 @@ def corruption_of_references(judge: Judge, rows: Sequence[dict]) -> dict[str, di
 
 def best_of_n(sampled: dict[tuple[str, float], Sampled], exact: bool, marker: str | None = None) -> list[BestOf]:
     """The score of the best of 1, 2, 4, ... n of every prompt's completions, by every way to choose."""
-    found = []
+    results = []
     for (model, temperature), one in sampled.items():
         n = one.scores.shape[1]
         numbers = sorted({*(2**i for i in range(n.bit_length()) if 2**i <= n), n})
@@ -128,21 +128,21 @@ def best_of_n(sampled: dict[tuple[str, float], Sampled], exact: bool, marker: st
         ways |= {name: [of(rewards, one.scores, k) for k in numbers] for name, rewards in one.rewards.items()}
         ways["oracle"] = [of(one.scores, one.scores, k) for k in numbers]
         for way, statistics in ways.items():
-            found.append(BestOf(model, temperature, way, dict(zip(numbers, statistics, strict=True))))
-    return found
+            results.append(BestOf(model, temperature, way, dict(zip(numbers, statistics, strict=True))))
+    return results
 
 
 def agreement(sampled: dict[tuple[str, float], Sampled]) -> list[Tells]:
     """Each reward, and the length, against the score: all temperatures of a model together."""
-    found = []
+    results = []
     for model in dict.fromkeys(model for model, _ in sampled):
         parts = [one for (name, _), one in sampled.items() if name == model]
         scores = np.concatenate([one.scores for one in parts], axis=1)
         lengths = [[[c["length"] for c in group] for group in one.groups] for one in parts]
         rewards = {"length": np.concatenate([np.array(x, dtype=np.float64) for x in lengths], axis=1)}
         rewards |= {name: np.concatenate([one.rewards[name] for one in parts], axis=1) for name in parts[0].rewards}
-        found += [Tells.of(model, name, values, scores) for name, values in rewards.items()]
-    return found
+        results += [Tells.of(model, name, values, scores) for name, values in rewards.items()]
+    return results
 
 
 def analyse(

@@ -39,14 +39,14 @@ class Tells:
     @classmethod
     def of(cls, model: str, reward: str, rewards: np.ndarray, scores: np.ndarray) -> Tells:
         """AUROC (only for scores of 0 and 1), Spearman's and Kendall's correlation, within prompts and over all."""
-        found: dict[str, Interval | None] = {}
+        metrics: dict[str, Interval | None] = {}
         if np.isin(scores[~np.isnan(scores)], (0, 1)).all():
-            found["AUROC in prompt"] = _interval(auroc_within_prompts(rewards, scores))
-            found["AUROC"] = _point(auroc(rewards, scores))
+            metrics["AUROC in prompt"] = _interval(auroc_within_prompts(rewards, scores))
+            metrics["AUROC"] = _point(auroc(rewards, scores))
         for name, correlation in (("Spearman", spearman), ("Kendall", kendall)):
-            found[f"{name} in prompt"] = _interval(within_prompts(rewards, scores, correlation))
-            found[name] = _point(overall(rewards, scores, correlation))
-        return cls(model, reward, found)
+            metrics[f"{name} in prompt"] = _interval(within_prompts(rewards, scores, correlation))
+            metrics[name] = _point(overall(rewards, scores, correlation))
+        return cls(model, reward, metrics)
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,15 @@ class Findings:
     best_of_n: list[BestOf] = field(default_factory=list)
 
     def write_json(self, path: Path) -> None:
-        told = {
+        content = {
             "judges": self.judges,
             "agreement": [
                 {"model": x.model, "reward": x.reward, **{name: _told(i) for name, i in x.metrics.items()}}
                 for x in self.agreement
             ],
             "corruption": [
-                {"reward": name, **{key: _told(_interval_of(values)) for key, values in found.items()}}
-                for name, found in self.corruption.items()
+                {"reward": name, **{key: _told(_interval_of(values)) for key, values in sensitivity.items()}}
+                for name, sensitivity in self.corruption.items()
             ],
             "best_of_n": [
                 {
@@ -94,7 +94,7 @@ class Findings:
                 for x in self.best_of_n
             ],
         }
-        path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     def agreement_table(self, intervals: bool) -> list[list[str]]:
         names = list(self.agreement[0].metrics)
@@ -105,10 +105,10 @@ class Findings:
 
     def corruption_table(self, intervals: bool) -> list[list[str]]:
         rows = [["of", "reward", "lowest token (%)", "chance (%)", "place", "return falls (%)"]]
-        for name, found in self.corruption.items():
+        for name, sensitivity in self.corruption.items():
             judge, _, kind = name.rpartition(" ")
             cells = [
-                _shown(_interval_of(factor * found[key]), intervals, digits)
+                _shown(_interval_of(factor * sensitivity[key]), intervals, digits)
                 for key, factor, digits in (("lowest", 100, 1), ("chance", 100, 1), ("place", 1, 2), ("falls", 100, 1))
             ]
             rows.append([judge, kind, *cells])

@@ -37,7 +37,7 @@ def rows_to_judge(
     bad = BadRows(settings.on_bad_row, f"`{settings.split}`")
     judged = settings.reward_model_path is not None or has_own_score(settings.task)
     rows = readable(split, settings.task_data(needs_target=False), bad, reference=not judged)
-    total, notes, metrics = len(rows) + len(bad.found), [], list(settings.metrics)
+    total, notes, metrics = len(rows) + len(bad.left_out), [], list(settings.metrics)
     with_reference = [i for i, row in rows.items() if "completion" in row]
     if with_reference:
         for i in rows.keys() - set(with_reference):
@@ -53,7 +53,7 @@ def rows_to_judge(
         check_lengths(name, judge, rows, 0, bool(with_reference), bad)
     given = _given(settings.completion_columns or (), rows, bad)
     left_out = bad.tell(total)
-    kept = [i for i in rows if i not in bad.found]
+    kept = [i for i in rows if i not in bad.left_out]
     notes += [left_out] if left_out else []
     return [rows[i] for i in kept], [given.get(i, []) for i in kept], metrics, notes
 
@@ -70,19 +70,19 @@ def _without_references(settings: EvaluationSettings) -> list[str]:
 
 def _given(columns: Sequence[str], rows: Mapping[int, dict], bad: BadRows) -> dict[int, list[Given]]:
     """By number, the completions in these columns; as many of each row."""
-    found: dict[int, list[Given]] = {}
+    by_row: dict[int, list[Given]] = {}
     for i, row in rows.items() if columns else ():
         where = f"Row {i} of {bad.of}"
         with bad.reading(i):
             of_row = given_completions(row, columns, where)
-            wanted = len(next(iter(found.values()), of_row))
+            wanted = len(next(iter(by_row.values()), of_row))
             if len(of_row) != wanted:
                 raise ValueError(
                     f"{where} has {len(of_row)} completions, and the rows before it {wanted}: prompts are compared "
                     "with equally many of each."
                 )
-            found[i] = of_row
-    return found
+            by_row[i] = of_row
+    return by_row
 
 
 def given_lines(name: str, rows: Sequence[dict], given: Sequence[Sequence[Given]], length: Callable) -> list[dict]:
@@ -90,10 +90,10 @@ def given_lines(name: str, rows: Sequence[dict], given: Sequence[Sequence[Given]
     Each row's given completions as [`~evaluation.sample_cache.load_or_sample`] has sampled ones, without `token_ids`:
     no model of ours has said them. `length` counts the tokens of a text.
     """
-    told = {"model": name, "temperature": GIVEN_TEMPERATURE, "seed": 0}
+    of_cell = {"model": name, "temperature": GIVEN_TEMPERATURE, "seed": 0}
     return [
         {
-            **told,
+            **of_cell,
             "prompt": row["prompt"],
             "reference": row.get("completion"),
             "completions": [

@@ -108,8 +108,9 @@ class _Evaluation:
             split = load_split(settings.task_data(needs_target=False), settings.split, settings.num_prompts)
         else:
             split = list(rows)[: settings.num_prompts]
-        told = (settings, self.models, self.judges if settings.reward_analysis else {})
-        self.rows, self.given, self.metrics, self.notes = rows_to_judge(split, *told)
+        judging_rows = self.judges if settings.reward_analysis else {}
+        judged = rows_to_judge(split, settings, self.models, judging_rows)
+        self.rows, self.given, self.metrics, self.notes = judged
         self.score = make_score(settings.task, self.metrics, verifier, settings.answer_marker)
         self._scorer().check(self.rows)
         self.notes += unanswered(self.rows, self.metrics, settings.answer_marker)
@@ -136,8 +137,16 @@ class _Evaluation:
             self._score(GIVEN, [(comparison.GIVEN_TEMPERATURE, given)])
         findings = None
         if self.settings.judges_by_rewards:
-            told = (self.metrics, self.lines, self.rows, self.score, self.in_models, self.judge)
-            findings = analyse(self.judges, self.settings, *told)
+            findings = analyse(
+                self.judges,
+                self.settings,
+                self.metrics,
+                self.lines,
+                self.rows,
+                self.score,
+                self.in_models,
+                self.judge,
+            )
         self._note_pairs()
         if self.verifier is not None and self.verifier.failures:
             missed = self.verifier.failures
@@ -177,9 +186,9 @@ class _Evaluation:
             greedy = temperature == 0
             seeds, count = (settings.seeds[:1], 1) if greedy else (settings.seeds, settings.num_samples)
             options = {"num_samples": count, "top_p": settings.top_p, "max_new_tokens": settings.max_new_tokens}
-            told = {"path": str(model.path), "weights": weights, "dtype": settings.dtype, "prompts": prompts}
-            told |= {"eos_token": settings.eos_token} if settings.eos_token else {}
-            told |= {"batch_size": settings.batch_size, "backend": settings.backend, "format": 2, **options}
+            decisive = {"path": str(model.path), "weights": weights, "dtype": settings.dtype, "prompts": prompts}
+            decisive |= {"eos_token": settings.eos_token} if settings.eos_token else {}
+            decisive |= {"batch_size": settings.batch_size, "backend": settings.backend, "format": 2, **options}
             for seed in seeds:
 
                 def draw(temperature=temperature, seed=seed, options=options):
@@ -187,7 +196,7 @@ class _Evaluation:
                     with self.in_models:
                         return model.sample(prompts, title, temperature=temperature, seed=seed, **options)
 
-                key = CellKey(name, temperature, seed, told)
+                key = CellKey(name, temperature, seed, decisive)
                 # A model that is given itself has no name by which its samples could be known again.
                 keeps = settings.output_dir is not None and model.path is not None
                 folder = Path(settings.output_dir) if keeps else None
@@ -198,9 +207,9 @@ class _Evaluation:
         wanted = {"nll", "td_loss"} & set(self.metrics)
         if not wanted:
             return {}
-        told = (self.settings.gamma, self.settings.terminal_value)
+        gamma, terminal_value = self.settings.gamma, self.settings.terminal_value
         with self.in_models:
-            sums = held_out_sums(model.model, model.tokenizer, self.rows, *told)
+            sums = held_out_sums(model.model, model.tokenizer, self.rows, gamma, terminal_value)
         return {name: Statistic(values) for name, values in sums.items() if name in wanted}
 
     def _score(self, name: str, cells: Iterable[tuple[float, list[dict]]]) -> None:

@@ -41,9 +41,14 @@ def load_or_sample(
     path = None if output_dir is None else key.path(output_dir)
     if path is not None and path.is_file():
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    told = {"model": key.model, "temperature": key.temperature, "seed": key.seed}
+    of_cell = {"model": key.model, "temperature": key.temperature, "seed": key.seed}
     lines = [
-        {**told, "prompt": row["prompt"], "reference": row.get("completion"), "completions": list(map(asdict, group))}
+        {
+            **of_cell,
+            "prompt": row["prompt"],
+            "reference": row.get("completion"),
+            "completions": list(map(asdict, group)),
+        }
         for row, group in zip(rows, sample(), strict=True)
     ]
     if path is None:

@@ -70,22 +70,22 @@ def read(arguments, split: Dataset, bad: BadRows, check: Callable[[list[ToScore]
     Raises:
         `ValueError`: a row cannot be read, see [`~tasks.rows.BadRows`].
     """
-    data, found = arguments.task_data(needs_target=False), []
+    data, completions = arguments.task_data(needs_target=False), []
     for i, row in enumerate(split):
         with bad.reading(i):
             where = f"Row {i} of `{arguments.split}`"
             of_row = completions_of(row, data, arguments.completion_columns or (), i, where, arguments.cut)
             check(of_row)
-            found += of_row
-    return found
+            completions += of_row
+    return completions
 
 
-def score_all(told: dict, rows: list[ToScore], parts: Path, reward: Callable) -> list[dict]:
+def score_all(decisive: dict, rows: list[ToScore], parts: Path, reward: Callable) -> list[dict]:
     """
     Every completion with its numbers; those of finished chunks are read from `parts`, the others written there.
 
     Args:
-        told (`dict`):
+        decisive (`dict`):
             All that decides the numbers beside the rows.
         rows (`list[ToScore]`), parts (`Path`)
         reward (`Callable`):
@@ -93,26 +93,26 @@ def score_all(told: dict, rows: list[ToScore], parts: Path, reward: Callable) ->
     """
     from tqdm.auto import tqdm
 
-    of_rows, found = cache(reward), []
+    of_rows, lines = cache(reward), []
     for start in tqdm(range(0, len(rows), _CHUNK), desc="Scoring", unit=f"{_CHUNK} rows", leave=False, disable=None):
         chunk = rows[start : start + _CHUNK]
-        part = parts / f"{start}-{_digest(told, chunk)}.json"
+        part = parts / f"{start}-{_digest(decisive, chunk)}.json"
         if not part.is_file():
             scored = [_line(one) | numbers for one, numbers in zip(chunk, of_rows()(chunk), strict=True)]
             unfinished = part.with_suffix(".part")
             unfinished.write_text(json.dumps(scored), encoding="utf-8")
             os.replace(unfinished, part)
-        found += json.loads(part.read_text(encoding="utf-8"))
-    return found
+        lines += json.loads(part.read_text(encoding="utf-8"))
+    return lines
 
 
 def _line(one: ToScore) -> dict:
     given = one.given
-    told = {"row": one.number, "source": given.source, "number": given.number, "cut": given.cut}
-    return {**told, "prompt": written(one.row["prompt"]), "completion": given.text}
+    origin = {"row": one.number, "source": given.source, "number": given.number, "cut": given.cut}
+    return {**origin, "prompt": written(one.row["prompt"]), "completion": given.text}
 
 
-def _digest(told: dict, chunk: list[ToScore]) -> str:
+def _digest(decisive: dict, chunk: list[ToScore]) -> str:
     from ..text.encode import asked
 
     rows = [
@@ -120,7 +120,7 @@ def _digest(told: dict, chunk: list[ToScore]) -> str:
         + [one.given.number, one.given.cut]
         for one in chunk
     ]
-    return hashlib.sha256(json.dumps({**told, "rows": rows}, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps({**decisive, "rows": rows}, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def with_other_columns(scored: list[dict], split: Dataset) -> tuple[Dataset, list[str]]:

@@ -104,27 +104,27 @@ class Scorer:
                 column = values.setdefault(name, [])
                 column += [math.nan] * (i - len(column)) + [value]
         padded = {name: column + [math.nan] * (len(rows) - len(column)) for name, column in values.items()}
-        found = {name: mean_of(column) for name, column in padded.items()}
+        statistics = {name: mean_of(column) for name, column in padded.items()}
         texts = [[completion["text"] for completion in group] for group in groups]
         for name in self.corpus:
-            found[name] = corpus_statistics(name, texts, [row["completion"] for row in rows])
-        return found
+            statistics[name] = corpus_statistics(name, texts, [row["completion"] for row in rows])
+        return statistics
 
     def _of_prompt(self, group: Sequence[dict], row: dict, tokenizer: str) -> dict[str, float]:
         texts = [completion["text"] for completion in group]
         scores = [scored for text in texts if (scored := self.scores_of(text, row)) is not None]
         self.given.update(name for scored in scores for name in scored)
-        found = {name: fmean(scored[name] for scored in scores if name in scored) for name in _names(scores)}
-        if "accuracy" in found:
+        metrics = {name: fmean(scored[name] for scored in scores if name in scored) for name in _names(scores)}
+        if "accuracy" in metrics:
             correct = [scored["accuracy"] for scored in scores if "accuracy" in scored]
-            found |= {f"pass@{k}": pass_at_k(correct, k) for k in _powers_of_two(len(correct))}
+            metrics |= {f"pass@{k}": pass_at_k(correct, k) for k in _powers_of_two(len(correct))}
         if len(texts) > 1:
-            found |= {
+            metrics |= {
                 "self_bleu": self_bleu(texts, tokenizer),
                 "distinct": distinct_share(texts),
                 "distinct_2": distinct_n(texts, 2, tokenizer),
             }
-        return found | {
+        return metrics | {
             "length": fmean(completion["length"] for completion in group),
             "ended": fmean(completion["ended"] for completion in group),
             "empty": fmean(not text.strip() for text in texts),
@@ -169,7 +169,7 @@ def tokenizer_of(rows: Sequence[dict]) -> str:
     texts = [row.get("completion", "") for row in rows]
     if not any(character.isalpha() for text in texts for character in text):
         prompts = [row.get("prompt") or "" for row in rows]
-        messages = [[{"content": told}] if isinstance(told, str) else told for told in prompts]
+        messages = [[{"content": prompt}] if isinstance(prompt, str) else prompt for prompt in prompts]
         texts = [str(message["content"]) for turns in messages for message in turns]
     return bleu_tokenizer(texts)
 

@@ -24,14 +24,14 @@ def named(models: Sequence[str], key: str) -> dict[str, str]:
     Raises:
         `ValueError`: two have the same name.
     """
-    found = {}
+    paths = {}
     for model in models:
         name, has_name, path = model.rpartition("=")
         name = name if has_name else Path(path).name
-        if name in found:
+        if name in paths:
             raise ValueError(f"`{key}` has two called {name}. Name them: `first=path second=path`.")
-        found[name] = path
-    return found
+        paths[name] = path
+    return paths
 
 
 @dataclass

@@ -44,17 +44,17 @@ def corrupt(completions: Sequence[Sequence[int]], stop_tokens: Collection[int], 
     pool = np.array([token for ids in completions for token in ids if token not in stop_tokens])
     if len(set(pool.tolist())) < 2:
         raise ValueError("There is no token to replace by another one: the references are empty, or all one token.")
-    found = Corruption([], [], [])
+    corruption = Corruption([], [], [])
     for row, ids in enumerate(completions):
         candidates = [i for i, token in enumerate(ids) if token not in stop_tokens]
         if not candidates:
             continue
         position = int(rng.choice(candidates))
         others = pool[pool != ids[position]]
-        found.rows.append(row)
-        found.positions.append(position)
-        found.token_ids.append([*ids[:position], int(rng.choice(others)), *ids[position + 1 :]])
-    return found
+        corruption.rows.append(row)
+        corruption.positions.append(position)
+        corruption.token_ids.append([*ids[:position], int(rng.choice(others)), *ids[position + 1 :]])
+    return corruption
 
 
 def sensitivity(
@@ -74,16 +74,16 @@ def sensitivity(
         other tokens whose reward is lower (0: none, 0.5: chance), equal ones counting half; `falls`, 1 if the return
         is lower than before. NaN for a completion whose changed token has no reward, or is alone.
     """
-    found: dict[str, list[float]] = {"lowest": [], "chance": [], "place": [], "falls": []}
+    columns: dict[str, list[float]] = {"lowest": [], "chance": [], "place": [], "falls": []}
     for before, after, position in zip(original, corrupted, positions, strict=True):
         others = np.delete(after.rewards, position)[np.delete(after.has_reward, position)]
-        told = dict.fromkeys(found, float("nan"))
+        of_completion = dict.fromkeys(columns, float("nan"))
         if after.has_reward[position] and len(others):
             own = after.rewards[position]
-            told["lowest"] = float(own < others.min())
-            told["chance"] = 1 / (len(others) + 1)
-            told["place"] = float(((others < own) + (others == own) / 2).mean())
-            told["falls"] = float(after.sum < before.sum)
-        for name, value in told.items():
-            found[name].append(value)
-    return {name: np.array(values) for name, values in found.items()}
+            of_completion["lowest"] = float(own < others.min())
+            of_completion["chance"] = 1 / (len(others) + 1)
+            of_completion["place"] = float(((others < own) + (others == own) / 2).mean())
+            of_completion["falls"] = float(after.sum < before.sum)
+        for name, value in of_completion.items():
+            columns[name].append(value)
+    return {name: np.array(values) for name, values in columns.items()}

@@ -12,7 +12,7 @@ env:
 ```
 
 From a shell: `export TRL_IRL_REWARD=outputs/gsm8k/irl_full`, or `'{model: outputs/gsm8k/irl_full, aggregate: mean}'`.
-`preference_reward` is a reward model that `trl reward` trained, told by `TRL_IRL_PREFERENCE_REWARD`.
+`preference_reward` is a reward model that `trl reward` trained, named by `TRL_IRL_PREFERENCE_REWARD`.
 """
 
 import inspect
@@ -34,12 +34,12 @@ _REWARDS = {
 
 
 @cache
-def _reward(variable: str, kind: type, told: str) -> SoftQReward | PreferenceReward:
-    arguments = yaml.safe_load(told)
+def _reward(variable: str, kind: type, value: str) -> SoftQReward | PreferenceReward:
+    arguments = yaml.safe_load(value)
     if isinstance(arguments, str):
         arguments = {"model": arguments}
     if not isinstance(arguments, dict) or "model" not in arguments:
-        raise ValueError(f"`{variable}={told}` names no `model`: set it to a folder, a Hub id, or `{{model: ...}}`.")
+        raise ValueError(f"`{variable}={value}` names no `model`: set it to a folder, a Hub id, or `{{model: ...}}`.")
     known = [name for name in inspect.signature(kind).parameters if name != "tokenizer"]
     unknown = [name for name in arguments if name not in known]
     if unknown:

@@ -117,12 +117,12 @@ class _LoadReports(logging.Handler):
         report = re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage())
         if not re.search(rf"LOAD REPORT from: {re.escape(self.path)}\s*$", report, re.MULTILINE):
             return
-        found = re.findall(r"^(\S+)\s*\|\s*(MISSING|UNEXPECTED)\b", report, re.MULTILINE)
+        reported = re.findall(r"^(\S+)\s*\|\s*(MISSING|UNEXPECTED)\b", report, re.MULTILINE)
         if self.new_head:
-            found = [(name, what) for name, what in found if name.split(".")[0] not in _HEADS]
-        elif any(what == "UNEXPECTED" and name.split(".")[0] in _HEADS for name, what in found):
+            reported = [(name, what) for name, what in reported if name.split(".")[0] not in _HEADS]
+        elif any(what == "UNEXPECTED" and name.split(".")[0] in _HEADS for name, what in reported):
             raise ValueError(_reward_model_error(self.path, self.key))
-        check_whole([name for name, what in found if what == "MISSING"], self.path, self.key)
+        check_whole([name for name, what in reported if what == "MISSING"], self.path, self.key)
 
 
 @contextmanager

@@ -132,9 +132,9 @@ def _article(position: int, row: dict, largest: float) -> str:
         style = f' class="{classes}"{style}' if classes else style
         text = html.escape(token).replace("\n", '<i class="newline"></i>\n')
         spans.append(f'<span{style} title="{title}">{text}</span>')
-    told = f"return {row['sum']:+.3f}, log-likelihood {row['log_likelihood']:.3f}, {len(row['tokens'])} tokens"
+    numbers_line = f"return {row['sum']:+.3f}, log-likelihood {row['log_likelihood']:.3f}, {len(row['tokens'])} tokens"
     return (
         f'<article data-position="{position}" data-return="{row["sum"]!r}">\n<div class="prompt" dir="auto">'
         f'{html.escape(row["prompt"])}</div>\n<div class="completion" dir="auto">{"".join(spans)}</div>\n'
-        f'<div class="numbers">{told}</div>\n</article>'
+        f'<div class="numbers">{numbers_line}</div>\n</article>'
     )

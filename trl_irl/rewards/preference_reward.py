@@ -175,11 +175,11 @@ class PreferenceReward:
         return [*ids[:-1], self.tokenizer.eos_token_id] if last is not None and last.special else list(ids)
 
     def _whole_ids(self, rows: Sequence[dict], ended: Sequence[bool]) -> list[list[int]]:
-        found = []
+        ids = []
         for i, (row, end) in enumerate(zip(rows, ended, strict=True)):
             with naming_row(f"Row {i}"):
-                found.append(whole_ids(self.tokenizer, row, end))
-        return found
+                ids.append(whole_ids(self.tokenizer, row, end))
+        return ids
 
     def _are_own(self, completions: Sequence[str], completion_ids: Sequence[Sequence[int]]) -> bool:
         """Whether ids are of this model's tokenizer; if once they are not, they are never taken again."""
@@ -210,10 +210,10 @@ class PreferenceReward:
                 f"Row {i} has {length} tokens, prompt and completion together, and the reward model's context is "
                 f"{context}: it has never seen what comes later. Leave such rows out, or shorten them."
             )
-        found: list[float] = []
+        rewards: list[float] = []
         for start in range(0, len(rows), self.batch_size):
-            found += self._logits(rows[start : start + self.batch_size])
-        return found
+            rewards += self._logits(rows[start : start + self.batch_size])
+        return rewards
 
     @torch.no_grad()
     def _logits(self, rows: Sequence[list[int]]) -> list[float]:

@@ -228,16 +228,16 @@ class SoftQReward:
         stop_tokens = self.stop_tokens
         options = {"gamma": self.gamma, "terminal_value": self.terminal_value, "batch_size": self.batch_size}
         values = token_values(self.model, encoded, stop_tokens, **options)
-        found = [
+        scored = [
             CompletionReward(row.token_ids, row.reward, row.has_reward, row.q, row.v, self.gamma) for row in values
         ]
         if self.kind == "soft_q":
-            return found
-        found = [one.as_advantage() for one in found]
+            return scored
+        scored = [one.as_advantage() for one in scored]
         if self.kind == "log_ratio":
             of_ref = token_values(self.ref_model, encoded, stop_tokens, **options)
-            found = [replace(one, rewards=one.rewards - ref.log_pi) for one, ref in zip(found, of_ref, strict=True)]
-        return found
+            scored = [replace(one, rewards=one.rewards - ref.log_pi) for one, ref in zip(scored, of_ref, strict=True)]
+        return scored
 
     def _numbers(self, scored: Sequence[CompletionReward]) -> list[float]:
         returns = [getattr(one, self.aggregate) for one in scored]

@@ -81,7 +81,7 @@ def token_values(
 
     _check(model, encoded)
     was_training = model.training
-    found: list[TokenValues | None] = [None] * len(encoded)
+    values: list[TokenValues | None] = [None] * len(encoded)
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))  # little padding
     try:
         with soft_q_head(model):
@@ -97,10 +97,10 @@ def token_values(
                 grid = (output.labels, output.q, output.v, terms.reward, terms.has_reward)
                 for row, i in enumerate(chosen):
                     scored = terms.scored[row]
-                    found[i] = TokenValues(*(tensor[row][scored].cpu().numpy() for tensor in grid))
+                    values[i] = TokenValues(*(tensor[row][scored].cpu().numpy() for tensor in grid))
     finally:
         model.train(was_training)
-    return found
+    return values
 
 
 def _check(model: PreTrainedModel, encoded: Sequence[tuple[list[int], list[int]]]) -> None:

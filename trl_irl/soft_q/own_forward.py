@@ -172,8 +172,8 @@ def probe_ids(model: PreTrainedModel) -> torch.Tensor:
         for key, value in part.to_dict().items()
         if key.endswith(("token_id", "token_index")) and isinstance(value, int)
     }
-    found = [i for i in range(min(embedding_rows(model), 4096)) if i not in special] or [0]
-    ids = [found[i % len(found)] for i in range(1, len(PROBE_LOGITS) + 1)]
+    usable = [i for i in range(min(embedding_rows(model), 4096)) if i not in special] or [0]
+    ids = [usable[i % len(usable)] for i in range(1, len(PROBE_LOGITS) + 1)]
     return torch.tensor([ids], device=model.device)
 
 

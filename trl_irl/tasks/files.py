@@ -59,7 +59,7 @@ def load_from_hub_or_path(
         check_local_path(name, "dataset_name")
         arguments = {"path": name, "name": config}
     try:
-        if any((path / told).is_file() for told in _SAVED_TO_DISK):
+        if any((path / marker).is_file() for marker in _SAVED_TO_DISK):
             return _saved_to_disk(path, streaming)
         return load_dataset(**arguments, **_text_of_csv(arguments), streaming=streaming)
     except Exception as error:  # as many kinds as there are readers

@@ -143,11 +143,11 @@ _HOW = (
 )
 
 
-def _text(told) -> str:
+def _text(value) -> str:
     """Text, the last of some messages, or a number as text."""
-    if told is None or told == [] or told != told:  # NaN is what pandas makes of a missing cell
-        raise NoFinalAnswer(f"the reference is {told}. {_HOW}")
-    return last_text(told)
+    if value is None or value == [] or value != value:  # NaN is what pandas makes of a missing cell
+        raise NoFinalAnswer(f"the reference is {value}. {_HOW}")
+    return last_text(value)
 
 
 def _bare(text: str) -> Answer | None:

@@ -31,14 +31,14 @@ def own_task(name: str) -> Task:
             f"`task: {name}` could not be imported: {error}. It is `module:function`, where `module` is as in "
             f"`import module`, run from {Path.cwd()}."
         ) from error
-    found = getattr(module, own_name, None)
-    if isinstance(found, Task):
-        return found if found.score is None else replace(found, score=_checked_score(found.score, name))
-    if not callable(found):
+    named = getattr(module, own_name, None)
+    if isinstance(named, Task):
+        return named if named.score is None else replace(named, score=_checked_score(named.score, name))
+    if not callable(named):
         raise ValueError(
             f"`task: {name}` names no function and no task: module `{module_name}` has no `{own_name}` of that kind."
         )
-    return Task(score=_checked_score(found, name))
+    return Task(score=_checked_score(named, name))
 
 
 def _checked_score(function: Score, name: str) -> Score:

@@ -88,8 +88,8 @@ def sampled_pairs(
     pairs = []
     for row, texts, values in zip(rows, completions, scores, strict=True):
         scored = {text: value for text, value in zip(texts, values, strict=True) if value is not None}
-        found = [(a, b) for (a, x), (b, y) in product(scored.items(), repeat=2) if x > y]
-        for chosen, rejected in rng.sample(found, min(pairs_per_prompt, len(found))):
+        candidates = [(a, b) for (a, x), (b, y) in product(scored.items(), repeat=2) if x > y]
+        for chosen, rejected in rng.sample(candidates, min(pairs_per_prompt, len(candidates))):
             pairs.append(_pair(row, chosen, rejected))
     return pairs
 

@@ -33,12 +33,12 @@ def as_dataset(rows: Sequence[dict], of: str) -> Dataset:
             for key, value in row.items():
                 if value is not None:
                     kinds.setdefault(key, {}).setdefault(type(value).__name__, i)
-        mixed = next(((key, found) for key, found in kinds.items() if len(found) > 1), None)
+        mixed = next(((key, rows_of_kind) for key, rows_of_kind in kinds.items() if len(rows_of_kind) > 1), None)
         if mixed is None:
             raise ValueError(f"The rows of {of} cannot be saved as a table: {error}") from error
-        told = " and ".join(f"{kind} in row {i}" for kind, i in mixed[1].items())
+        listed = " and ".join(f"{kind} in row {i}" for kind, i in mixed[1].items())
         raise ValueError(
-            f"The rows of {of} cannot be saved as a table, since `{mixed[0]}` is {told}. Make all of one kind, or "
+            f"The rows of {of} cannot be saved as a table, since `{mixed[0]}` is {listed}. Make all of one kind, or "
             "prepare them apart."
         ) from error
 

@@ -34,7 +34,7 @@ class BadRows:
 
     on_bad_row: str
     of: str
-    found: dict[int, str] = field(default_factory=dict)
+    left_out: dict[int, str] = field(default_factory=dict)
 
     @contextmanager
     def reading(self, number: int) -> Iterator[None]:
@@ -49,7 +49,7 @@ class BadRows:
         except ValueError as error:
             if self.on_bad_row != "skip":
                 raise ValueError(f"{error} Or leave such rows out: `on_bad_row: skip`.") from error
-            self.found[number] = str(error)
+            self.left_out[number] = str(error)
 
     def tell(self, total: int) -> str | None:
         """
@@ -58,15 +58,15 @@ class BadRows:
         Raises:
             `ValueError`: there is no other row.
         """
-        if not self.found:
+        if not self.left_out:
             return None
-        first = next(iter(self.found.values()))
-        if len(self.found) == total:
+        first = next(iter(self.left_out.values()))
+        if len(self.left_out) == total:
             raise ValueError(f"Not one of the {total} rows of {self.of} can be used. The first: {first}")
-        named = ", ".join(map(str, sorted(self.found)[:_NAMED]))
-        more = ", ..." if len(self.found) > _NAMED else ""
+        named = ", ".join(map(str, sorted(self.left_out)[:_NAMED]))
+        more = ", ..." if len(self.left_out) > _NAMED else ""
         return (
-            f"{len(self.found)} of {total} rows of {self.of} are left out (`on_bad_row: skip`): {named}{more}. The "
+            f"{len(self.left_out)} of {total} rows of {self.of} are left out (`on_bad_row: skip`): {named}{more}. The "
             f"first: {first}"
         )
 
@@ -118,7 +118,7 @@ def given_completions(
             f"{where} has no completion: its columns are {', '.join(row)}. Name those that hold some with "
             "`completion_columns`, or sample some with `trl-irl evaluate`."
         )
-    found = []
+    given = []
     for column in columns:
         try:
             value = row[column] if column in row else nested(row, column)
@@ -133,13 +133,13 @@ def given_completions(
             cut = all_cut or _is_cut(row, number, len(values), where)
             if isinstance(one, Mapping) and "text" in one:
                 cut, one = cut or _is_cut(one, 0, 1, at), one["text"]
-            found.append(Given(one_text(checked(one, column, at)), column, number, cut))
-    return found
+            given.append(Given(one_text(checked(one, column, at)), column, number, cut))
+    return given
 
 
-def _is_cut(told: Mapping, number: int, count: int, where: str) -> bool:
+def _is_cut(source: Mapping, number: int, count: int, where: str) -> bool:
     for key, sign in ((_SAYS_CUT, True), (_SAYS_ENDED, False)):
-        value = _of(told.get(key), key, number, count, where)
+        value = _of(source.get(key), key, number, count, where)
         if value is None:
             continue
         truth = _TRUTH.get(str(value).lower())
@@ -150,7 +150,7 @@ def _is_cut(told: Mapping, number: int, count: int, where: str) -> bool:
             )
         if truth is sign:
             return True
-    return _of(told.get("finish_reason"), "finish_reason", number, count, where) == "length"
+    return _of(source.get("finish_reason"), "finish_reason", number, count, where) == "length"
 
 
 def _of(value, key: str, number: int, count: int, where: str):

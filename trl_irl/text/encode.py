@@ -49,12 +49,12 @@ class Encoded(NamedTuple):
         return self.prompt + self.completion, [-100] * len(self.prompt) + self.completion
 
 
-def template_arguments(row: Mapping, **told) -> dict:
+def template_arguments(row: Mapping, **arguments) -> dict:
     """What a chat template gets beside messages: the row's `tools` and `chat_template_kwargs`, as in SFTTrainer."""
     tools = row.get("tools")
     own = row.get("chat_template_kwargs") or {}
     tools = json.loads(tools) if isinstance(tools, str) else tools
-    return {**({"tools": tools} if tools else {}), **told, **{k: x for k, x in own.items() if x is not None}}
+    return {**({"tools": tools} if tools else {}), **arguments, **{k: x for k, x in own.items() if x is not None}}
 
 
 def asked(row: Mapping):
@@ -140,11 +140,11 @@ def encode_rows(
     Raises:
         `ValueError`: the chat template cannot write a row.
     """
-    found = []
+    encoded = []
     for i, row in enumerate(rows):
         with naming_row(f"Row {i} of {of}" if of else f"Row {i}"):
-            found.append(encode_row(tokenizer, row, ended is None or ended[i]))
-    return found
+            encoded.append(encode_row(tokenizer, row, ended is None or ended[i]))
+    return encoded
 
 
 def whole_ids(tokenizer: PreTrainedTokenizerBase, row: Mapping, ended: bool = True) -> list[int]:

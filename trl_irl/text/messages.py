@@ -48,14 +48,14 @@ def as_messages(value: Sequence[Mapping]) -> list[dict]:
     stay parts), and keys left out that hold nothing, as a column has them where only some rows use a key. `content`
     stays, whatever it is.
     """
-    found = []
+    messages = []
     for message in value:
         named = {_RENAMED.get(key, key): x for key, x in message.items()}
         parts = named.get("content")
         if isinstance(parts, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in parts):
             named["content"] = "".join(part["text"] for part in parts)
-        found.append({key: x for key, x in named.items() if x is not None or key == "content"})
-    return found
+        messages.append({key: x for key, x in named.items() if x is not None or key == "content"})
+    return messages
 
 
 def is_messages(value) -> bool:

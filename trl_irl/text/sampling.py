@@ -116,11 +116,11 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) ->
             "The prompts are messages, and the tokenizer has no chat template to write them out with. Sample from a "
             "chat model, or give prompts as text."
         )
-    found = []
+    encoded = []
     for i, prompt in enumerate(prompts):
         with naming_row(f"Prompt {i}"):
-            found.append(prompt_ids(tokenizer, prompt))
-    return found
+            encoded.append(prompt_ids(tokenizer, prompt))
+    return encoded
 
 
 def check_context(
@@ -130,9 +130,9 @@ def check_context(
     Raises:
         `ValueError`: a prompt leaves no room for `max_new_tokens` in the model's context.
     """
-    found = too_long_for(context_length(model.config), dict(enumerate(map(len, encoded))), max_new_tokens, key)
-    if found:
-        raise ValueError(f"{len(found)} of {next(iter(found.values()))}")
+    too_long = too_long_for(context_length(model.config), dict(enumerate(map(len, encoded))), max_new_tokens, key)
+    if too_long:
+        raise ValueError(f"{len(too_long)} of {next(iter(too_long.values()))}")
 
 
 def too_long_for(

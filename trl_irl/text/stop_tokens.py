@@ -67,9 +67,9 @@ def why_nothing_ends(
             return None
     if not count:
         return None
-    told = ", ".join(tokenizer.convert_ids_to_tokens(sorted(stop_tokens))) or "none is known"
+    names = ", ".join(tokenizer.convert_ids_to_tokens(sorted(stop_tokens))) or "none is known"
     return (
-        f"None of the first {count} rows is written with a stop token ({told}) at the end of its answer, so sampling "
+        f"None of the first {count} rows is written with a stop token ({names}) at the end of its answer, so sampling "
         "would go on to the limit. If the chat template ends a turn with another token, set `eos_token` to it (for "
         "Qwen's base models <|im_end|>)."
     )

@@ -54,8 +54,8 @@ def plain_warnings() -> None:
 
 def in_yellow(message: str) -> str:
     """As a warning, in colour where stderr is a terminal that has not been asked for none."""
-    told = f"Warning: {message}"
-    return f"\033[33m{told}\033[0m" if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else told
+    warning = f"Warning: {message}"
+    return f"\033[33m{warning}\033[0m" if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else warning
 
 
 def _handlers() -> list[_Advice]:

@@ -27,11 +27,11 @@ def report(prog: str, error: BaseException | str) -> None:
     if os.environ.get("TRL_IRL_TRACEBACK") and sys.exc_info()[0] is not None:
         traceback.print_exc()
     where = f"[rank {os.environ['RANK']}] " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-    told, tqdm = f"{where}{prog}: error: {error}", sys.modules.get("tqdm.std")
+    line, tqdm = f"{where}{prog}: error: {error}", sys.modules.get("tqdm.std")
     if tqdm is not None:  # on a line of its own, where a progress bar may be open
-        tqdm.tqdm.write(told, file=sys.stderr)
+        tqdm.tqdm.write(line, file=sys.stderr)
     else:
-        print(told, file=sys.stderr)
+        print(line, file=sys.stderr)
     sys.stderr.flush()
 
 
@@ -60,7 +60,7 @@ def end_at_first_interrupt() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    def told(kind, error, trace):
+    def one_line(kind, error, trace):
         if issubclass(kind, KeyboardInterrupt):
             tell_interrupted("trl-irl", "Nothing was begun.")
             leave(INTERRUPTED)
@@ -69,7 +69,7 @@ def end_at_first_interrupt() -> None:
     # Not where signals go elsewhere, such as behind `nohup` or in a test.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, first)
-        sys.excepthook = told
+        sys.excepthook = one_line
 
 
 def tell_interrupted(prog: str, how_to_go_on: str) -> None:
@@ -185,12 +185,12 @@ def _interrupted(prog: str, output_dir: str, existed: bool, resumes: bool) -> in
     with warnings.catch_warnings():  # of a checkpoint that was not written to its end
         warnings.simplefilter("ignore")
         checkpoint = newest_checkpoint(output_dir)
-        told = how_to_go_on(output_dir)
+        how = how_to_go_on(output_dir)
     if checkpoint is None:
-        told = "No checkpoint was saved: the same command begins anew (`save_steps` saves more often)."
+        how = "No checkpoint was saved: the same command begins anew (`save_steps` saves more often)."
     elif not resumes:
-        told = f"The newest checkpoint is {checkpoint}; as `model_name_or_path` a new run starts from it."
-    tell_interrupted(prog, told)
+        how = f"The newest checkpoint is {checkpoint}; as `model_name_or_path` a new run starts from it."
+    tell_interrupted(prog, how)
     if not existed:
         remove_if_empty(output_dir)
     return INTERRUPTED

@@ -35,16 +35,16 @@ def _own(kind: type) -> list[str]:
 
 def groups_of(kinds: tuple[type, ...]) -> dict[str, list[str]]:
     """The keys that a short help shows, by group."""
-    found: dict[str, list[str]] = {name: [] for name in _GROUPS}
+    groups: dict[str, list[str]] = {name: [] for name in _GROUPS}
     for kind in kinds:
         if kind.__module__.startswith("trl_irl"):
             name = "data" if kind.__name__.endswith("ScriptArguments") else "objective"
-            found["generation" if kind.__name__ == "GenerationArguments" else name] += _own(kind)
+            groups["generation" if kind.__name__ == "GenerationArguments" else name] += _own(kind)
     known = {field.name for kind in kinds for field in fields(kind)}
     for name, keys in _USUAL.items():
-        taken = {key for keys in found.values() for key in keys}
-        found[name] = [key for key in keys.split() if key in known and key not in taken] + found[name]
-    return {name: keys for name, keys in found.items() if keys}
+        taken = {key for keys in groups.values() for key in keys}
+        groups[name] = [key for key in keys.split() if key in known and key not in taken] + groups[name]
+    return {name: keys for name, keys in groups.items() if keys}
 
 
 def short_help(parser: argparse.ArgumentParser, kinds: tuple[type, ...], doc: str) -> str:
@@ -57,9 +57,9 @@ def short_help(parser: argparse.ArgumentParser, kinds: tuple[type, ...], doc: st
             The command's docstring: what it does, and examples in fences.
     """
     width = min(shutil.get_terminal_size().columns, 110)
-    told, *rest = re.split(r"```\w*\n", doc.strip(), maxsplit=1)
+    purpose, *rest = re.split(r"```\w*\n", doc.strip(), maxsplit=1)
     example, _, after = (rest[0] if rest else "").partition("```")
-    lines = [f"usage: {parser.prog} [--config RECIPE] [--key value ...]", "", *textwrap.wrap(told.strip(), width)]
+    lines = [f"usage: {parser.prog} [--config RECIPE] [--key value ...]", "", *textwrap.wrap(purpose.strip(), width)]
     lines += ["", *(f"  {re.sub(' {2,}', ' ', line)}" for line in example.strip().splitlines())] if example else []
     lines += ["", *textwrap.wrap(after.strip().replace("`", ""), width)] if after.strip() else []
     actions = {action.dest: action for action in parser._actions}

@@ -63,10 +63,10 @@ class RecipeParser(TrlParser):
             parsed = self.parse_args_into_dataclasses(args=words)
             self._check_parsed(parsed)
         except (ValueError, TypeError, OSError, ImportError) as error:
-            told = str(error)
-            if "use_cpu" in told and "bf16" in told:
-                told += " That is `--accelerate_config cpu` (or `use_cpu: true`)."
-            self.error(told)
+            message = str(error)
+            if "use_cpu" in message and "bf16" in message:
+                message += " That is `--accelerate_config cpu` (or `use_cpu: true`)."
+            self.error(message)
         return tuple(parsed)
 
     def _take_recipe(self, words: list[str]) -> tuple[dict, list[str]]:
@@ -76,15 +76,15 @@ class RecipeParser(TrlParser):
         if "--config" not in words:
             return {}, words
         place = words.index("--config")
-        recipe, known, found = read_recipe(words[place + 1]), self._known(), {}
+        recipe, known, keys = read_recipe(words[place + 1]), self._known(), {}
         for key, value in recipe.items():
             name = key.replace("-", "_") if key.replace("-", "_") in known else key
-            if name in found:
+            if name in keys:
                 raise ValueError(f"`{name}` is set twice: as `{name}` and as `{key}`. Keep one of them.")
-            found[name] = value
-        if not isinstance(found.get("env", {}), dict):
+            keys[name] = value
+        if not isinstance(keys.get("env", {}), dict):
             raise ValueError("`env` takes a mapping, of names of environment variables to their values.")
-        return found, words[:place] + words[place + 2 :]
+        return keys, words[:place] + words[place + 2 :]
 
     def _known(self) -> set[str]:
         return {action.dest for action in self._actions} - {"help"}
@@ -107,8 +107,8 @@ class RecipeParser(TrlParser):
 
     def _explain(self, key: str) -> str:
         known = self._known()
-        if told := old_keys.explain(key.replace("-", "_"), known):
-            return told
+        if explanation := old_keys.explain(key.replace("-", "_"), known):
+            return explanation
         nearest = difflib.get_close_matches(key.replace("-", "_"), known, n=1, cutoff=0.5)
         return f"unknown key `{key}`" + (f"; did you mean `{nearest[0]}`?" if nearest else ".")
 

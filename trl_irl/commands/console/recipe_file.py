@@ -58,10 +58,10 @@ def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name: `recipes/gsm8k/irl_lora.yaml`."""
     # In a wheel they lie inside the package, in a checkout beside it.
     package = Path(__file__).parents[2]
-    found = {}
+    recipes = {}
     for folder in (package.parent, package):
-        found |= {path.relative_to(folder).as_posix(): path for path in sorted(folder.glob("recipes/**/*.yaml"))}
-    return found
+        recipes |= {path.relative_to(folder).as_posix(): path for path in sorted(folder.glob("recipes/**/*.yaml"))}
+    return recipes
 
 
 def find_recipe(name: str) -> Path:
@@ -97,13 +97,13 @@ def read_recipe(name: str) -> dict:
         `FileNotFoundError`, `ValueError`: it is not there, or is no YAML mapping in UTF-8 with each key once.
     """
     path = find_recipe(name)
-    told = path.read_bytes()
+    content = path.read_bytes()
     try:
-        text = told.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = told[: error.start].count(b"\n") + 1
+        line = content[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"`--config {name}` is not UTF-8 text: line {line} has the byte 0x{told[error.start]:02x}. Save it as "
+            f"`--config {name}` is not UTF-8 text: line {line} has the byte 0x{content[error.start]:02x}. Save it as "
             "UTF-8."
         ) from error
     try:

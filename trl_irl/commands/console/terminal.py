@@ -155,8 +155,8 @@ class Terminal(ProgressCallback):
                 keys = [
                     key for key in ("nll", "td_loss", "mean_token_accuracy", "accuracy") if beginning + key in last
                 ]
-                told = ", ".join(f"{key} {number(last[beginning + key])}" for key in keys)
-                print(f"{'Last evaluation' if beginning else 'Last log'} (step {last['step']}): {told}.")
+                numbers = ", ".join(f"{key} {number(last[beginning + key])}" for key in keys)
+                print(f"{'Last evaluation' if beginning else 'Last log'} (step {last['step']}): {numbers}.")
         commands = next_commands(self.trainer, self.script_args, self.split, self.rows)
         if commands:
             print("\nNext:\n" + "\n".join(f"  {command}" for command in commands), flush=True)

@@ -110,9 +110,11 @@ def describe(trainer, rows: Rows | None, max_steps: int) -> list[tuple[str, str]
     steps = f"{max_steps:,} of {per_step:,} {'rows' if isinstance(args, IRLConfig) else 'completions'}"
     if rows is not None:
         about = "" if rows.looked_at == rows.count else "about "
-        told = f"{rows.count:,} {'packed ' if args.packing else ''}rows, {about}{rows.count * rows.scored:,.0f} scored"
-        told += f" tokens, {rows.tokens:.0f} tokens per row of which {rows.scored:.0f} scored"
-        lines.append(("data", told if rows.ended is None else f"{told}; {rows.ended:.0%} of the rows end"))
+        counts = (
+            f"{rows.count:,} {'packed ' if args.packing else ''}rows, {about}{rows.count * rows.scored:,.0f} scored"
+        )
+        counts += f" tokens, {rows.tokens:.0f} tokens per row of which {rows.scored:.0f} scored"
+        lines.append(("data", counts if rows.ended is None else f"{counts}; {rows.ended:.0%} of the rows end"))
         steps += f", {about}{per_step * rows.scored:,.0f} scored tokens each"
     elif isinstance(trainer.train_dataset, Dataset):
         lines.append(("data", f"{len(trainer.train_dataset):,} rows"))
@@ -173,8 +175,8 @@ def print_table(lines: list[tuple[str, str]]) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, told in lines:
-        table.add_row(name, told)
+    for name, text in lines:
+        table.add_row(name, text)
     console = Console(width=min(shutil.get_terminal_size((100, 24)).columns, 110), highlight=False, markup=False)
     with console.capture() as rendered:
         console.print(table)

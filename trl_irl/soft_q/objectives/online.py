@@ -116,8 +116,8 @@ class OnlineInverseSoftQ(Objective):
         is_policy, weight = is_policy[:, None], 0.0 if expert_per_policy is None else self.policy_weight
 
         def total(values: torch.Tensor, of_policy: bool) -> torch.Tensor:
-            found = values.masked_fill(is_policy != of_policy, 0).sum()
-            return found * expert_per_policy if of_policy and expert_per_policy is not None else found
+            summed = values.masked_fill(is_policy != of_policy, 0).sum()
+            return summed * expert_per_policy if of_policy and expert_per_policy is not None else summed
 
         def mixture(values: torch.Tensor, share: float) -> torch.Tensor:
             return (1 - share) * total(values, False) + share * total(values, True)

@@ -186,7 +186,7 @@ class Discriminator:
         """
         was_training = self.model.training
         self.model.eval()
-        found: list[float] = [0.0] * len(rows)
+        rewards: list[float] = [0.0] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))  # little padding
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
@@ -197,6 +197,6 @@ class Discriminator:
                 reward = reward.clamp(-clip, clip)
             means = (reward * counts).sum(1) / counts.sum(1)
             for i, mean in zip(chosen, means.tolist(), strict=True):
-                found[i] = mean
+                rewards[i] = mean
         self.model.train(was_training)
-        return found
+        return rewards

@@ -71,8 +71,8 @@ class Adversary:
         ratio, done = self.args.discriminator_update_ratio, self.generations
         self.generations += 1
         count = math.floor((done + 1) * ratio) - math.floor(done * ratio)
-        found = [self._step(expert[i::count], policy[i::count]) for i in range(count)]
-        return {name: sum(step[name] for step in found) / count for name in found[0]} if found else {}
+        steps = [self._step(expert[i::count], policy[i::count]) for i in range(count)]
+        return {name: sum(step[name] for step in steps) / count for name in steps[0]} if steps else {}
 
     def _step(self, expert: Sequence[Row], policy: Sequence[Row]) -> dict[str, float]:
         rows = [(row, True) for row in expert] + [(row, False) for row in policy]

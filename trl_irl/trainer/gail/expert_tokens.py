@@ -96,9 +96,9 @@ def with_expert_ids(dataset, name: str, tokenizer, stop_tokens, max_length: int,
         ids = {PROMPT: prompt, COMPLETION: cut_at_stop(completion, stop_tokens)[:max_length]}
         return ids if is_stream else {**ids, AS_SFT: as_sft}
 
-    told = {} if is_stream else {"desc": f"Tokenizing {name} dataset"}
+    shown = {} if is_stream else {"desc": f"Tokenizing {name} dataset"}
     with PartialState().main_process_first():
-        with_ids = dataset.map(add, with_indices=True, remove_columns=["completion"], **told)
+        with_ids = dataset.map(add, with_indices=True, remove_columns=["completion"], **shown)
     if is_stream:
         return with_ids
     return warned_of_seams(with_ids, name)

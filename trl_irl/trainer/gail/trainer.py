@@ -147,8 +147,10 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         else:
             set_seed(args.seed)  # its head starts from random weights
             discriminator = discriminator or _load_discriminator(args, name, processing_class)
-        told = (processing_class, kwargs.pop("quantization_config", None), kwargs.get("peft_config"))
-        model, _, kwargs["quantization_config"] = loaded_if_adapter(model, args, *told)
+        quantization, peft_config = kwargs.pop("quantization_config", None), kwargs.get("peft_config")
+        model, _, kwargs["quantization_config"] = loaded_if_adapter(
+            model, args, processing_class, quantization, peft_config
+        )
         more = [] if reward_funcs is None else reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         with whole_language_model(model):
             super().__init__(
@@ -168,13 +170,17 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         # TRL 1.12 ends a completion at the tokenizer's EOS alone. This, and the cut below, can go with it.
         if not args.use_vllm:  # which reads the generation config itself
             self.generation_config.eos_token_id = self.generation_kwargs["eos_token_id"] = sorted(stop_tokens)
-        told = (processing_class, stop_tokens, args.max_completion_length, template)
-        self.train_dataset = with_expert_ids(train_dataset, "train", *told)
-        self.eval_dataset = with_expert_ids(eval_dataset, "eval", *told)
+
+        def as_tokens(dataset, name: str):
+            longest = args.max_completion_length
+            return with_expert_ids(dataset, name, processing_class, stop_tokens, longest, template)
+
+        self.train_dataset = as_tokens(train_dataset, "train")
+        self.eval_dataset = as_tokens(eval_dataset, "eval")
         if isinstance(train_dataset, Dataset):
             first = train_dataset.select(range(min(16, len(train_dataset))))
-            if told := why_nothing_ends(processing_class, first, stop_tokens, **template):
-                logger.warning(told)
+            if warning := why_nothing_ends(processing_class, first, stop_tokens, **template):
+                logger.warning(warning)
             longest = max(map(len, self.train_dataset[PROMPT]))
             check_context(self.model.config, longest, args.max_completion_length)
             judges = causal_lm(discriminator.model).config
@@ -241,15 +247,15 @@ class GAILTrainer(Interruptible, RLOOTrainer):
 
     def _expert_batch(self, inputs: list[dict]) -> dict[str, torch.Tensor]:
         """The expert's rows as TRL has the policy's, a row a completion, so that it shuffles and splits them alike."""
-        device, found = self.accelerator.device, {}
+        device, expert = self.accelerator.device, {}
         for column, name, side in ((PROMPT, "expert_prompt", "left"), (COMPLETION, "expert_completion", "right")):
             batch = padded_batch([row[column] for row in inputs], self._tokenizer.pad_token_id, side, device=device)
-            found[f"{name}_ids"], found[f"{name}_mask"] = batch["input_ids"], batch["attention_mask"]
+            expert[f"{name}_ids"], expert[f"{name}_mask"] = batch["input_ids"], batch["attention_mask"]
         # A mean over the tokens of the whole generation, however it is split over micro-batches and ranks.
-        totals = torch.tensor([len(inputs), found["expert_completion_mask"].sum()], device=device)
+        totals = torch.tensor([len(inputs), expert["expert_completion_mask"].sum()], device=device)
         rows, tokens = self.accelerator.reduce(totals, reduction="sum")
-        found["expert_scale"] = (rows / tokens).expand(len(inputs))
-        return found
+        expert["expert_scale"] = (rows / tokens).expand(len(inputs))
+        return expert
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

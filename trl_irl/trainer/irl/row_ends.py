@@ -35,9 +35,9 @@ def _first_labels(trainer: SFTTrainer, count: int) -> tuple[list[dict], torch.Te
 def labels_of(trainer: SFTTrainer, rows: Iterable[dict]) -> tuple[list[dict], torch.Tensor | None]:
     """Rows as the collator sees them, and the labels that it makes of them together, if it makes any."""
     with random_states_kept():  # collators and a stream's functions may draw
-        found = [_seen_by_the_collator(trainer, row) for row in rows]
-        batch = trainer.data_collator(found)
-    return found, batch.get("labels", batch.get("shift_labels"))
+        seen = [_seen_by_the_collator(trainer, row) for row in rows]
+        batch = trainer.data_collator(seen)
+    return seen, batch.get("labels", batch.get("shift_labels"))
 
 
 def _name(collator) -> str:
@@ -55,15 +55,15 @@ def why_nothing_ends(trainer: SFTTrainer, rows: int = 100, rows_of_stream: int =
         return None
     if not trainer.accelerator.is_main_process:
         return None
-    found, labels = _first_labels(trainer, rows if isinstance(dataset, Dataset) else rows_of_stream)
+    rows_seen, labels = _first_labels(trainer, rows if isinstance(dataset, Dataset) else rows_of_stream)
     if torch.isin(labels, torch.tensor(sorted(stop_tokens))).any():
         return None
-    told = ", ".join(trainer._tokenizer.convert_ids_to_tokens(sorted(stop_tokens)))
+    names = ", ".join(trainer._tokenizer.convert_ids_to_tokens(sorted(stop_tokens)))
     message = (
-        f"None of the first {len(found)} training rows has a stop token ({told}) among its scored tokens, so no state "
-        "is terminal and nothing anchors the values."
+        f"None of the first {len(rows_seen)} training rows has a stop token ({names}) among its scored tokens, so no "
+        "state is terminal and nothing anchors the values."
     )
-    own = [row.get("labels", row.get("input_ids", ())) for row in found]
+    own = [row.get("labels", row.get("input_ids", ())) for row in rows_seen]
     if any(not stop_tokens.isdisjoint(map(int, row)) for row in own):
         return (
             f"{message} The rows have one, and the data collator, a {_name(trainer.data_collator)}, masks it: "

@@ -123,10 +123,10 @@ def _add_ids(row: dict, i: int, tokenizer: PreTrainedTokenizerBase, name: str) -
 
 
 def _add_ids_of_stream(row: dict, i: int, tokenizer: PreTrainedTokenizerBase, name: str) -> dict:
-    found = _add_ids(row, i, tokenizer, name)
-    if not found.pop(AS_SFT):
+    columns = _add_ids(row, i, tokenizer, name)
+    if not columns.pop(AS_SFT):
         logger.warning_once(seam_message("a row of the stream, and perhaps others,"))
-    return found
+    return columns
 
 
 def with_joined_parts(
@@ -158,6 +158,6 @@ def _write(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> str | No
 
 
 def _map(dataset, args: SFTConfig, description: str, function, with_indices: bool = False, **kwargs):
-    told = {"desc": description, "num_proc": args.dataset_num_proc} if isinstance(dataset, Dataset) else {}
+    options = {"desc": description, "num_proc": args.dataset_num_proc} if isinstance(dataset, Dataset) else {}
     with PartialState().main_process_first():
-        return dataset.map(function, with_indices=with_indices, fn_kwargs=kwargs, **told)
+        return dataset.map(function, with_indices=with_indices, fn_kwargs=kwargs, **options)

@@ -157,8 +157,9 @@ class IRLTrainer(Interruptible, SFTTrainer):
         for name, dataset in named({"train": train_dataset}, eval_dataset).items():
             check_not_empty(dataset, name)
         check_best_metric(args, eval_dataset)
-        told = (processing_class, quantization_config, peft_config)
-        model, processing_class, quantization_config = loaded_if_adapter(model, args, *told)
+        model, processing_class, quantization_config = loaded_if_adapter(
+            model, args, processing_class, quantization_config, peft_config
+        )
         # Adapters start from random weights. TRL 1.16 sets the seed before it makes them; this can go with TRL 1.12.
         set_seed(args.seed)
 

@@ -37,12 +37,12 @@ class PolicySample:
 
 def prompts_of(batch: dict[str, torch.Tensor]) -> list[list[int]]:
     """Token ids of each row before its first scored one; rows with nothing scored are left out."""
-    found = []
+    prompts = []
     for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"].bool(), strict=True):
         scored = (labels[mask] != -100).nonzero()
         if len(scored):
-            found.append(ids[mask][: scored[0]].tolist())
-    return found
+            prompts.append(ids[mask][: scored[0]].tolist())
+    return prompts
 
 
 def sample_with_vllm(
@@ -105,12 +105,12 @@ class ReplayBuffer:
     Args:
         size (`int`):
             How many to keep; 0 keeps none.
-        told (`dict`):
+        identity (`dict`):
             What a buffer must have in common with the run that goes on with it: tokens, ranks and so on.
     """
 
-    def __init__(self, size: int, told: dict):
-        self.told = {"size": size, **told}
+    def __init__(self, size: int, identity: dict):
+        self.identity = {"size": size, **identity}
         self._samples: deque[PolicySample] = deque(maxlen=size)
 
     def add(self, samples: Sequence[PolicySample]) -> None:
@@ -122,7 +122,8 @@ class ReplayBuffer:
 
     def save(self, path: Path) -> None:
         path.write_text(
-            json.dumps({"told": self.told, "samples": [asdict(sample) for sample in self._samples]}), encoding="utf-8"
+            json.dumps({"told": self.identity, "samples": [asdict(sample) for sample in self._samples]}),
+            encoding="utf-8",
         )
 
     def load(self, path: Path) -> None:
@@ -132,16 +133,16 @@ class ReplayBuffer:
         """
         if not path.is_file():
             raise ValueError(
-                f"The checkpoint has no replay buffer ({path.name}), and `replay_size={self.told['size']}`. Set "
+                f"The checkpoint has no replay buffer ({path.name}), and `replay_size={self.identity['size']}`. Set "
                 "`replay_size: 0`, or resume from a checkpoint of a run with replay on as many processes."
             )
         saved = json.loads(path.read_text(encoding="utf-8"))
-        differing = [name for name, value in self.told.items() if saved["told"].get(name) != value]
+        differing = [name for name, value in self.identity.items() if saved["told"].get(name) != value]
         if differing:
             name = differing[0]
             raise ValueError(
                 f"The replay buffer of the checkpoint is of another run: its {name} is {saved['told'].get(name)}, and "
-                f"this run's is {self.told[name]}. Resume with the settings of that run, or set `replay_size: 0`."
+                f"this run's is {self.identity[name]}. Resume with the settings of that run, or set `replay_size: 0`."
             )
         self._samples.clear()
         self._samples.extend(PolicySample(**sample) for sample in saved["samples"])

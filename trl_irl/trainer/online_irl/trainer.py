@@ -75,8 +75,8 @@ class OnlineIRLTrainer(IRLTrainer):
         check_prompts(kwargs.get("train_dataset", positional[1] if len(positional) > 1 else None))
         super().__init__(model, args, *positional, **kwargs)
         world = self.accelerator.num_processes
-        told = {"vocabulary": len(self._tokenizer), "processes": world}
-        self._replay = ReplayBuffer(-(-args.replay_size // world), told)
+        identity = {"vocabulary": len(self._tokenizer), "processes": world}
+        self._replay = ReplayBuffer(-(-args.replay_size // world), identity)
         self._policy_metrics = TokenMetrics()
         # Of the expert and of the policy's fresh samples: completions, their tokens, those that ended.
         self._seen = torch.zeros(2, 3, dtype=torch.float64)
@@ -91,8 +91,8 @@ class OnlineIRLTrainer(IRLTrainer):
         self._vllm = None
         if args.use_vllm:
             count = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.num_generations
-            told = (self.model, self.accelerator, self._tokenizer, count, self.stop_token_ids)
-            self._vllm = make_vllm(args, *told)
+            stop_tokens = self.stop_token_ids
+            self._vllm = make_vllm(args, self.model, self.accelerator, self._tokenizer, count, stop_tokens)
 
     def _check_room(self) -> None:
         if isinstance(self.train_dataset, Dataset):
@@ -130,8 +130,8 @@ class OnlineIRLTrainer(IRLTrainer):
             with self._clock.part("generation"):
                 fresh = self._sample(prompts)
             ended = [sample.completion[-1] in self.stop_token_ids for sample in fresh]
-            found = [len(fresh), sum(len(sample.completion) for sample in fresh), sum(ended)]
-            self._seen[1] += torch.tensor(found)
+            counts = [len(fresh), sum(len(sample.completion) for sample in fresh), sum(ended)]
+            self._seen[1] += torch.tensor(counts)
             self._watch.see([sample.completion for sample in fresh], ended)
             self._replay.add(fresh)
             rows = [*fresh, *rows]
@@ -204,17 +204,17 @@ class OnlineIRLTrainer(IRLTrainer):
         device = self.accelerator.device
         seen = self.accelerator.reduce(self._seen.float().to(device), reduction="sum").tolist()
         self._seen.zero_()
-        found = {}
+        metrics_of_sides = {}
         for side, (count, tokens, ended) in zip(("expert", "policy"), seen, strict=True):
             if count:
-                found |= {f"{side}_length": tokens / count, f"{side}_ended": ended / count}
+                metrics_of_sides |= {f"{side}_length": tokens / count, f"{side}_ended": ended / count}
         # Every rank pops, whether it has anything: sums are reduced over ranks.
         policy = self._policy_metrics.pop(self.accelerator)
         if policy and policy["input_tokens"]:
             names = ("reward_mean", "v_mean", "td_loss", "nll")
-            found |= {f"policy_{name}": policy[name] for name in names}
-            found["reward_gap"] = metrics["reward_mean"] - policy["reward_mean"]
-        return found | self._clock.pop()
+            metrics_of_sides |= {f"policy_{name}": policy[name] for name in names}
+            metrics_of_sides["reward_gap"] = metrics["reward_mean"] - policy["reward_mean"]
+        return metrics_of_sides | self._clock.pop()
 
     def _replay_file(self, folder: str | Path) -> Path:
         return Path(folder) / f"replay-{self.accelerator.process_index}.json"

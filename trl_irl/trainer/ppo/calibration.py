@@ -53,7 +53,7 @@ def calibrate(
         `tuple[float, float]`: the mean and the standard deviation of the demonstrations' rewards before.
     """
     device = next(reward_model.parameters(), torch.empty(0)).device
-    found: list[float] = []
+    rewards: list[float] = []
     for start in range(0, len(demonstrations), batch_size):
         chosen = demonstrations[start : start + batch_size]
         sides = zip(zip(*chosen, strict=True), ("left", "right"), strict=True)
@@ -62,7 +62,7 @@ def calibrate(
         if isinstance(reward_model, RewardFunctionModel):
             reward_model.backbone.prompt_width = width
         _, scores, _ = get_reward(reward_model, torch.cat([prompts, responses], 1), pad_token_id, width)
-        found += scores.float().tolist()
-    mean, std = (float(np.mean(found)), float(np.std(found))) if found else (0.0, 0.0)
+        rewards += scores.float().tolist()
+    mean, std = (float(np.mean(rewards)), float(np.std(rewards))) if rewards else (0.0, 0.0)
     reward_model.score = _Calibrated(reward_model.score, mean, std if scale and std > 0 else 1.0, clip)
     return mean, std

@@ -107,12 +107,12 @@ class PPOConfig(trl_ppo.PPOConfig):
 
     def _check_batches(self) -> None:
         per_rank = self._prompts_per_rank()
-        told = (
+        batch = (
             f"a rank's batch of `per_device_train_batch_size: {self.per_device_train_batch_size}` x "
             f"`gradient_accumulation_steps: {self.gradient_accumulation_steps}` = {per_rank} prompts"
         )
         if per_rank % self.num_mini_batches:
-            raise ValueError(f"`num_mini_batches: {self.num_mini_batches}` does not divide {told}.")
+            raise ValueError(f"`num_mini_batches: {self.num_mini_batches}` does not divide {batch}.")
         if self.num_mini_batches > 1 and self.gradient_accumulation_steps > 1:
             # accelerate counts micro-batches through all mini-batches, and steps when there were
             # `gradient_accumulation_steps` of them: once an epoch, whatever `num_mini_batches` is.
@@ -123,7 +123,7 @@ class PPOConfig(trl_ppo.PPOConfig):
             )
         if self.whiten_rewards and per_rank // self.num_mini_batches < 8:
             raise ValueError(
-                f"`whiten_rewards` needs 8 responses or more in each mini-batch, and {told} in "
+                f"`whiten_rewards` needs 8 responses or more in each mini-batch, and {batch} in "
                 f"`num_mini_batches: {self.num_mini_batches}` leave {per_rank // self.num_mini_batches}."
             )
         whole = per_rank * int(os.environ.get("WORLD_SIZE", "1"))

@@ -79,7 +79,9 @@ def check_one_row_a_prompt(rows: Sequence[dict]) -> None:
     Raises:
         `ValueError`: rows with the same prompt differ in another column.
     """
-    ambiguous = [(prompt, found) for prompt, found in _rows_by_prompt(rows).items() if len(found) > 1]
+    ambiguous = [
+        (prompt, rows_of_prompt) for prompt, rows_of_prompt in _rows_by_prompt(rows).items() if len(rows_of_prompt) > 1
+    ]
     if ambiguous:
         first, second, *_ = ambiguous[0][1]
         differ = sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
@@ -93,12 +95,12 @@ def check_one_row_a_prompt(rows: Sequence[dict]) -> None:
 
 def _rows_by_prompt(rows: Sequence[dict]) -> dict[tuple, list[dict]]:
     """By the prompt's token ids its rows that differ in some column, in order."""
-    found: dict[tuple, list[dict]] = {}
+    by_prompt: dict[tuple, list[dict]] = {}
     for row in rows:
-        of_prompt = found.setdefault(tuple(row["input_ids"]), [])
+        of_prompt = by_prompt.setdefault(tuple(row["input_ids"]), [])
         if row not in of_prompt:
             of_prompt.append(row)
-    return found
+    return by_prompt
 
 
 def after_eos(tokenizer, row: dict) -> list[int]:
@@ -119,8 +121,8 @@ def demonstrations_of(rows: Sequence[dict], tokenizer) -> list[tuple[list[int], 
     """
     if not all("completion" in row and "prompt" in row for row in rows[:_DEMONSTRATIONS]):
         raise ValueError("`normalize_reward` needs demonstrations: a column `completion` beside `prompt`.")
-    found = []
+    demonstrations = []
     for prompt, completion, _ in encode_rows(tokenizer, rows[:_DEMONSTRATIONS], "the demonstrations"):
         # As PPO cuts a response: a chat template may put a newline after the end of a turn.
-        found.append((prompt, cut_at_stop(completion, {tokenizer.eos_token_id})))
-    return found
+        demonstrations.append((prompt, cut_at_stop(completion, {tokenizer.eos_token_id})))
+    return demonstrations

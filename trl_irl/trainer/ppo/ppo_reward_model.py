@@ -216,11 +216,11 @@ class _Returns(nn.Module):
         return rewards
 
     def _response(self, ids: torch.Tensor, mask: torch.Tensor) -> list[int]:
-        found = ids[mask].tolist()
-        cut = cut_at_stop(found, self.stop_tokens)
+        response = ids[mask].tolist()
+        cut = cut_at_stop(response, self.stop_tokens)
         if cut and cut[-1] in self.stop_tokens:
             return cut
         # PPO pads a response only after its stop token. Where EOS is the padding token, that one is masked too.
-        if len(found) < len(ids) and self.pad_token_id in self.stop_tokens:
-            found.append(self.pad_token_id)
-        return found
+        if len(response) < len(ids) and self.pad_token_id in self.stop_tokens:
+            response.append(self.pad_token_id)
+        return response

@@ -37,20 +37,20 @@ def check_rows(dataset: Dataset | IterableDataset, text_field: str, name: str) -
     """
     columns = dataset.column_names or list(next(iter(dataset)))
     accepted = [{"input_ids"}, {"messages"}, {"conversations"}, {"prompt", "completion"}, {text_field}]
-    found = next((wanted for wanted in accepted if wanted <= set(columns)), None)
-    if found is None:
+    trained_on = next((wanted for wanted in accepted if wanted <= set(columns)), None)
+    if trained_on is None:
         raise ValueError(
             f"The {name} dataset has the columns {columns}, and none of these sets to train on: 'prompt' and "
             f"'completion'; 'messages'; '{text_field}' (`dataset_text_field`); 'input_ids'. Rename its columns, set "
             "`dataset_text_field`, or pass a `formatting_func`."
         )
-    if found == {"input_ids"}:
+    if trained_on == {"input_ids"}:
         if isinstance(dataset, Dataset):
             _check_token_rows(dataset, name)
         return dataset
-    beside = _TRL_COLUMNS & set(columns) - found
+    beside = _TRL_COLUMNS & set(columns) - trained_on
     if "prompt" in beside:
-        own = "', '".join(sorted(found))
+        own = "', '".join(sorted(trained_on))
         raise ValueError(
             f"The {name} dataset has a 'prompt' beside '{own}'. TRL takes rows with a 'prompt' "
             "for prompts and completions. Remove or rename the one that is not to be trained on, such as with "
@@ -60,10 +60,10 @@ def check_rows(dataset: Dataset | IterableDataset, text_field: str, name: str) -
         # TRL (1.12 to 1.16) decides by any one of these whether rows are messages: which one differs from run to run.
         dataset = dataset.remove_columns(sorted(beside))
     if not isinstance(dataset, Dataset):
-        told = {"columns": sorted(found), "name": name}
-        _check_row(next(iter(dataset)), 0, **told)
-        return dataset.map(_check_row, with_indices=True, fn_kwargs=told)
-    for column in sorted(found):
+        options = {"columns": sorted(trained_on), "name": name}
+        _check_row(next(iter(dataset)), 0, **options)
+        return dataset.map(_check_row, with_indices=True, fn_kwargs=options)
+    for column in sorted(trained_on):
         for row in _rows_to_look_at(dataset, column):
             _check_value(dataset[row][column], column, f"Row {row} of the {name} dataset")
     return dataset
@@ -166,8 +166,8 @@ def check_token_ids(dataset: Dataset | IterableDataset, size: int, name: str) ->
 
 
 def _as_array(column: pa.ChunkedArray) -> pa.Array:
-    found = column.combine_chunks()
-    return pa.concat_arrays(found.chunks) if isinstance(found, pa.ChunkedArray) else found
+    combined = column.combine_chunks()
+    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
 
 
 def _rows_to_look_at(dataset: Dataset, column: str) -> list[int]:
@@ -177,25 +177,25 @@ def _rows_to_look_at(dataset: Dataset, column: str) -> list[int]:
     """
     if isinstance(dataset.features[column], Json):
         return list(range(len(dataset)))
-    found, start = [0], 0
+    numbers, start = [0], 0
     for batch in dataset.select_columns([column]).with_format("arrow").iter(10_000):
         values = batch.column(column).combine_chunks()
         for chunk in values.chunks if isinstance(values, pa.ChunkedArray) else [values]:
-            found += [start + i for i in _with_nulls(chunk)]
+            numbers += [start + i for i in _with_nulls(chunk)]
             start += len(chunk)
-    return found
+    return numbers
 
 
 def _with_nulls(values: pa.Array) -> list[int]:
-    found = set(pc.indices_nonzero(values.is_null()).to_pylist()) if values.null_count else set()
+    numbers = set(pc.indices_nonzero(values.is_null()).to_pylist()) if values.null_count else set()
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        found |= set(pc.indices_nonzero(pc.equal(pc.list_value_length(values), 0)).to_pylist())
+        numbers |= set(pc.indices_nonzero(pc.equal(pc.list_value_length(values), 0)).to_pylist())
         messages, parents = values.flatten(), pc.list_parent_indices(values)
         if pa.types.is_struct(messages.type):
             for key in ("content", "value"):
                 if messages.type.get_field_index(key) >= 0:
-                    found |= set(parents.filter(pc.struct_field(messages, key).is_null()).to_pylist())
-    return sorted(found)
+                    numbers |= set(parents.filter(pc.struct_field(messages, key).is_null()).to_pylist())
+    return sorted(numbers)
 
 
 def checked_row(row: dict, where: str) -> dict:

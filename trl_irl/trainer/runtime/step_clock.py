@@ -39,9 +39,9 @@ class StepClock(TrainerCallback):
 
     def pop(self) -> dict[str, float]:
         """`time_NAME` of each part and `time_update` of the rest, in seconds a step since the last call."""
-        found = {}
+        seconds_of = {}
         if self._steps:
             parts = {**self._parts, "update": self._total - sum(self._parts.values())}
-            found = {f"time_{name}": seconds / self._steps for name, seconds in parts.items()}
+            seconds_of = {f"time_{name}": seconds / self._steps for name, seconds in parts.items()}
         self._clear()
-        return found
+        return seconds_of
