@@ -121,10 +121,8 @@ class ReplayBuffer:
         return random.sample(list(self._samples), min(count, len(self._samples)))
 
     def save(self, path: Path) -> None:
-        path.write_text(
-            json.dumps({"told": self.identity, "samples": [asdict(sample) for sample in self._samples]}),
-            encoding="utf-8",
-        )
+        content = {"told": self.identity, "samples": [asdict(sample) for sample in self._samples]}
+        path.write_text(json.dumps(content), encoding="utf-8")
 
     def load(self, path: Path) -> None:
         """
