@@ -41,7 +41,7 @@ class ChatArguments(TalkSettings):
         default_factory=list, metadata={"help": "Folders, Hub ids or adapters; `name=path` gives one a name."}
     )
     prompt: str | None = field(default=None, metadata={"help": "Ask this and end."})
-    seed: int = field(default=0, metadata={"help": "Of the first answer; each later one has the next."})
+    seed: int = field(default=0, metadata={"help": "Seed of the first answer; each later one has the next."})
 
     def __post_init__(self):
         if not self.models:

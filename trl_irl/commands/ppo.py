@@ -55,7 +55,7 @@ class PPOScriptArguments(BadRowArguments, EndArguments, TaskArguments, ScriptArg
             module:function`, one of your own.
     """
 
-    num_train_rows: int | None = field(default=None, metadata={"help": "Only so many prompts."})
+    num_train_rows: int | None = field(default=None, metadata={"help": "Train on the first so many prompts only."})
     ref_model_name_or_path: str | None = field(
         default=None, metadata={"help": "The reference of the KL; the policy as it is loaded if unset."}
     )

@@ -44,7 +44,7 @@ class PrepareArguments(EndArguments, TaskArguments):
             A column to copy the completion to, for reward functions of `trl rloo` and `trl grpo`, from which TRL keeps
             the column `completion`.
         output_dir (`str`, *optional*, defaults to `"outputs/data"`):
-            Gets a Parquet file a split; `dataset_name` of a recipe can name it. Refused if it holds other data.
+            Gets a Parquet file per split; `dataset_name` of a recipe can name it. Refused if it holds other data.
         push_to_hub (`bool`, *optional*, defaults to `False`)
         hub_dataset_id (`str`, *optional*):
             `user/name` to push to.
@@ -72,7 +72,7 @@ class PrepareArguments(EndArguments, TaskArguments):
     reference_column: str | None = field(
         default=None, metadata={"help": "Copy the completion to this column, for reward functions of RLOO and GRPO."}
     )
-    output_dir: str = field(default="outputs/data", metadata={"help": "Gets a Parquet file a split."})
+    output_dir: str = field(default="outputs/data", metadata={"help": "Gets a Parquet file per split."})
     push_to_hub: bool = field(default=False, metadata={"help": "Whether to push it to the Hub."})
     hub_dataset_id: str | None = field(default=None, metadata={"help": "user/name to push to."})
     hub_private: bool = field(default=True, metadata={"help": "Whether the pushed dataset is private."})

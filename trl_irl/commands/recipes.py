@@ -29,7 +29,7 @@ class RecipesArguments:
             Only recipes whose name has this in it.
     """
 
-    about: str | None = field(default=None, metadata={"help": "Only recipes whose name has this in it."})
+    about: str | None = field(default=None, metadata={"help": "List only recipes whose name has this in it."})
 
 
 def described(path: Path) -> tuple[str, str]:

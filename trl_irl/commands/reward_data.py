@@ -42,7 +42,7 @@ class RewardDataArguments(BadRowArguments, EndArguments, TaskArguments):
             At most so many.
         seed (`int`, *optional*, defaults to `0`)
         output_dir (`str`, *optional*, defaults to `"outputs/pairs"`):
-            Gets a Parquet file a split: `prompt`, `chosen`, `rejected`.
+            Gets a Parquet file per split: `prompt`, `chosen`, `rejected`.
     """
 
     num_train_rows: int | None = field(default=None, metadata={"help": "Training rows to generate, or to keep."})
@@ -50,8 +50,8 @@ class RewardDataArguments(BadRowArguments, EndArguments, TaskArguments):
     reward_model_path: str | None = field(
         default=None, metadata={"help": "A model of `trl reward` that says which sample is better."}
     )
-    num_samples: int = field(default=8, metadata={"help": "Completions a prompt."})
-    temperature: float = field(default=1.0, metadata={"help": "Of the sampling; above 0."})
+    num_samples: int = field(default=8, metadata={"help": "Completions per prompt."})
+    temperature: float = field(default=1.0, metadata={"help": "Temperature of the sampling, above 0."})
     max_new_tokens: int = field(default=256, metadata={"help": "Longest completion, in tokens."})
     batch_size: int = field(default=64, metadata={"help": "Sequences generated together."})
     dtype: str = field(
@@ -59,8 +59,8 @@ class RewardDataArguments(BadRowArguments, EndArguments, TaskArguments):
         metadata={"help": "The model's data type.", "choices": ["auto", "bfloat16", "float16", "float32"]},
     )
     pairs_per_prompt: int = field(default=1, metadata={"help": "Pairs of one prompt, at most."})
-    seed: int = field(default=0, metadata={"help": "Of sampling, corruption and choice."})
-    output_dir: str = field(default="outputs/pairs", metadata={"help": "Gets a Parquet file a split."})
+    seed: int = field(default=0, metadata={"help": "Seed of sampling, corruption and choice."})
+    output_dir: str = field(default="outputs/pairs", metadata={"help": "Gets a Parquet file per split."})
 
     def __post_init__(self):
         self.task_data(needs_target=False)  # is the task one?

@@ -53,7 +53,10 @@ class ScoreArguments(BadRowArguments, EndArguments, TaskArguments):
     model: str | None = field(default=None, metadata={"help": "Folder, Hub id or adapter whose reward it is."})
     kind: str = field(
         default="soft_q",
-        metadata={"help": "Which reward.", "choices": ["soft_q", "log_ratio", "advantage", "preference"]},
+        metadata={
+            "help": "Which reward of the model is read.",
+            "choices": ["soft_q", "log_ratio", "advantage", "preference"],
+        },
     )
     ref_model: str | None = field(default=None, metadata={"help": "The reference of log_ratio."})
     gamma: float | None = field(default=None, metadata={"help": "Discount; the model's own if unset."})

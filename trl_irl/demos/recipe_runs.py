@@ -61,7 +61,7 @@ def log_history(output_dir: Path) -> list[dict]:
 def reward_and_kl(history: list[dict]) -> list[dict]:
     """
     The curve of an RL run of `trl-irl ppo`, `trl rloo` or `trl grpo`: at each `step` the mean `reward` of the sampled
-    completions, and their `kl` to the reference in nats a completion.
+    completions, and their `kl` to the reference in nats per completion.
     """
     points = []
     for entry in history:

@@ -24,8 +24,8 @@ from .recipe_runs import log_history, recipe_path, reward_and_kl, run_recipe
 
 TEMPERATURES = (0.0, 1.0)
 _PAIRS = "pair accuracy, held out"
-_OF_MODEL, _OF_IRL = "PPO: the reward model's reward", "RLOO: IRL's reward (nats a token)"
-_KL = "KL to the start (nats a solution)"
+_OF_MODEL, _OF_IRL = "PPO: the reward model's reward", "RLOO: IRL's reward (nats per token)"
+_KL = "KL to the start (nats per solution)"
 _SHORT = {"max_steps": 32, "per_device_train_batch_size": 256}  # half of the recipe: the demo ends in 15 minutes
 _TITLES = {
     "base": "Pretraining a base model on simpler text",

@@ -28,9 +28,9 @@ class GenerationArguments:
         eval_generations (`int`, *optional*, defaults to `0`):
             Prompts of the evaluation data to generate for, the first ones; 0 is none.
         eval_num_samples (`int`, *optional*, defaults to `4`):
-            Completions a prompt; self-BLEU and pass@k need two or more.
+            Completions per prompt; self-BLEU and pass@k need two or more.
         eval_temperature (`float`, *optional*, defaults to `1.0`):
-            0 is greedy decoding, one completion a prompt.
+            0 is greedy decoding, one completion per prompt.
         eval_top_p (`float`, *optional*, defaults to `1.0`)
         eval_max_new_tokens (`int`, *optional*):
             If unset, what the training samples (`response_length`, `max_completion_length`), or 256.
@@ -43,7 +43,7 @@ class GenerationArguments:
     eval_generations: int = field(
         default=0, metadata={"help": "Prompts to generate for at every evaluation; 0 is none."}
     )
-    eval_num_samples: int = field(default=4, metadata={"help": "Completions a prompt at an evaluation."})
+    eval_num_samples: int = field(default=4, metadata={"help": "Completions per prompt at an evaluation."})
     eval_temperature: float = field(default=1.0, metadata={"help": "0 is greedy decoding."})
     eval_top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling at an evaluation; 1 is off."})
     eval_max_new_tokens: int | None = field(

@@ -103,8 +103,8 @@ def at_equal_diversity(values: Values, baseline: str, metrics: Sequence[str]) ->
 
 def table_at_equal_diversity(values: Sequence[AtDiversity], intervals: bool = True) -> list[list[str]]:
     """
-    A row a model and metric, a column a value of self-BLEU; only a header if there is none. Without intervals, a star
-    marks a difference whose interval leaves out 0.
+    There is a row per model and metric and a column per value of self-BLEU, or only a header if there is no value.
+    Without intervals, a star marks a difference whose interval leaves out 0.
     """
     levels = list(dict.fromkeys(one.self_bleu for one in values))
     rows = [["model", "metric", *(f"self-BLEU {level:g}" for level in levels)]]
@@ -143,7 +143,7 @@ def metric_names(results: Sequence[Result]) -> list[str]:
 
 
 def write_tables(results: Sequence[Result], output_dir: Path) -> None:
-    """`metrics.json` (all metrics with their intervals) and `metrics.csv` (means, a line a model and temperature)."""
+    """Write `metrics.json`, with intervals, and `metrics.csv`, with means: a line per model and temperature."""
     (output_dir / "metrics.json").write_text(
         json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8"
     )

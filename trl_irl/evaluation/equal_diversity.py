@@ -1,4 +1,4 @@
-"""Performance at equal diversity: a flatter policy moves along its own curve, and only a better one lies above."""
+"""Performance at equal diversity. A flatter policy moves along its own curve; only a better one lies above it."""
 
 from collections.abc import Sequence
 

@@ -43,7 +43,7 @@ def plot(results: Sequence[Result], metric: str, said: dict[str, Sequence[dict]]
 
 
 def _plot_performance(results: Sequence[Result], metric: str, path: Path) -> None:
-    """One line a model, one point a temperature, greedy decoding without diversity; up and to the right is better."""
+    """A line per model, a point per temperature; greedy decoding has no diversity. Up and to the right is better."""
     picture, axes = figure(7.0, 4.6)
     factor, _, unit = factor_of(metric)
     curves = {}
@@ -112,7 +112,7 @@ def _is_free(label, offset: tuple[float, float], taken: list, points: list) -> b
 
 
 def _plot_pass_at_k(results: Sequence[Result], path: Path) -> None:
-    """A panel a temperature, a line a model: open markers, so that of two equal curves both are seen."""
+    """A panel per temperature, a line per model: open markers, so that of two equal curves both are seen."""
     temperatures = sorted({result.temperature for result in results})
     columns = 2 if len(temperatures) == 4 else min(3, len(temperatures))
     picture, panels = figure(1 + 3.2 * columns, 3.4, panels=len(temperatures), columns=columns, share_y=True)

@@ -1,5 +1,5 @@
 """
-How well a number a completion, such as a reward, tells good completions from bad ones: correlation with the task's
+How well a number per completion, such as a reward, tells good completions from bad ones: correlation with the task's
 score, the area under the ROC curve, and the score of the best of n. Rewards and scores are arrays of the shape
 `(prompts, completions)`; a score that is NaN leaves its completion out.
 """

@@ -44,7 +44,7 @@ class Judge:
         return by_kind
 
     def returns(self, *args, **kwargs) -> dict[str, list[float]]:
-        """A number a completion, by kind and aggregate."""
+        """A number per completion, by kind and aggregate."""
         by_column = {}
         for kind, scored in self.score(*args, **kwargs).items():
             by_column[f"{kind} sum"] = [one.sum for one in scored]

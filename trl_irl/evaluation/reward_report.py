@@ -115,7 +115,7 @@ class Findings:
         return rows
 
     def best_of_n_table(self, intervals: bool) -> list[list[str]]:
-        """A row a model and way to choose, a column a temperature: the best of all completions."""
+        """A row per model and way to choose, a column per temperature: the best of all completions."""
         factor = _factor(self.best_of_n)
         temperatures = sorted({one.temperature for one in self.best_of_n})
         n = max(self.best_of_n[0].scores)
@@ -174,7 +174,7 @@ class Findings:
 
 
 def plot_agreement(agreement: Sequence[Tells], path: Path) -> None:
-    """A panel a model whose completions are judged, a point a reward, with its interval; chance is dashed."""
+    """A panel per model whose completions are judged, a point a reward, with its interval; chance is dashed."""
     models = list(dict.fromkeys(one.model for one in agreement))
     metric = "AUROC in prompt" if "AUROC in prompt" in agreement[0].metrics else "Spearman in prompt"
     rewards = list(dict.fromkeys(one.reward for one in agreement))[::-1]
@@ -195,11 +195,11 @@ def plot_agreement(agreement: Sequence[Tells], path: Path) -> None:
 
 
 def plot_best_of_n(best_of_n: Sequence[BestOf], path: Path) -> None:
-    """A panel a model, at the highest temperature, where completions differ most: a line a way to choose."""
+    """A panel per model, at the highest temperature, where completions differ most: a line per way to choose."""
     temperature = max(one.temperature for one in best_of_n)
     shown = [one for one in best_of_n if one.temperature == temperature]
     models = list(dict.fromkeys(one.model for one in shown))
-    # A colour a judge and kind, a line a way to sum up.
+    # A colour per judge and kind, a line per way to sum up.
     without = {"random": ("grey", ":"), "majority vote": ("black", "-."), "oracle": ("black", ":")}
     without["preference"] = ("C9", "-")  # of a reward model, one number and no tokens to add up
     kinds = list(dict.fromkeys(one.way.rpartition(" ")[0] for one in shown if one.way not in without))

@@ -106,7 +106,7 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
         default=None, metadata={"help": "By what to judge; the task's if unset.", "choices": list(METRICS)}
     )
     split: str = field(default="test", metadata={"help": "The split whose prompts are asked."})
-    num_prompts: int | None = field(default=None, metadata={"help": "Only the first so many prompts."})
+    num_prompts: int | None = field(default=None, metadata={"help": "Ask only the first so many prompts."})
     temperatures: list[float] = field(
         default_factory=lambda: [0.0, 0.5, 1.0], metadata={"help": "0 is greedy decoding."}
     )

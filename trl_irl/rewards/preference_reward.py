@@ -143,7 +143,7 @@ class PreferenceReward:
         **kwargs,
     ) -> list[float]:
         """
-        One number a completion, in logits of the Bradley-Terry model: only differences mean something.
+        One number per completion, in logits of the Bradley-Terry model: only differences mean something.
 
         Args:
             prompts (`Sequence[str]`, `Sequence[list[dict]]` or `Sequence[dict]`):
@@ -199,7 +199,7 @@ class PreferenceReward:
 
     def of_ids(self, rows: Sequence[list[int]]) -> list[float]:
         """
-        One number a row: token ids of prompt and completion, read at the last one.
+        One number per row: token ids of prompt and completion, read at the last one.
 
         Raises:
             `ValueError`: a row does not fit into the model's context.

@@ -63,7 +63,7 @@ class CompletionReward:
 
     @property
     def mean(self) -> float:
-        """Mean over the tokens that have a reward, in nats a token; 0 if none has."""
+        """Mean over the tokens that have a reward, in nats per token; 0 if none has."""
         return self.sum / max(int(self.has_reward.sum()), 1)
 
     @property
@@ -216,7 +216,7 @@ class SoftQReward:
         completion_ids: Sequence[Sequence[int]] | None = None,
         **kwargs,
     ) -> list[float]:
-        """One number a completion, as TRL's trainers ask for it: aggregated, normalised, clipped."""
+        """One number per completion, as TRL's trainers ask for it: aggregated, normalised, clipped."""
         return self._numbers(self.score(prompts, completions, completion_ids))
 
     @property

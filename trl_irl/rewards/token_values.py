@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class TokenValues:
     """
-    One completion, a number a token; each array has the shape `(tokens,)`, float32 unless said otherwise.
+    One completion, a number per token; each array has the shape `(tokens,)`, float32 unless said otherwise.
 
     Attributes:
         token_ids (`np.ndarray`, int64): the completion's tokens.

@@ -3,7 +3,7 @@ The soft-Q head: Q(s_t, a_t) and V(s_t) of every scored token, without the `(bat
 
     Q(s, a) = logit of token a        V(s) = logsumexp over the vocabulary of Q(s, .)
 
-The forward keeps two numbers a token; the backward computes each tile of logits again:
+The forward keeps two numbers per token; the backward computes each tile of logits again:
 
     dL/dlogits = g_q * onehot(a) + g_v * softmax(logits)
 

@@ -33,8 +33,8 @@ def uses_triton(device: torch.device) -> bool:
 
 class RunningStatistics:
     """
-    What a forward pass keeps of the logits, a number a token, updated tile by tile from the left of the vocabulary to
-    its right (a streaming logsumexp).
+    What a forward pass keeps of the logits: one number per token and field, updated tile by tile from the left of the
+    vocabulary to its right (a streaming logsumexp).
 
     Args:
         labels (`torch.Tensor` of shape `(tokens,)`, int64):

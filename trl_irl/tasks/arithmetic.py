@@ -1,5 +1,6 @@
 """
-Arithmetic word problems in GSM8K's shape, generated: a story of a few steps, a solution with a line a step, `#### 12`.
+Generated arithmetic word problems in the shape of GSM8K: a story of a few steps, and a solution that has a line per
+step and ends in `#### 12`.
 
 Every line of a solution is worded in one of several ways, chosen at random, so the demonstrations of a problem differ
 in words and agree in numbers: a model that imitates them well is diverse and right. Any size, no download.

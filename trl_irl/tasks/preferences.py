@@ -1,4 +1,4 @@
-"""Preference pairs for a reward model, from a task whose answers can be checked: no annotators, no download."""
+"""Preference pairs for a reward model from a task whose answers can be checked, without annotators or a download."""
 
 import random
 import re

@@ -286,7 +286,7 @@ def with_reference(row: dict, column: str | None) -> dict:
 
 
 def save_splits(splits, output_dir: Path) -> None:
-    """A Parquet file a split; all are written before the first takes its place."""
+    """A Parquet file per split; all are written before the first takes its place."""
     output_dir.mkdir(parents=True, exist_ok=True)
     parts = {name: output_dir / f".{name}.part" for name in splits}
     try:

@@ -64,7 +64,7 @@ def sample(
         temperature (`float`, *optional*, defaults to `0.0`):
             0 is greedy decoding, which gives the same completion `num_samples` times.
         num_samples (`int`, *optional*, defaults to `1`):
-            Completions a prompt.
+            Completions per prompt.
         top_p (`float`, *optional*, defaults to `1.0`):
             Nucleus sampling: only the likeliest tokens whose probabilities add up to this.
         batch_size (`int`, *optional*, defaults to `64`):

@@ -29,19 +29,20 @@ class GAILConfig(RLOOConfig):
         discriminator_lora_r (`int`, *optional*, defaults to `0`):
             Rank of an adapter on the discriminator; 0 trains all its weights.
         discriminator_shares_base (`bool`, *optional*, defaults to `False`):
-            Where the policy trains an adapter: the discriminator's adapter (`discriminator_lora_r`) sits on the same
-            base, quantised or not, which lies in memory once. Not under ZeRO-3 and FSDP, which shard the base.
+            Whether the adapter of the discriminator (`discriminator_lora_r`) sits on the same base as that of the
+            policy, quantised or not, which then lies in memory once. It is refused under ZeRO-3 and FSDP, which shard
+            the base.
         discriminator_dtype (`str`, *optional*, defaults to `"float32"`):
-            Of its weights. Adapters are float32 in any case.
+            Data type of its weights. Adapters are float32 in any case.
         discriminator_learning_rate (`float`, *optional*, defaults to `1e-5`):
-            Constant.
+            It stays constant.
         discriminator_weight_decay (`float`, *optional*, defaults to `0.0`)
         discriminator_max_grad_norm (`float`, *optional*, defaults to `1.0`):
             0 does not clip.
         discriminator_batch_size (`int`, *optional*):
-            Rows a forward; `per_device_train_batch_size` if unset. It does not change the updates.
+            Rows per forward; `per_device_train_batch_size` if unset. It does not change the updates.
         discriminator_update_ratio (`float`, *optional*, defaults to `1.0`):
-            Updates a generation, each on its share of the completions; below 1, not every generation brings one.
+            Updates per generation, each on its share of the completions; below 1, not every generation brings one.
         discriminator_warmup_steps (`int`, *optional*, defaults to `20`):
             Generations at the start of which the discriminator learns while the policy gets no reward (`mle_coef` and
             the KL go on moving it). They count as training steps.
@@ -56,7 +57,7 @@ class GAILConfig(RLOOConfig):
         reward_clip (`float`, *optional*, defaults to `5.0`):
             Largest reward, and negative, in nats; 0 does not clip. RLOO's own `reward_clip_range` acts after weights.
         mle_coef (`float`, *optional*, defaults to `1.0`):
-            Weight of the expert's negative log-likelihood (nats a token; of the policy at `temperature`) in the
+            Weight of the expert's negative log-likelihood (nats per token; of the policy at `temperature`) in the
             policy's loss.
 
         > Parameters that control what happens when something goes wrong
@@ -78,14 +79,22 @@ class GAILConfig(RLOOConfig):
     discriminator_shares_base: bool = field(
         default=False, metadata={"help": "The discriminator is a second adapter on the base of the policy's."}
     )
-    discriminator_dtype: str = field(default="float32", metadata={"help": "Of its weights."})
-    discriminator_learning_rate: float = field(default=1e-5, metadata={"help": "Constant."})
-    discriminator_weight_decay: float = field(default=0.0, metadata={"help": "Of its AdamW."})
-    discriminator_max_grad_norm: float = field(default=1.0, metadata={"help": "0 does not clip."})
-    discriminator_batch_size: int | None = field(
-        default=None, metadata={"help": "Rows a forward; per_device_train_batch_size if unset."}
+    discriminator_dtype: str = field(default="float32", metadata={"help": "Data type of the discriminator's weights."})
+    discriminator_learning_rate: float = field(
+        default=1e-5, metadata={"help": "Learning rate of the discriminator; it stays constant."}
     )
-    discriminator_update_ratio: float = field(default=1.0, metadata={"help": "Updates a generation."})
+    discriminator_weight_decay: float = field(
+        default=0.0, metadata={"help": "Weight decay of the discriminator's AdamW."}
+    )
+    discriminator_max_grad_norm: float = field(
+        default=1.0, metadata={"help": "Largest norm of its gradients; 0 does not clip."}
+    )
+    discriminator_batch_size: int | None = field(
+        default=None, metadata={"help": "Rows per forward; per_device_train_batch_size if unset."}
+    )
+    discriminator_update_ratio: float = field(
+        default=1.0, metadata={"help": "Updates of the discriminator per generation."}
+    )
     discriminator_warmup_steps: int = field(
         default=20, metadata={"help": "Generations at the start in which the policy gets no reward."}
     )

@@ -38,8 +38,8 @@ class Discriminator:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             With a causal backbone and a head called `score`, as decoders have in transformers.
         level (`str`, *optional*, defaults to `"sequence"`):
-            `"sequence"`: one judgement a completion, after its last token. `"token"`: one after each of its tokens, of
-            what stands there so far (the state and the action); a completion's loss and reward are means over them.
+            `"sequence"` judges a completion once, after its last token. `"token"` judges what stands there after each
+            token (the state and the action); the loss and the reward of a completion are means over them.
 
     Raises:
         `ValueError`: the model is of another kind.

@@ -1,4 +1,4 @@
-"""Demonstrations as token ids beside the prompts that a policy samples for, in the very tokens that it would write."""
+"""Demonstrations as token ids: they stand beside the policy's prompts, in the tokens that it would write itself."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class GAILTrainer(Interruptible, RLOOTrainer):
 
     Beside RLOO's metrics (`reward`, `kl`, `completions/*` and so on) it logs `discriminator_loss`,
     `discriminator_accuracy_expert`, `discriminator_accuracy_policy`, `discriminator_grad_norm`, the expert's `nll` in
-    nats a token, and the seconds of a step in `time_generation`, `time_discriminator` and `time_update`. The
+    nats per token, and the seconds of a step in `time_generation`, `time_discriminator` and `time_update`. The
     discriminator is saved with the model, in the folder `discriminator`, as a reward model that TRL and
     [`PreferenceReward`] can load.
 
@@ -246,7 +246,7 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         return output | self._expert_batch(inputs) if self.args.mle_coef else output
 
     def _expert_batch(self, inputs: list[dict]) -> dict[str, torch.Tensor]:
-        """The expert's rows as TRL has the policy's, a row a completion, so that it shuffles and splits them alike."""
+        """The rows of the expert in the form that TRL has for the policy: it shuffles and splits both alike."""
         device, expert = self.accelerator.device, {}
         for column, name, side in ((PROMPT, "expert_prompt", "left"), (COMPLETION, "expert_completion", "right")):
             batch = padded_batch([row[column] for row in inputs], self._tokenizer.pad_token_id, side, device=device)

@@ -40,7 +40,7 @@ class IRLConfig(SFTConfig):
         gamma (`float`, *optional*, defaults to `1.0`):
             Discount factor, between 0 and 1.
         lambda_kl (`float`, *optional*, defaults to `0.0`):
-            Weight of the exact KL to the reference policy over the vocabulary, in nats a token. The reference is
+            Weight of the exact KL to the reference policy over the vocabulary, in nats per token. The reference is
             `ref_model`, or the PEFT base with the adapter disabled, or a frozen copy of the model.
         terminal_value (`str`, *optional*, defaults to `"mask"`):
             Value of the state after a stop token: `"zero"`, or `"mask"` to leave the temporal-difference term of that
@@ -106,7 +106,7 @@ class IRLConfig(SFTConfig):
     lambda_kl: float = field(
         default=0.0,
         metadata={
-            "help": "Weight of the exact KL to the reference policy over the vocabulary, in nats a token. The "
+            "help": "Weight of the exact KL to the reference policy over the vocabulary, in nats per token. The "
             "reference is `ref_model`, or the PEFT base with the adapter disabled, or a frozen copy of the model."
         },
     )

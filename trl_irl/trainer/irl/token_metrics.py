@@ -1,3 +1,5 @@
+"""Metrics of training and evaluation as means over tokens, of all micro-batches and ranks together."""
+
 from dataclasses import fields
 
 import torch
@@ -12,7 +14,7 @@ TOKEN_METRICS = ("loss", "nll", "td_loss", "kl", "entropy", "mean_token_accuracy
 class TokenMetrics:
     """
     Sums and counts since the last log, so that each logged metric is one mean over all tokens of all micro-batches and
-    ranks, not a mean of means. They stay on the device until then: no synchronisation a step.
+    ranks, not a mean of means. They stay on the device until then: no synchronisation per step.
 
     Names are those of [`IRLTrainer`]'s log; see [`TokenMetrics.pop`].
     """
@@ -51,7 +53,7 @@ class TokenMetrics:
         rows: torch.Tensor | None = None,
     ) -> None:
         """
-        Add a micro-batch on this rank, or those of its rows that `rows`, a bool a row, names. `input_tokens` counts
+        Add a micro-batch on this rank, or those of its rows that `rows`, a bool per row, names. `input_tokens` counts
         what went into the model, prompts included.
         """
         if rows is not None:
@@ -109,10 +111,11 @@ class TokenMetrics:
         The metrics since the last call, and forget them. Every rank must call, since sums are reduced over ranks.
 
         Returns:
-            `nll`, `log_pi_mean`, `q_mean`, `q_std`, `v_mean`, `entropy` (nats a scored token), `mean_token_accuracy`,
-            `lambda_td` (mean over tokens), `td_loss`, `reward_mean`, `reward_std` (over tokens whose next state is
-            known), `td_loss_terminal_share` (part of the summed squared reward that lies on stop tokens), `kl` and
-            `aux_loss` if they were computed, and `input_tokens`, a count. Empty if nothing was added.
+            `nll`, `log_pi_mean`, `q_mean`, `q_std`, `v_mean`, `entropy` (in nats per scored token),
+            `mean_token_accuracy`, `lambda_td` (mean over tokens), `td_loss`, `reward_mean`, `reward_std` (over tokens
+            whose next state is known), `td_loss_terminal_share` (part of the summed squared reward that lies on stop
+            tokens), `kl` and `aux_loss` if they were computed, and `input_tokens`, a count. It is empty if nothing was
+            added.
         """
         self.end_step()
         sums, self._sums = self._sums, None

@@ -18,11 +18,11 @@ class OnlineIRLConfig(VLLMArguments, IRLConfig):
         online_fraction (`float`, *optional*, defaults to `1.0`):
             Probability that an optimiser step samples from the policy; the other steps are offline.
         num_generations (`int`, *optional*, defaults to `1`):
-            Completions a prompt.
+            Completions per prompt.
         max_completion_length (`int`, *optional*, defaults to `256`):
             Longest sampled completion, in tokens.
         temperature (`float`, *optional*, defaults to `1.0`):
-            Of the sampling, above 0. At 1 the samples are the policy's own, as the objective has them.
+            Temperature of the sampling, above 0. At 1 the samples are the policy's own, as the objective has them.
         replay_size (`int`, *optional*, defaults to `0`):
             How many earlier samples to keep and mix in, over all ranks, oldest out first; 0 takes fresh ones only.
         ds3_gather_for_generation (`bool`, *optional*, defaults to `True`):
@@ -39,9 +39,9 @@ class OnlineIRLConfig(VLLMArguments, IRLConfig):
     """
 
     online_fraction: float = field(default=1.0, metadata={"help": "Probability that a step samples."})
-    num_generations: int = field(default=1, metadata={"help": "Completions a prompt."})
+    num_generations: int = field(default=1, metadata={"help": "Completions per prompt."})
     max_completion_length: int = field(default=256, metadata={"help": "Longest sampled completion, in tokens."})
-    temperature: float = field(default=1.0, metadata={"help": "Of the sampling, above 0."})
+    temperature: float = field(default=1.0, metadata={"help": "Temperature of the sampling, above 0."})
     replay_size: int = field(default=0, metadata={"help": "Earlier samples to keep and mix in; 0 is fresh ones only."})
     ds3_gather_for_generation: bool = field(
         default=True, metadata={"help": "ZeRO-3: gather all weights on each GPU while sampling."}

@@ -1,4 +1,4 @@
-"""The policy's own completions: sampled, kept for later steps, and put into a batch beside the expert's rows."""
+"""The completions of the policy: how they are kept for later steps, and how a batch takes them beside the expert."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def with_policy_rows(
     batch: dict[str, torch.Tensor], samples: Sequence[PolicySample], pad_token_id: int, multiple_of: int | None = None
 ) -> dict[str, torch.Tensor]:
     """
-    The batch with a row a sample after its own, padded on the right, and `is_policy`, a bool a row.
+    The batch with a row per sample after its own, padded on the right, and `is_policy`, a bool per row.
 
     Raises:
         `ValueError`: the batch has columns that a sample cannot be given.

@@ -38,7 +38,7 @@ class StepClock(TrainerCallback):
             self._parts[name] += time.perf_counter() - start
 
     def pop(self) -> dict[str, float]:
-        """`time_NAME` of each part and `time_update` of the rest, in seconds a step since the last call."""
+        """`time_NAME` of each part and `time_update` of the rest, in seconds per step since the last call."""
         seconds_of = {}
         if self._steps:
             parts = {**self._parts, "update": self._total - sum(self._parts.values())}

@@ -1,4 +1,4 @@
-"""Sampling by vLLM: the keys of TRL's RL trainers, and TRL's own generation back end, for a trainer that has none."""
+"""Sampling by vLLM for a trainer of TRL that has none: the keys of its RL trainers, and its generation back end."""
 
 from __future__ import annotations
 
