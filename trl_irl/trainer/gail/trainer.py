@@ -63,6 +63,11 @@ class GAILTrainer(Interruptible, RLOOTrainer):
     >>> trainer.train()
     ```
 
+    Overridden are `_generate` and `_generate_single_turn`, to sample the policy as it is and up to any stop token;
+    `_generate_and_score_completions` and `compute_loss`, to add the likelihood of the expert's rows; `log`, to add the
+    seconds of a step's parts; `_get_grad_norm`, to end a run whose gradients are not finite; and what saves and loads,
+    for the discriminator and its optimiser.
+
     Beside RLOO's metrics (`reward`, `kl`, `completions/*` and so on) it logs `discriminator_loss`,
     `discriminator_accuracy_expert`, `discriminator_accuracy_policy`, `discriminator_grad_norm`, the expert's `nll` in
     nats per token, and the seconds of a step in `time_generation`, `time_discriminator` and `time_update`. The

@@ -69,10 +69,11 @@ class IRLTrainer(Interruptible, SFTTrainer):
         -log pi(a|s) + lambda_td / td_scale * (Q(s, a) - gamma * V(s'))^2 + lambda_kl * KL(pi || reference)
 
     Data preparation, PEFT, quantisation, packing, distributed training, logging and checkpoints are
-    [`~trl.SFTTrainer`]'s. Overridden are `compute_loss`; `log` and `predict`, to add metrics that are means over
-    tokens; `_prepare_dataset`, to refuse what could only fail later; `_get_grad_norm`, to keep a step that is not
-    finite away from the weights; and, in saving, what makes a checkpoint whole or an error, and tells
-    [`SoftQReward`] how it was trained.
+    [`~trl.SFTTrainer`]'s. Overridden are `compute_loss`; `log`, `evaluate` and `predict`, to add metrics that are
+    means over tokens; `_prepare_dataset`, to refuse what could only fail later; `get_batch_samples`, to measure
+    `td_scale` before the first step, and `_load_optimizer_and_scheduler`, to find it again; `_get_grad_norm`, to keep
+    a step that is not finite away from the weights; and, in saving, what makes a checkpoint whole or an error, and
+    tells [`SoftQReward`] how it was trained.
 
     Example:
 

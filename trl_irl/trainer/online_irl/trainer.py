@@ -47,6 +47,10 @@ class OnlineIRLTrainer(IRLTrainer):
     >>> trainer.train()
     ```
 
+    Overridden are, beside what [`IRLTrainer`] overrides, `training_step`, which adds the policy's rows to a batch
+    after `get_batch_samples` has noted the prompts of the step, and `_load_rng_state`, since a replay buffer is saved
+    with the random states and read with them.
+
     Beside the metrics of [`IRLTrainer`], which are of the expert's tokens, it logs those of the policy's as
     `policy_reward_mean`, `policy_v_mean`, `policy_td_loss`, `policy_nll`; `reward_gap`, the expert's mean reward minus
     the policy's; `expert_length`, `policy_length` (tokens), `expert_ended` and `policy_ended` (shares) of the batches'

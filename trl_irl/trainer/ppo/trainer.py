@@ -31,6 +31,8 @@ class PPOTrainer(trl_ppo.PPOTrainer):
     """
     [`~trl.experimental.ppo.PPOTrainer`] that also runs an adapter under DDP, lets callbacks evaluate at `eval_steps`,
     charges `missing_eos_penalty` only where a response ends in no stop token at all, and can save its value model.
+    Overridden are `save_model`, which TRL 1.12 hands a policy that transformers 5.23 does not know how to save, and
+    `generate_completions`, whose table shows rewards without what is given back of the penalty.
     """
 
     def __init__(self, args: PPOConfig, processing_class, model, ref_model, reward_model, *positional, **kwargs):
