@@ -66,6 +66,28 @@ def test_there_is_no_circle_between_rooms():
         assert all(order.index(other) > order.index(room) for other in below)
 
 
+def test_there_is_no_circle_between_files():
+    """Nor for types alone: whoever reads a file needs nothing of those that import it."""
+    names = {path.relative_to(PACKAGE).with_suffix("").parts: path for path in FILES if path.name != "__init__.py"}
+    below = {
+        path: {names[tuple(module[:n])] for module in own_imports(path) for n in (2, 3) if tuple(module[:n]) in names}
+        for path in names.values()
+    }
+    done, under_way = set(), []
+
+    def visit(path):
+        assert path not in under_way, [str(one.relative_to(PACKAGE)) for one in (*under_way, path)]
+        if path not in done:
+            under_way.append(path)
+            for other in below[path]:
+                visit(other)
+            done.add(under_way.pop())
+
+    for path in below:
+        visit(path)
+    assert len(done) > 80
+
+
 @pytest.mark.parametrize("room", INSIDE)
 def test_rooms_inside_a_room_point_downward(room):
     inside = INSIDE[room]

@@ -7,7 +7,8 @@ from datasets import Dataset
 
 from tests.conftest import make_tokenizer
 from trl_irl.tasks.columns import as_prompt_completion
-from trl_irl.tasks.data import TaskData, load_task
+from trl_irl.tasks.data import TaskData
+from trl_irl.tasks.splits import load_task
 from trl_irl.text.encode import encode_row, encode_rows
 from trl_irl.text.messages import Turns
 from trl_irl.text.sampling import encode_prompts

@@ -56,7 +56,7 @@ def load_splits(script_args: IRLScriptArguments, mixture):
     """
     from trl import get_dataset
 
-    from ..tasks.data import load_task
+    from ..tasks.splits import load_task
 
     if mixture.datasets:
         if script_args.task or script_args.dataset_name:

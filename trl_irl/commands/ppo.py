@@ -127,8 +127,8 @@ def load_prompts(script_args, tokenizer, training_args) -> dict[str, list[dict]]
         `ValueError`: a split is missing, has no prompts, or none that is short enough.
     """
     from ..tasks.columns import format_row
-    from ..tasks.data import load_task
     from ..tasks.rows import BadRows
+    from ..tasks.splits import load_task
     from ..text.encode import asked, prompt_ids
     from ..text.messages import naming_row
 

@@ -134,7 +134,6 @@ def main(arguments: PrepareArguments) -> None:
     from ..evaluation.rendering import print_rows
     from ..rewards.adapters import tokenizer_of
     from ..tasks.columns import as_prompt_completion
-    from ..tasks.data import load_task
     from ..tasks.files import check_local_path, check_no_other_splits, check_writable
     from ..tasks.prepare import (
         DISTRIBUTION_HEADER,
@@ -147,6 +146,7 @@ def main(arguments: PrepareArguments) -> None:
         shorten,
         with_reference,
     )
+    from ..tasks.splits import load_task
     from ..text.encode import check_eos, encode, prompt_ids
     from ..text.messages import naming_row
     from .console.hub import check_repository, pushing

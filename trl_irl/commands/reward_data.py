@@ -123,9 +123,9 @@ def main(arguments: RewardDataArguments) -> None:
     """Make the pairs of every split and save them."""
     from ..rewards.frozen_models import check_language_model
     from ..rewards.preference_reward import check_one_label
-    from ..tasks.data import load_task
     from ..tasks.files import check_local_model, check_writable
     from ..tasks.prepare import as_dataset, save_splits
+    from ..tasks.splits import load_task
 
     model = None
     judged = arguments.reward_model_path is not None or has_own_score(arguments.task)

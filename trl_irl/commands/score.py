@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..rewards.soft_q_settings import check_discount
 from ..tasks.arguments import BadRowArguments, EndArguments, TaskArguments
-from ..tasks.data import load_split
+from ..tasks.splits import load_split
 from .console.command import command
 
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from ..tasks.known import task_of
 from . import comparison
 from .comparison import decoding
 from .rendering import markdown, shortened
 from .settings import GIVEN, EvaluationSettings
-
-
-if TYPE_CHECKING:
-    from .results import Results
 
 
 _SIDE_BY_SIDE = 5  # prompts whose completions the report shows
@@ -41,8 +36,15 @@ _EXPLAINED = {
 }
 
 
-def report_text(results: Results, pictures: Sequence[str] = ()) -> str:
-    """The report as Markdown; `pictures` are names of files beside it."""
+def report_text(results, pictures: Sequence[str] = ()) -> str:
+    """
+    The report as Markdown.
+
+    Args:
+        results ([`~evaluation.results.Results`])
+        pictures (`Sequence[str]`, *optional*):
+            Names of files beside it.
+    """
     settings, shown = results.settings, results.shown
     baseline, *others = results.models
     parts = [
@@ -79,7 +81,7 @@ def report_text(results: Results, pictures: Sequence[str] = ()) -> str:
     return "\n\n".join(parts)
 
 
-def _explained(shown: Iterable[str], results: Results) -> str:
+def _explained(shown: Iterable[str], results) -> str:
     """What the metrics of a table are; those of a user's own task, if it says so."""
     keys = ["pass@" if name.startswith("pass@") else name for name in shown]
     explained = {**_EXPLAINED, **task_of(results.settings.task).explained}
@@ -87,7 +89,7 @@ def _explained(shown: Iterable[str], results: Results) -> str:
     return "; ".join(sentences) + "." if sentences else ""
 
 
-def _of_references(results: Results) -> list[str]:
+def _of_references(results) -> list[str]:
     """The losses of the references, a row per model; nothing where they were not asked for."""
     held_out = {one.model: one.metrics for one in results.summaries if one.model in results.paths}
     losses = [name for name in ("nll", "td_loss") if any(name in one for one in held_out.values())]
@@ -127,7 +129,7 @@ def _cell(said) -> str:
     return "<br>".join(text.splitlines()) or "(nothing)"
 
 
-def _told_of_what(results: Results) -> str:
+def _told_of_what(results) -> str:
     """Which data and which models, as a report is read long after its command is forgotten."""
     settings = results.settings
     task = task_of(settings.task)

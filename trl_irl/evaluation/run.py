@@ -9,10 +9,10 @@ from pathlib import Path
 from ..rewards.frozen_models import check_language_model
 from ..rewards.held_out_loss import held_out_sums
 from ..rewards.preference_reward import check_one_label
-from ..tasks.data import load_split
 from ..tasks.files import check_local_model, check_writable
 from ..tasks.math_answer import MathVerifier
 from ..tasks.scoring import make_score
+from ..tasks.splits import load_split
 from ..text.encode import asked
 from . import comparison
 from .loaded_models import LoadedModel, Stopwatch, weights_of

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from trl import extract_prompt
 
 from ..text.messages import Turns, checked
-
-
-if TYPE_CHECKING:
-    from .data import TaskData
-
-PLACEHOLDER = re.compile(r"\{([\w.]+)\}")
+from .data import PLACEHOLDER, TaskData
 
 
 def from_columns(row: Mapping, data: TaskData, where: str) -> dict:
@@ -30,7 +24,7 @@ def from_columns(row: Mapping, data: TaskData, where: str) -> dict:
 
 def format_row(row: Mapping, data: TaskData, where: str = "A row", reference: bool = True) -> dict:
     """
-    A row of [`~tasks.data.load_task`] with `formatted=False` as [`as_prompt_completion`] gives it.
+    A row of [`~tasks.splits.load_task`] with `formatted=False` as [`as_prompt_completion`] gives it.
 
     Args:
         row (`Mapping`), data (`TaskData`)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
+from datasets import DatasetDict
 
-if TYPE_CHECKING:
-    from datasets import DatasetDict
-
-    from .data import TaskData
 
 Score = Callable[[str, dict], dict[str, float]]
 
@@ -49,7 +46,7 @@ class Task:
             By name, what a number of `score` is, for the report: "`shorter` is the share of ...".
     """
 
-    load: Callable[[TaskData], DatasetDict] | None = None
+    load: Callable[[Any], DatasetDict] | None = None
     prompt: str = "{source}"
     metrics: tuple[str, ...] = ()
     score: Score | None = None
@@ -57,5 +54,5 @@ class Task:
     dataset_config: str | None = None
     generated: bool = False
     needs_columns: bool = False
-    target: Callable[[str, TaskData], str] | None = None
+    target: Callable[[str, Any], str] | None = None
     explained: Mapping[str, str] = field(default_factory=dict)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
@@ -15,12 +14,8 @@ from ...soft_q.own_forward import embedding_rows
 from ..runtime.models import causal_lm
 
 
-if TYPE_CHECKING:
-    from .trainer import IRLTrainer
-
-
-def own_reference(trainer: IRLTrainer, model: str | PreTrainedModel) -> PreTrainedModel:
-    """The policy as it is now, once more: a copy, or under ZeRO-3, where no rank has it whole, loaded by name."""
+def own_reference(trainer, model: str | PreTrainedModel) -> PreTrainedModel:
+    """A copy of the policy as it is now or, under ZeRO-3, where no rank has it whole, the model loaded by name."""
     if can_run(trainer.model):
         return copy.deepcopy(trainer.model)
     args = trainer.args
@@ -28,9 +23,9 @@ def own_reference(trainer: IRLTrainer, model: str | PreTrainedModel) -> PreTrain
     return create_model_from_path(model, **kwargs)
 
 
-def prepared_reference(ref_model: PreTrainedModel, trainer: IRLTrainer) -> PreTrainedModel:
+def prepared_reference(ref_model: PreTrainedModel, trainer) -> PreTrainedModel:
     """
-    A reference frozen, with a soft-Q head, and prepared for the launcher.
+    A reference for an [`IRLTrainer`]: frozen, with a soft-Q head, and prepared for the launcher.
 
     Raises:
         `ValueError`: it has another number of embeddings than the policy.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.logging import get_logger
@@ -12,17 +12,14 @@ from transformers import TrainerCallback
 from ..runtime.models import no_dropout
 
 
-if TYPE_CHECKING:
-    from .trainer import IRLTrainer
-
 logger = get_logger(__name__)
 
 
 @torch.no_grad()
-def measured_td_scale(trainer: IRLTrainer, batches: list[dict[str, Any]]) -> float:
+def measured_td_scale(trainer, batches: list[dict[str, Any]]) -> float:
     """
-    The mean squared reward of a step's tokens, in nats squared, over all its micro-batches and ranks, but no less than
-    1. Every rank must call. Nothing random is drawn, and training goes on as if this had not been.
+    The mean squared reward of the tokens of a step, in nats squared, over all its micro-batches and ranks, but no less
+    than 1. Every rank must call. Nothing random is drawn, and training goes on as if this had not been.
     """
     sums = torch.zeros(2, device=trainer.args.device)
     with no_dropout(trainer.model), trainer.compute_loss_context_manager():

@@ -1,0 +1,98 @@
+"""`evaluate(models, rows, settings)`: the numbers of the command, from Python, of models and rows that are there."""
+
+import json
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from trl_irl import evaluate
+from trl_irl.commands import evaluate as command
+from trl_irl.evaluation import EvaluationSettings
+from trl_irl.evaluation.loaded_models import LoadedModel
+
+
+ROWS = [
+    {"prompt": "The quick", "completion": " brown fox"},
+    {"prompt": "One two", "completion": " three"},
+    {"prompt": "What is", "completion": " the sky?"},
+]
+SETTINGS = {"temperatures": [0.0, 1.0], "num_samples": 2, "max_new_tokens": 6, "metrics": ["rouge", "nll"]}
+
+
+@pytest.fixture
+def pair(model_folder):
+    return AutoModelForCausalLM.from_pretrained(model_folder), AutoTokenizer.from_pretrained(model_folder)
+
+
+def numbers(results):
+    return {key: {name: x.value for name, x in of_key.items()} for key, of_key in results.values.items()}
+
+
+def test_a_model_itself_and_its_path_give_the_commands_numbers(pair, model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models = {"given": pair, "named": str(model_folder)}
+    results = evaluate(models, ROWS, EvaluationSettings(**SETTINGS))
+    assert not any(tmp_path.iterdir())  # nothing is written that is not asked for
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    words = ["--models", f"named={model_folder}", "--dataset_name", "rows.jsonl", "--split", "train"]
+    words += ["--temperatures", "0", "1", "--num_samples", "2", "--max_new_tokens", "6", "--metrics", "rouge", "nll"]
+    assert command.run([*words, "--output_dir", "report"]) == 0
+    written = json.loads((tmp_path / "report/metrics.json").read_text())
+    for one in written:
+        for model in models:
+            found = numbers(results)[model, one["temperature"]]
+            assert found == pytest.approx({name: x["mean"] for name, x in one["metrics"].items()})
+    assert {(one["model"], one["temperature"]) for one in written} == {("named", 0.0), ("named", 1.0)}
+
+
+def test_what_the_results_give(pair, tmp_path):
+    results = evaluate({"first": pair, "other": pair}, iter(ROWS), EvaluationSettings(num_prompts=2, **SETTINGS))
+    assert results.prompts == 2 and results.models == ["first", "other"]
+    header, *rows = results.table()
+    assert header[:2] == ["model", "decoding"] and [row[0] for row in rows] == ["first"] * 2 + ["other"] * 2
+    assert all(0.0 == interval.mean for one in results.differences for interval in one.metrics.values())
+    told = results.to_markdown()
+    assert told.startswith("# first, other on rows") and "## Minus first, at the same temperature" in told
+    assert results.plots(tmp_path) == ["performance_diversity.png", "lengths.png"]
+    report = results.write(tmp_path / "report")
+    assert report.read_text(encoding="utf-8").startswith("# first, other on rows")
+    there = {path.name for path in report.parent.iterdir()}
+    assert there == {"report.md", "samples.jsonl", "metrics.json", "metrics.csv", "differences.json"} | {
+        "performance_diversity.png",
+        "lengths.png",
+    }
+    assert results.seconds["models"] > 0 and "token_ids" not in results.lines[0]["completions"][0]
+
+
+def test_samples_are_kept_where_they_are_asked_for(model_folder, tmp_path, monkeypatch):
+    settings = EvaluationSettings(**SETTINGS, output_dir=str(tmp_path / "kept"))
+    first = evaluate([f"one={model_folder}"], ROWS, settings)
+    monkeypatch.setattr(LoadedModel, "sample", lambda *_, **__: pytest.fail("something was sampled"))
+    assert numbers(evaluate([f"one={model_folder}"], ROWS, settings)) == numbers(first)
+
+
+def test_only_one_model_is_held_at_a_time(model_folder, monkeypatch):
+    held, load = [], LoadedModel.model.func
+
+    def counted(self):
+        held.append(self)
+        return load(self)
+
+    monkeypatch.setattr(LoadedModel.model, "func", counted)
+    evaluate({"a": str(model_folder), "b": str(model_folder)}, ROWS, EvaluationSettings(**SETTINGS))
+    assert [sum("model" in vars(one) for one in set(held))] == [0] and len(held) == 2
+
+
+@pytest.mark.parametrize(
+    "models, settings, message",
+    [
+        ({}, {}, "No model"),
+        (["a=x", "a=y"], {}, "two called a"),
+        ({"a": "gone/model/here"}, {}, "`models: gone/model/here` is not there"),
+        ({"a": (None, None)}, {"backend": "vllm"}, "loads a model by its name"),
+        ({"a": "x"}, {"rerank": True, "temperatures": [0.0]}, "compare completions of one prompt"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_loads(models, settings, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        evaluate(models, ROWS, EvaluationSettings(**{**SETTINGS, **settings}))

@@ -1,0 +1,73 @@
+"""The splits of a task or a dataset, with `prompt` and `completion` where they are to be made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from datasets import Dataset, DatasetDict, IterableDatasetDict
+
+from .columns import from_columns, prompt_from_columns
+from .data import TaskData
+from .files import load_from_hub_or_path
+from .known import TASKS
+
+
+def load_task(data: TaskData, train_split: str = "train", formatted: bool = True) -> DatasetDict | IterableDatasetDict:
+    """
+    The task's splits; `train_split` is the one that `num_train_rows` cuts. Of preference pairs the chosen completions
+    are the demonstrations. With `formatted=False` rows keep their own columns, and [`~tasks.columns.format_row`] makes
+    `prompt` and `completion` of each, so that one that cannot be read is one row's matter.
+
+    Raises:
+        `FileNotFoundError`: a local path is not there.
+        `ValueError`: no dataset is named, it cannot be read, or a column is missing.
+    """
+    task = data.kind
+    if task.load is not None and data.source_column is None:
+        splits = task.load(data)
+    else:
+        name = data.dataset_name or task.dataset_name
+        if name is None:
+            raise ValueError(f"No data. Set `dataset_name`, `datasets`, or `task` (one of {', '.join(TASKS)}).")
+        config = data.dataset_config or next(
+            (one.dataset_config for one in (task, *TASKS.values()) if one.dataset_name == name), None
+        )
+        splits = load_from_hub_or_path(name, config, data.streaming)
+        if formatted:
+            splits = _formatted(splits, data)
+    if data.num_train_rows and train_split in splits:
+        splits[train_split] = splits[train_split].take(data.num_train_rows)
+    return splits
+
+
+def _formatted(splits: DatasetDict | IterableDatasetDict, data: TaskData) -> DatasetDict | IterableDatasetDict:
+    for split_name, split in splits.items():
+        if _is_preference(split.column_names or ()):  # imitate the chosen
+            splits[split_name] = split.rename_column("chosen", "completion").remove_columns(
+                [column for column in ("rejected",) if column in split.column_names]
+            )
+    if data.source_column is None:
+        return splits
+    for split in splits.values():  # before a map, whose own error would come from its cache
+        for row in split.take(1):
+            prompt_from_columns(row, data)
+    return splits.map(lambda row, i: from_columns(row, data, f"Row {i}"), with_indices=True)
+
+
+def _is_preference(columns: Iterable[str]) -> bool:
+    return {"prompt", "chosen"} <= set(columns) and "completion" not in columns
+
+
+def load_split(data: TaskData, split: str, count: int | None = None) -> Dataset:
+    """
+    The first `count` rows of a split, or all, as they are in the data.
+
+    Raises:
+        `ValueError`: there is no such split, or nothing in it.
+    """
+    splits = load_task(data, formatted=False)
+    if split not in splits:
+        raise ValueError(f"`split: {split}` is not among the dataset's, which are {', '.join(splits)}.")
+    if not len(splits[split]):
+        raise ValueError(f"`split: {split}` is empty.")
+    return splits[split].take(min(count or len(splits[split]), len(splits[split])))
