@@ -40,20 +40,6 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
     Settings of [`~evaluation.evaluate`] beside those of the task.
 
     Args:
-        reward_analysis (`bool`, *optional*, defaults to `False`):
-            Whether rewards agree with the task's score: correlations and AUROC over the sampled completions, and
-            whether they fall at a corrupted token.
-        rerank (`bool`, *optional*, defaults to `False`):
-            Best of n by each reward, against a random choice, likelihood, majority vote and an oracle.
-        reward_models (`list[str]`, *optional*):
-            The models whose rewards judge, as in `models`, all completions of all models; defaults to `models`.
-        reward_ref_model (`str`, *optional*):
-            Reference of the `log_ratio` reward, such as the base model; without it there is no such reward.
-        completion_columns (`list[str]`, *optional*):
-            Completions that the data gives, judged beside the models' or alone: columns that hold one or a list of
-            them each, as many in every row; a dot reaches into a nested one, such as `175b_verification.solution`.
-        answer_marker (`str`, *optional*):
-            What stands before a final answer beside `####`, at the beginning of a line, such as `A:`.
         metrics (`list[str]`, *optional*):
             By what to judge completions, among `accuracy` (the number after `####`), `accuracy_math` (math-verify),
             `rouge`, `bleu` and `chrf`, and the models, `nll` and `td_loss` of the references; defaults to the task's,
@@ -81,6 +67,20 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
             Discount in `td_loss`, as in training.
         terminal_value (`str`, *optional*, defaults to `"mask"`):
             What the state after a stop token is in `td_loss`: `"zero"`, or `"mask"` to leave that token out.
+        reward_analysis (`bool`, *optional*, defaults to `False`):
+            Whether rewards agree with the task's score: correlations and AUROC over the sampled completions, and
+            whether they fall at a corrupted token.
+        rerank (`bool`, *optional*, defaults to `False`):
+            Best of n by each reward, against a random choice, likelihood, majority vote and an oracle.
+        reward_models (`list[str]`, *optional*):
+            The models whose rewards judge, as in `models`, all completions of all models; defaults to `models`.
+        reward_ref_model (`str`, *optional*):
+            Reference of the `log_ratio` reward, such as the base model; without it there is no such reward.
+        completion_columns (`list[str]`, *optional*):
+            Completions that the data gives, judged beside the models' or alone: columns that hold one or a list of
+            them each, as many in every row; a dot reaches into a nested one, such as `175b_verification.solution`.
+        answer_marker (`str`, *optional*):
+            What stands before a final answer beside `####`, at the beginning of a line, such as `A:`.
         output_dir (`str`, *optional*):
             Keeps the samples, so that an evaluation that was cut off goes on where it was; `None` keeps none.
 
@@ -88,20 +88,6 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
         `ValueError`: a key is out of range, has no effect, or leaves nothing to compare.
     """
 
-    reward_analysis: bool = field(default=False, metadata={"help": "Whether rewards agree with the task's score."})
-    rerank: bool = field(default=False, metadata={"help": "Best of n by each reward, against other ways to choose."})
-    reward_models: list[str] | None = field(
-        default=None, metadata={"help": "The models whose rewards judge; `models` if unset."}
-    )
-    reward_ref_model: str | None = field(
-        default=None, metadata={"help": "Reference of the `log_ratio` reward, such as the base model."}
-    )
-    completion_columns: list[str] | None = field(
-        default=None, metadata={"help": "Columns of the data with completions to judge, beside the models' or alone."}
-    )
-    answer_marker: str | None = field(
-        default=None, metadata={"help": "What stands before a final answer beside ####, such as `A:`."}
-    )
     metrics: list[str] | None = field(
         default=None, metadata={"help": "By what to judge; the task's if unset.", "choices": list(METRICS)}
     )
@@ -126,6 +112,20 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
     gamma: float = field(default=1.0, metadata={"help": "Discount in `td_loss`, as in training."})
     terminal_value: str = field(
         default="mask", metadata={"help": "The state after a stop token in `td_loss`.", "choices": ["zero", "mask"]}
+    )
+    reward_analysis: bool = field(default=False, metadata={"help": "Whether rewards agree with the task's score."})
+    rerank: bool = field(default=False, metadata={"help": "Best of n by each reward, against other ways to choose."})
+    reward_models: list[str] | None = field(
+        default=None, metadata={"help": "The models whose rewards judge; `models` if unset."}
+    )
+    reward_ref_model: str | None = field(
+        default=None, metadata={"help": "Reference of the `log_ratio` reward, such as the base model."}
+    )
+    completion_columns: list[str] | None = field(
+        default=None, metadata={"help": "Columns of the data with completions to judge, beside the models' or alone."}
+    )
+    answer_marker: str | None = field(
+        default=None, metadata={"help": "What stands before a final answer beside ####, such as `A:`."}
     )
     output_dir: str | None = field(default=None, metadata={"help": "Where samples and report go."})
 

@@ -33,6 +33,13 @@ def _own(kind: type) -> list[str]:
     return [field.name for field in fields(kind) if field.name not in inherited]
 
 
+def _nearest_first(kind: type) -> list[str]:
+    """All fields of a class: first those that it declares itself, then those of its bases, the nearest before."""
+    declared = [name for base in kind.__mro__ for name in vars(base).get("__annotations__", {})]
+    known = {field.name for field in fields(kind)}
+    return [name for name in dict.fromkeys(declared) if name in known]
+
+
 def groups_of(kinds: tuple[type, ...]) -> dict[str, list[str]]:
     """The keys that a short help shows, by group."""
     groups: dict[str, list[str]] = {name: [] for name in _GROUPS}
@@ -67,7 +74,7 @@ def short_help(parser: argparse.ArgumentParser, kinds: tuple[type, ...], doc: st
     if is_training:
         groups = groups_of(kinds)
     else:
-        groups = {"keys": [field.name for field in fields(kinds[0])]}
+        groups = {"keys": _nearest_first(kinds[0])}
     for name, keys in groups.items():
         lines += ["", f"{name}:"]
         for key in keys:
