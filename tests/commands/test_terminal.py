@@ -20,7 +20,7 @@ from trl_irl.commands import chat, evaluate, gail, irl, online_irl, recipes, sco
 from trl_irl.commands.console.recipe_file import find_recipe, shipped_recipes
 from trl_irl.commands.console.terminal import Terminal, evaluation_line, number
 from trl_irl.commands.console.training_table import describe, objective, rows_of, schedule, weights
-from trl_irl.soft_q.objectives import Objective
+from trl_irl.soft_q.objectives import Objective, ZLoss
 
 
 CPU = {"use_cpu": True, "bf16": False}
@@ -123,6 +123,8 @@ def test_the_table_tells_the_objective_in_force(model_folder, tmp_path):
     assert told["steps"].startswith(f"7 of {3 * 8} rows, ") and "100% of the rows end" in told["data"]
     likelihood = make(model_folder, tmp_path, rows, lambda_td=0)
     assert objective(likelihood) == "maximum likelihood (lambda_td 0)"
+    likelihood.objective = ZLoss()
+    assert objective(likelihood) == f"{ZLoss.formula}, z_loss_weight 0.0001"
     likelihood.objective = Objective()
     assert objective(likelihood).startswith(Objective.formula)
     total = sum(p.numel() for p in trainer.model.parameters())

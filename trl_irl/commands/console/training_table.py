@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from trl.trainer.utils import get_config_model_id
 
-from ...soft_q.objectives import InverseSoftQ, OnlineInverseSoftQ
+from ...soft_q.objectives import OBJECTIVES, OnlineInverseSoftQ, Penalised
 from ...text.context import context_length
 from ...trainer import IRLConfig
 from ...trainer.irl.row_ends import labels_of
@@ -74,7 +74,10 @@ def objective(trainer) -> str:
     if not isinstance(args, IRLConfig):
         return f"GAIL: RLOO on a discriminator's reward, beta {args.beta:g}"
     kl = f", lambda_kl {args.lambda_kl:g}" if args.lambda_kl else ""
-    if args.lambda_td == 0 and isinstance(trainer.objective, InverseSoftQ | OnlineInverseSoftQ):
+    own = type(trainer.objective)
+    if own in OBJECTIVES.values() and "lambda_td" not in own.uses:
+        return ", ".join([own.formula, *(f"{key} {getattr(args, key):g}" for key in own.uses)]) + kl
+    if args.lambda_td == 0 and isinstance(trainer.objective, Penalised | OnlineInverseSoftQ):
         return f"maximum likelihood (lambda_td 0){kl}"
     scale = "measured at the first step" if args.td_scale is None else f"{args.td_scale:g}"
     return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -29,9 +29,14 @@ class Objective:
 
     Attributes:
         formula (`str`): what it is, for the table before a training.
+        uses (`tuple[str, ...]`): keys of [`IRLConfig`] that it depends on beside `lambda_kl`; others of this kind are
+            refused.
+        lambda_kl (`float`): weight of the KL to a reference, see [`with_kl`].
     """
 
-    formula: str = "an objective without a formula"
+    formula: ClassVar[str] = "an objective without a formula"
+    uses: ClassVar[tuple[str, ...]] = ()
+    lambda_kl: float = 0.0
 
     def __call__(self, terms: SoftQTerms, output: SoftQOutput, lambda_td: float) -> torch.Tensor:
         """
@@ -47,3 +52,7 @@ class Objective:
             `torch.Tensor`: a scalar with gradient, in nats (and squared nats).
         """
         raise NotImplementedError
+
+    def with_kl(self, loss: torch.Tensor, output: SoftQOutput) -> torch.Tensor:
+        """The loss, and the KL to the reference with its weight where there is a reference."""
+        return loss if output.kl is None else loss + self.lambda_kl * output.kl.sum()

@@ -13,35 +13,15 @@ Reinforcement Learning" (arXiv 2409.01369).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import torch
-
-from .objective import Objective
-
-
-if TYPE_CHECKING:
-    from ..head import SoftQOutput
-    from ..terms import SoftQTerms
+from .penalised import Penalised
 
 
 @dataclass(frozen=True)
-class InverseSoftQ(Objective):
-    """
-    The objective above.
+class InverseSoftQ(Penalised):
+    """The objective above: the square is that of the implied reward."""
 
-    Args:
-        lambda_kl (`float`, *optional*, defaults to `0.0`):
-            Weight of the KL, where the output has one.
-    """
-
-    lambda_kl: float = 0.0
     formula = "inverse soft-Q: nll + lambda_td / td_scale * r^2"
 
-    def __call__(self, terms: SoftQTerms, output: SoftQOutput, lambda_td: float) -> torch.Tensor:
-        loss = terms.nll.sum()
-        if lambda_td > 0:
-            loss = loss + lambda_td * terms.reward.square().sum()
-        if output.kl is not None:
-            loss = loss + self.lambda_kl * output.kl.sum()
-        return loss
+    def squares(self, terms, output):
+        return terms.reward.square(), terms.has_reward

@@ -9,12 +9,15 @@ from accelerate import PartialState
 from trl import SFTConfig
 
 from ...soft_q.head import DEFAULT_LOGIT_BUFFER_MB
+from ...soft_q.objectives import OBJECTIVES
 from ...soft_q.terms import TERMINAL_VALUES
 from ..runtime.best_metric import set_direction
 from ..runtime.least_values import check_at_least
 
 
 NAN_POLICIES = ("stop", "skip")
+# Keys that some objectives have, and others refuse.
+_OF_SOME_OBJECTIVES = sorted({key for kind in OBJECTIVES.values() for key in kind.uses})
 
 
 @dataclass
@@ -29,6 +32,11 @@ class IRLConfig(SFTConfig):
     Parameters:
         > Parameters that control the objective
 
+        objective (`str`, *optional*, defaults to `"soft_q"`):
+            What is minimised over the scored tokens. Of `"soft_q"`, `"value_consistency"` and `"squared_nll"` the
+            second term, of weight `lambda_td`, is r^2, (V - gamma V')^2 and (log pi)^2. `"nll"` is maximum likelihood,
+            `"dft"` TRL's loss of that name (arXiv 2508.05629), `"focal"` and `"z_loss"` have a key of their own below.
+            See [`~soft_q.objectives`].
         lambda_td (`float`, *optional*, defaults to `0.1`):
             Weight of the squared implied reward (temporal-difference term); `1 / (4 * alpha)` in IQ-Learn. `0.0` is
             maximum likelihood, the loss of [`~trl.SFTTrainer`].
@@ -46,6 +54,10 @@ class IRLConfig(SFTConfig):
             Value of the state after a stop token: `"zero"`, or `"mask"` to leave the temporal-difference term of that
             token out. A zero pulls Q of the stop token, and with it all values, down to 0; measured, that made
             sampled completions end late (docs/results.md).
+        focal_gamma (`float`, *optional*, defaults to `2.0`):
+            `objective: focal`: the power of 1 - pi that a token's likelihood is multiplied with (arXiv 1708.02002).
+        z_loss_weight (`float`, *optional*, defaults to `1e-4`):
+            `objective: z_loss`: weight of V^2 (arXiv 2204.02311).
         td_target_grad (`bool`, *optional*, defaults to `True`):
             Whether gradients flow through the value of the next state. `False` gives a semi-gradient.
 
@@ -88,6 +100,9 @@ class IRLConfig(SFTConfig):
     )
 
     # Parameters that control the objective
+    objective: str = field(
+        default="soft_q", metadata={"help": "What is minimised over the scored tokens.", "choices": list(OBJECTIVES)}
+    )
     lambda_td: float = field(
         default=0.1,
         metadata={
@@ -118,6 +133,11 @@ class IRLConfig(SFTConfig):
             "choices": list(TERMINAL_VALUES),
         },
     )
+    focal_gamma: float = field(
+        default=2.0,
+        metadata={"help": "objective focal: the power of 1 - pi that weighs the likelihood of a token."},
+    )
+    z_loss_weight: float = field(default=1e-4, metadata={"help": "objective z_loss: weight of V^2."})
     td_target_grad: bool = field(
         default=True,
         metadata={"help": "Whether gradients flow through the value of the next state. False gives a semi-gradient."},
@@ -185,6 +205,7 @@ class IRLConfig(SFTConfig):
                 f"`save_steps={self.save_steps}` with `save_strategy='steps'` saves nothing. Set it above 0, or "
                 "`save_strategy='no'`."
             )
+        self._check_objective()
         if not self.lambda_td >= 0:
             raise ValueError(
                 f"`lambda_td={self.lambda_td}` would reward large temporal-difference errors: it is the weight "
@@ -241,6 +262,25 @@ class IRLConfig(SFTConfig):
             # Liger would patch `model.forward` when training starts. TRL >= 1.13 turns this off itself; ours can go
             # with TRL 1.12.
             self.liger_kernel_config = {**(self.liger_kernel_config or {}), "fused_linear_cross_entropy": False}
+
+    def _check_objective(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"`objective={self.objective!r}` is unknown; there are {', '.join(OBJECTIVES)}.")
+        for name in ("focal_gamma", "z_loss_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}={getattr(self, name)}` is out of range. Set it to 0 or more, and finite.")
+        used = OBJECTIVES[self.objective].uses
+        fields_of_it = {name: self.__dataclass_fields__[name].default for name in _OF_SOME_OBJECTIVES}
+        for name, default in fields_of_it.items():
+            value = getattr(self, name)
+            if name not in used and value != default and not (name == "lambda_td" and value == 0):
+                those = ", ".join(key for key, kind in OBJECTIVES.items() if name in kind.uses)
+                raise ValueError(
+                    f"`{name}={value}` means nothing to `objective={self.objective!r}`. Unset it, or set `objective` "
+                    f"to one that has it: {those}."
+                )
+        if "lambda_td" not in used:
+            self.lambda_td = 0.0  # what the schedule and the logs say
 
     def __getstate__(self) -> dict:
         # Trainer pickles its arguments beside the model (training_args.bin): without the Hub token.

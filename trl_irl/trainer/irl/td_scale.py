@@ -9,6 +9,7 @@ import torch
 from accelerate.logging import get_logger
 from transformers import TrainerCallback
 
+from ...soft_q.objectives import Penalised
 from ..runtime.models import no_dropout
 
 
@@ -18,15 +19,19 @@ logger = get_logger(__name__)
 @torch.no_grad()
 def measured_td_scale(trainer, batches: list[dict[str, Any]]) -> float:
     """
-    The mean squared reward of the tokens of a step, in nats squared, over all its micro-batches and ranks, but no less
-    than 1. Every rank must call. Nothing random is drawn, and training goes on as if this had not been.
+    The mean over the tokens of a step, of all its micro-batches and ranks, of what the objective squares (the implied
+    reward, if it squares nothing else), in nats squared, but no less than 1. Every rank must call. Nothing random is
+    drawn, and training goes on as if this had not been.
     """
     sums = torch.zeros(2, device=trainer.args.device)
     with no_dropout(trainer.model), trainer.compute_loss_context_manager():
         for batch in batches:
             output = trainer.model_wrapped(**trainer._prepare_inputs(dict(batch)), soft_q="values")
             terms = trainer.soft_q_terms(output)
-            sums += torch.stack([terms.reward.square().sum(), terms.has_reward.sum()]).to(sums)
+            squares, known = terms.reward.square(), terms.has_reward
+            if isinstance(trainer.objective, Penalised):
+                squares, known = trainer.objective.squares(terms, output)
+            sums += torch.stack([squares.sum(), known.sum()]).to(sums)
     squared, tokens = trainer.accelerator.reduce(sums, reduction="sum").tolist()
     mean = squared / max(tokens, 1)
     return max(mean, 1.0) if math.isfinite(mean) else 1.0  # if it is not, the first step says so

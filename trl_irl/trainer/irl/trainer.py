@@ -1,5 +1,6 @@
 import textwrap
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from ...rewards.frozen_models import check_language_model, whole_language_model
 from ...rewards.soft_q_settings import save_settings, saved_settings
 from ...soft_q import SoftQOutput, SoftQTerms, attach_soft_q_head, soft_q_terms
 from ...soft_q.head import Reference, can_run, projection_of
-from ...soft_q.objectives import InverseSoftQ, Objective
+from ...soft_q.objectives import OBJECTIVES, InverseSoftQ, Objective, OnlineInverseSoftQ
 from ...soft_q.own_forward import embedding_rows
 from ...text.stop_tokens import stop_token_ids
 from ..runtime.interruption import Interruptible
@@ -315,7 +316,8 @@ class IRLTrainer(Interruptible, SFTTrainer):
 
     def _make_objective(self) -> Objective:
         """The objective that the arguments describe."""
-        return InverseSoftQ(self.args.lambda_kl)
+        kind = OBJECTIVES[self.args.objective]
+        return kind(**{key.name: getattr(self.args, key.name) for key in fields(kind)})
 
     def _tokens_of(self, terms: SoftQTerms) -> torch.Tensor:
         """How many tokens of a micro-batch count, where nobody has counted those of the whole batch."""
@@ -372,6 +374,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
         if (
             mode == "train"
             and "nll" in metrics
+            and isinstance(self.objective, InverseSoftQ | OnlineInverseSoftQ)
             and not self._warned_of_td
             and (said := drowning(metrics, self.td_scale))
         ):

@@ -64,6 +64,10 @@ class OnlineIRLConfig(VLLMArguments, IRLConfig):
             raise ValueError(
                 f"`temperature={self.temperature}` must be above 0: greedy completions are no samples of the policy."
             )
+        if self.objective != "soft_q":
+            raise ValueError(
+                f"`objective={self.objective!r}` has no online form: train with `IRLTrainer`, or unset it."
+            )
         if self.chi2_on not in CHI2_ON:
             raise ValueError(f"`chi2_on={self.chi2_on!r}` is unknown; there are {', '.join(CHI2_ON)}.")
         if self.completion_only_loss is False:
