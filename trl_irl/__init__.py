@@ -27,7 +27,7 @@ __all__ = [
 
 # The trainers import torch and TRL, which takes seconds: only when one is asked for, so that `trl-irl --help` is
 # instant, and `from trl_irl import SoftQReward` brings no trainer.
-__getattr__ = names_from(
+__getattr__, __dir__ = names_from(
     __name__,
     {
         "GAILConfig": ".trainer.gail.config",

@@ -87,6 +87,7 @@ def test_only_one_model_is_held_at_a_time(model_folder, monkeypatch):
     "models, settings, message",
     [
         ({}, {}, "No model"),
+        ("gpt2", {}, "`models` is the text 'gpt2'"),
         (["a=x", "a=y"], {}, "two called a"),
         ({"a": "gone/model/here"}, {}, "`models: gone/model/here` is not there"),
         ({"a": (None, None)}, {"backend": "vllm"}, "loads a model by its name"),
@@ -96,3 +97,26 @@ def test_only_one_model_is_held_at_a_time(model_folder, monkeypatch):
 def test_what_is_wrong_is_said_before_anything_loads(models, settings, message):
     with pytest.raises((ValueError, OSError), match=message):
         evaluate(models, ROWS, EvaluationSettings(**{**SETTINGS, **settings}))
+
+
+def test_no_rows(pair):
+    with pytest.raises(ValueError, match="`rows` is empty"):
+        evaluate({"a": pair}, [], EvaluationSettings(**SETTINGS))
+
+
+def test_a_report_of_given_rows_names_no_dataset(pair):
+    told = evaluate({"a": pair}, ROWS, EvaluationSettings(task="gsm8k", **SETTINGS)).to_markdown()
+    assert "Data: rows that were given, task `gsm8k`" in told and "3 prompts, 2 samples" in told
+    assert "openai/gsm8k" not in told and "split" not in told
+
+
+def test_best_of_n_where_given_completions_are_fewer(pair, tmp_path):
+    rows = [{**row, "one": " brown fox", "two": " cat"} for row in ROWS]
+    settings = {**SETTINGS, "temperatures": [1.0], "num_samples": 4, "completion_columns": ["one", "two"]}
+    results = evaluate({"a": pair}, rows, EvaluationSettings(rerank=True, **settings))
+    header, *table = results.findings.best_of_n_table(intervals=False)
+    assert header[:2] == ["completions of", "best of 4 by"]
+    cells = {row[0]: [cell for cell in row[2:] if cell] for row in table}
+    assert all(cell.endswith(" (of 2)") for cell in cells["given"]) and cells["given"]
+    assert not any("(of" in cell for cell in cells["a"]) and cells["a"]
+    assert "best_of_n.png" in results.plots(tmp_path) and "(of 2)" in results.to_markdown()

@@ -1,4 +1,8 @@
+import json
+import os
 import re
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 
@@ -165,3 +169,24 @@ def test_no_folder_is_written_to_that_would_load_as_something_else(name, text, t
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=f"holds {name}"):
         check_no_other_splits(str(tmp_path), "output_dir", ["train"])
+
+
+def test_an_edited_task_does_not_read_its_old_rows(tmp_path):
+    """`datasets` knows cached rows by the function that made them, and that by its name."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"asked": "one", "said": "two"}) + "\n")
+    code = "from trl_irl.tasks.data import TaskData\nfrom trl_irl.tasks.splits import load_task\n"
+    code += (
+        "data = TaskData(task='mine:TASK', dataset_name='rows.jsonl', source_column='asked', target_column='said')\n"
+    )
+    code += "row = load_task(data)['train'][0]\nprint(row['prompt'] + '|' + row['completion'])"
+    module = "from trl_irl.tasks.task import Task\ndef target(text, data):\n    return {}\n"
+    module += "TASK = Task(prompt={!r}, target=target)\n"
+    seen = []
+    for prompt, target in (("Q: {source}", "text"), ("Ask: {source}", "text"), ("Ask: {source}", "text.upper()")):
+        (tmp_path / "mine.py").write_text(module.format(target, prompt))
+        environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
+        )
+        seen.append(done.stdout.strip())
+    assert seen == ["Q: one| two", "Ask: one| two", "Ask: one| TWO"]

@@ -129,3 +129,11 @@ def test_ppo_samples_as_it_is():
         torch.manual_seed(0)
         generated.append(model.generate(ids, max_new_tokens=12, do_sample=True, top_k=0).tolist())
     assert generated[0] == generated[1]
+
+
+def test_a_tokenizer_without_padding(tokenizer):
+    """What is padded is masked, so any token does."""
+    expected = evaluated(policy(), tokenizer, 1.0)
+    without = copy.deepcopy(tokenizer)
+    without.pad_token = None
+    assert evaluated(policy(), without, 1.0) == expected

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EvaluationSettings", "GenerationArguments", "GenerationCallback", "Results", "evaluate"]
 
-__getattr__ = names_from(
+__getattr__, __dir__ = names_from(
     __name__,
     {
         "EvaluationSettings": ".settings",

@@ -46,6 +46,7 @@ def report_text(results, pictures: Sequence[str] = ()) -> str:
             Names of files beside it.
     """
     settings, shown = results.settings, results.shown
+    of_split = "" if results.rows_given else f" of the split `{settings.split}`"
     baseline, *others = results.models
     parts = [
         f"# {', '.join(results.models)} on {results.title}",
@@ -53,7 +54,7 @@ def report_text(results, pictures: Sequence[str] = ()) -> str:
         *(f"**{note}**" for note in results.notes),
         *(f"![{_PICTURED[name]}]({name})" for name in pictures),
         "## Numbers",
-        f"{results.prompts} prompts of the split `{settings.split}`, {settings.num_samples} samples per prompt and "
+        f"{results.prompts} prompts{of_split}, {settings.num_samples} samples per prompt and "
         f"seed (one when greedy), seeds {', '.join(map(str, settings.seeds))}, at most {settings.max_new_tokens} "
         "tokens. Means over prompts, with 95 % bootstrap intervals over prompts. "
         f"{_explained(shown, results)}",
@@ -134,7 +135,7 @@ def _told_of_what(results) -> str:
     settings = results.settings
     task = task_of(settings.task)
     of_task = task.dataset_name or ("generated" if task.generated else "given")
-    data = [f"Data: `{settings.dataset_name or of_task}`"]
+    data = ["Data: rows that were given" if results.rows_given else f"Data: `{settings.dataset_name or of_task}`"]
     named = {"task": settings.task, "from": settings.source_column, "to": settings.target_column}
     data += [f"{what} `{value}`" for what, value in named.items() if value]
     models = {name: path for name, path in results.paths.items() if path}

@@ -31,6 +31,7 @@ class Results:
         tokenizer (`str`): sacrebleu's, for BLEU and self-BLEU.
         findings ([`~evaluation.reward_report.Findings`], *optional*): on rewards, if they were asked for.
         seconds (`dict[str, float]`): spent in the models and for the metrics.
+        rows_given (`bool`): whether the rows were given, and are not those of the settings.
     """
 
     settings: EvaluationSettings
@@ -41,6 +42,7 @@ class Results:
     tokenizer: str
     findings: Findings | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    rows_given: bool = False
 
     @property
     def models(self) -> list[str]:

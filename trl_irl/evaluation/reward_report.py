@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,15 +115,23 @@ class Findings:
         return rows
 
     def best_of_n_table(self, intervals: bool) -> list[list[str]]:
-        """A row per model and way to choose, a column per temperature: the best of all completions."""
+        """
+        A row per model and way to choose, a column per temperature: the best of all completions. Where there are fewer
+        than elsewhere, the cell says of how many.
+        """
         factor = _factor(self.best_of_n)
         temperatures = sorted({one.temperature for one in self.best_of_n})
-        n = max(self.best_of_n[0].scores)
+        n = max(max(one.scores) for one in self.best_of_n)
+
+        def cell(scores: Mapping[int, Statistic]) -> str:
+            most = max(scores)
+            said = _shown(_scaled(scores[most].interval(), factor), intervals, 1)
+            return said if most == n else f"{said} (of {most})"
+
         rows = [["completions of", f"best of {n} by", *map(decoding, temperatures)]]
         for model, way in dict.fromkeys((one.model, one.way) for one in self.best_of_n):
-            at = {x.temperature: x.scores[n] for x in self.best_of_n if (x.model, x.way) == (model, way)}
-            cells = [_shown(_scaled(at[t].interval(), factor), intervals, 1) if t in at else "" for t in temperatures]
-            rows.append([model, way, *cells])
+            at = {x.temperature: x.scores for x in self.best_of_n if (x.model, x.way) == (model, way)}
+            rows.append([model, way, *(cell(at[t]) if t in at else "" for t in temperatures)])
         return rows
 
     def print(self) -> None:

@@ -66,6 +66,8 @@ def evaluate(
         `ImportError`: a library of the `eval` extra is missing.
     """
     settings = settings or EvaluationSettings()
+    if isinstance(models, str):
+        raise ValueError(f"`models` is the text {models!r}. Give a list of paths, or a mapping of names to models.")
     models = dict(models) if isinstance(models, Mapping) else named(models, "models")
     settings.check_models(models)
     check_installed()
@@ -108,6 +110,9 @@ class _Evaluation:
             split = load_split(settings.task_data(needs_target=False), settings.split, settings.num_prompts)
         else:
             split = list(rows)[: settings.num_prompts]
+            if not split:
+                raise ValueError("`rows` is empty. Give at least one, or leave it unset for those of the settings.")
+        self.rows_given = rows is not None
         judging_rows = self.judges if settings.reward_analysis else {}
         judged = rows_to_judge(split, settings, self.models, judging_rows)
         self.rows, self.given, self.metrics, self.notes = judged
@@ -166,6 +171,7 @@ class _Evaluation:
             tokenizer=tokenizer_of(self.rows),
             findings=findings,
             seconds={},
+            rows_given=self.rows_given,
         )
         with self.in_metrics:
             results.summaries  # noqa: B018  (computed here, and kept)
@@ -188,7 +194,9 @@ class _Evaluation:
             options = {"num_samples": count, "top_p": settings.top_p, "max_new_tokens": settings.max_new_tokens}
             decisive = {"path": str(model.path), "weights": weights, "dtype": settings.dtype, "prompts": prompts}
             decisive |= {"eos_token": settings.eos_token} if settings.eos_token else {}
-            decisive |= {"batch_size": settings.batch_size, "backend": settings.backend, "format": 2, **options}
+            decisive |= {"batch_size": settings.batch_size, "backend": settings.backend, **options}
+            # Raised where the same settings draw other samples than before: vLLM is told the stop tokens since 3.
+            decisive |= {"format": 3 if settings.backend == "vllm" else 2}
             for seed in seeds:
 
                 def draw(temperature=temperature, seed=seed, options=options):

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from .._lazy import names_from
+from .._moved import with_old_names
 
 
 if TYPE_CHECKING:
@@ -11,4 +12,5 @@ if TYPE_CHECKING:
 
 __all__ = ["PreferenceReward", "SoftQReward"]
 
-__getattr__ = names_from(__name__, {"PreferenceReward": ".preference_reward", "SoftQReward": ".soft_q_reward"})
+_get, __dir__ = names_from(__name__, {"PreferenceReward": ".preference_reward", "SoftQReward": ".soft_q_reward"})
+__getattr__ = with_old_names(__name__, _get)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
-from ..text.messages import last_text
+from ..text.messages import as_messages, is_messages
 
 
 Answer = Decimal | Fraction | str
@@ -145,9 +145,15 @@ _HOW = (
 
 def _text(value) -> str:
     """Text, the last of some messages, or a number as text."""
-    if value is None or value == [] or value != value:  # NaN is what pandas makes of a missing cell
-        raise NoFinalAnswer(f"the reference is {value}. {_HOW}")
-    return last_text(value)
+    said = as_messages(value)[-1].get("content") if is_messages(value) else value
+    if said is None or said == [] or said != said:  # NaN is what pandas makes of a missing cell
+        raise NoFinalAnswer(f"the reference is {said}. {_HOW}")
+    if isinstance(said, list | tuple | dict):
+        raise NoFinalAnswer(
+            f"it has {_shortened(repr(said))}, which is neither text nor a number nor a list of messages (`role`, "
+            "`content`). Give each row one answer."
+        )
+    return said if isinstance(said, str) else str(said)
 
 
 def _bare(text: str) -> Answer | None:

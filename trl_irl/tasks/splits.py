@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Mapping
 
 from datasets import Dataset, DatasetDict, IterableDatasetDict
 
@@ -10,6 +11,7 @@ from .columns import from_columns, prompt_from_columns
 from .data import TaskData
 from .files import load_from_hub_or_path
 from .known import TASKS
+from .task import Task
 
 
 def load_task(data: TaskData, train_split: str = "train", formatted: bool = True) -> DatasetDict | IterableDatasetDict:
@@ -51,7 +53,23 @@ def _formatted(splits: DatasetDict | IterableDatasetDict, data: TaskData) -> Dat
     for split in splits.values():  # before a map, whose own error would come from its cache
         for row in split.take(1):
             prompt_from_columns(row, data)
-    return splits.map(lambda row, i: from_columns(row, data, f"Row {i}"), with_indices=True)
+    return splits.map(_made, with_indices=True, fn_kwargs={"data": data, "written_by": _source(data.kind)})
+
+
+def _made(row: Mapping, i: int, data: TaskData, written_by: tuple) -> dict:
+    return from_columns(row, data, f"Row {i}")
+
+
+def _source(task: Task) -> tuple[str, str]:
+    """
+    What writes a task's prompts and completions. `datasets` knows a map's cached rows by the function and what it is
+    given, and a function of a module by its name alone: without this an edited task would read its old rows.
+    """
+    module = inspect.getmodule(task.target) if task.target is not None else None
+    try:
+        return task.prompt, inspect.getsource(module) if module is not None else ""
+    except (OSError, TypeError):  # typed into an interpreter
+        return task.prompt, ""
 
 
 def _is_preference(columns: Iterable[str]) -> bool:

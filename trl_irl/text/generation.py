@@ -44,7 +44,7 @@ def generate(
     model: PreTrainedModel,
     prompts: Sequence[list[int]],
     stop_tokens: Collection[int],
-    pad_token_id: int,
+    pad_token_id: int | None,
     max_new_tokens: int,
     temperature: float,
     batch_size: int,
@@ -63,8 +63,8 @@ def generate(
             Token ids; they are padded on the left.
         stop_tokens (`Collection[int]`):
             Tokens that end a completion.
-        pad_token_id (`int`):
-            It is masked, so it may be a stop token.
+        pad_token_id (`int`, *optional*):
+            It is masked, so it may be a stop token, and is one where the tokenizer has no padding (`None`).
         max_new_tokens (`int`):
             Longest completion, in tokens.
         temperature (`float`):
@@ -83,6 +83,8 @@ def generate(
     choice: dict = {"do_sample": False}
     if temperature > 0:
         choice = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
+    if pad_token_id is None:
+        pad_token_id = min(stop_tokens, default=0)
     was_training = model.training
     model.eval()
     completions: list[list[int]] = []

@@ -75,7 +75,7 @@ def completion_text(completion: str | Sequence[Mapping]) -> str:
 
 def last_text(value: str | Sequence[Mapping]) -> str:
     """Text as it is, of messages what the last one says; numbers and the like as text."""
-    said = value[-1].get("content") if is_messages(value) else value
+    said = as_messages(value)[-1].get("content") if is_messages(value) else value
     return said if isinstance(said, str) else str(said)
 
 

@@ -14,7 +14,7 @@ import torch
 def random_states_kept() -> Iterator[None]:
     """What draws random numbers inside, of Python, numpy or torch on any device, does not change those drawn after."""
     python, numpy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
         with torch.random.fork_rng(devices=devices):
             yield

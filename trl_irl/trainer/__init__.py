@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GAILConfig", "GAILTrainer", "IRLConfig", "IRLTrainer", "OnlineIRLConfig", "OnlineIRLTrainer"]
 
-__getattr__ = names_from(
+__getattr__, __dir__ = names_from(
     __name__,
     {
         "GAILConfig": ".gail.config",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 import shutil
 import textwrap
@@ -35,7 +36,7 @@ def _own(kind: type) -> list[str]:
 
 def _nearest_first(kind: type) -> list[str]:
     """All fields of a class: first those that it declares itself, then those of its bases, the nearest before."""
-    declared = [name for base in kind.__mro__ for name in vars(base).get("__annotations__", {})]
+    declared = [name for base in kind.__mro__ for name in inspect.get_annotations(base)]
     known = {field.name for field in fields(kind)}
     return [name for name in dict.fromkeys(declared) if name in known]
 

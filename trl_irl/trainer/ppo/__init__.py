@@ -3,4 +3,6 @@
 from ..._lazy import names_from
 
 
-__getattr__ = names_from(__name__, {"PPOConfig": ".config", "PPOTrainer": ".trainer", "calibrate": ".calibration"})
+__getattr__, __dir__ = names_from(
+    __name__, {"PPOConfig": ".config", "PPOTrainer": ".trainer", "calibrate": ".calibration"}
+)
