@@ -33,6 +33,19 @@ SIZES = {  # hidden, intermediate, layers, heads, key-value heads, tied embeddin
 # glibc gives freed blocks back at once, so that the peak of the process is of memory in use. On a GPU, whose memory is
 # not the process's, that would only slow the host down.
 _ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "0"}
+OBJECTIVES = {  # what `--objectives` compares, each with IRLTrainer
+    "nll": {"objective": "nll"},
+    "soft_q": {},
+    "value_consistency": {"objective": "value_consistency"},
+    "soft_q, value_temperature 2": {"value_temperature": 2.0},
+    "dft": {"objective": "dft"},
+    "focal": {"objective": "focal"},
+    "z_loss": {"objective": "z_loss"},
+    "entropy": {"objective": "entropy"},
+    "label_smoothing": {"objective": "label_smoothing"},
+    "gem": {"objective": "gem"},
+    "gem, log-sigmoid": {"objective": "gem", "gem_form": "log_sigmoid"},
+}
 VARIANTS = ("IRLTrainer", "SFTTrainer", "full-logits IRL", "OnlineIRLTrainer")
 
 
@@ -156,7 +169,8 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
         "SFTTrainer": (SFTTrainer, SFTConfig),
         "full-logits IRL": (FullLogitsTrainer, IRLConfig),
         "OnlineIRLTrainer": (OnlineIRLTrainer, OnlineIRLConfig),
-    }[variant]
+    }.get(variant, (IRLTrainer, IRLConfig))
+    settings |= OBJECTIVES.get(variant, {})
     if variant == "OnlineIRLTrainer":
         prompts = [next(i for i, label in enumerate(row["labels"]) if label != -100) for row in rows]
         settings["per_device_train_batch_size"] = options.batch_size // 2
@@ -211,6 +225,7 @@ def main() -> None:
     parser.add_argument("--logit-buffer-mb", type=float, default=0, help="0 leaves IRLConfig's default")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--objectives", action="store_true", help="each objective instead of variants")
     parser.add_argument("--data", default=str(shared) if shared.is_file() else None)
     parser.add_argument("--json", help="file to write the numbers to")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -222,7 +237,7 @@ def main() -> None:
 
     results = []
     for vocab in options.vocab:
-        for variant in options.variants:
+        for variant in OBJECTIVES if options.objectives else options.variants:
             forwarded = sys.argv[1:]
             command = [sys.executable, __file__, *forwarded, "--vocab", str(vocab), "--worker", variant]
             environment = {**os.environ, **(_ALLOCATOR if options.device == "cpu" else {})}
@@ -240,10 +255,13 @@ def main() -> None:
         f"{options.model_size}, batch {options.batch_size} x {options.length} tokens of which "
         f"{first['scored_tokens']:.0f} scored"
     )
-    print("\n| vocabulary | variant | s/step | peak MiB | beyond states MiB | time vs SFT | memory vs SFT |")
+    against = "nll" if options.objectives else "SFT"
+    columns = ("vocabulary", "variant", "s/step", "peak MiB", "beyond states MiB", f"time vs {against}")
+    print(f"\n| {' | '.join(columns)} | memory vs {against} |")
     print("|---:|---|---:|---:|---:|---:|---:|")
     for result in results:
-        base = next((r for r in results if r["vocab"] == result["vocab"] and r["variant"] == "SFTTrainer"), None)
+        same = [r for r in results if r["vocab"] == result["vocab"]]
+        base = next((r for r in same if r["variant"] in ("SFTTrainer", "nll")), None)
         time_ratio = f"{result['seconds'] / base['seconds']:.2f}" if base else ""
         memory_ratio = f"{result['peak_mib'] / base['peak_mib']:.2f}" if base else ""
         print(

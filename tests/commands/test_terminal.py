@@ -124,11 +124,28 @@ def test_the_table_tells_the_objective_in_force(model_folder, tmp_path):
     likelihood = make(model_folder, tmp_path, rows, lambda_td=0)
     assert objective(likelihood) == "maximum likelihood (lambda_td 0)"
     likelihood.objective = ZLoss()
-    assert objective(likelihood) == f"{ZLoss.formula}, z_loss_weight 0.0001"
+    shown = "z-loss: nll + z_loss_weight * (V - center)^2, z_loss_weight 0.0001, z_loss_center zero"
+    assert objective(likelihood) == shown
+    args = {"objective": "gem+soft_q", "gem_beta": 0.5, "td_weights": [1.0, 0.0, 1.0], "lambda_td_decay_steps": 4}
+    said = objective(make(model_folder, tmp_path, rows, **args))
+    assert said.startswith(
+        "GEM and inverse soft-Q: sum_j q_j w_j (log pi_j - log pi), q = softmax(Q / gem_beta) + lam"
+    )
+    assert "gem_beta 0.5, gem_form linear, td_weights [1.0, 0.0, 1.0], lambda_td 0.1 and falls to 0 at step 4" in said
+    plain = objective(make(model_folder, tmp_path, rows))
+    assert plain.startswith("inverse soft-Q: nll + lambda_td / td_scale * r^2, lambda_td 0.1, td_scale")
     likelihood.objective = Objective()
     assert objective(likelihood).startswith(Objective.formula)
     total = sum(p.numel() for p in trainer.model.parameters())
     assert f"{total:,} of {total:,} weights trained" in told["model"]
+
+
+def test_a_fall_ends_where_the_table_says(tmp_path):
+    for warmup, rise in ((0, 0), (0, 1), (5, 0), (0, 4), (5, 4)):
+        keys = {"mle_warmup_steps": warmup, "lambda_td_warmup_steps": rise, "lambda_td_decay_steps": 3}
+        args = IRLConfig(str(tmp_path), **keys, **CPU)
+        last = int(re.search(r" and falls to 0 at step (\d+)", schedule(args))[1])
+        assert args.lambda_td_at(last) == 0 < args.lambda_td_at(last - 1)
 
 
 @pytest.mark.parametrize("warmup, rise", [(0, 0), (5, 0), (0, 4), (5, 4), (0, 1)])

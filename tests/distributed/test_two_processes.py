@@ -20,13 +20,13 @@ import torch
 from datasets import Dataset
 from trl_irl import IRLConfig, IRLTrainer
 
-folder, model, batch, accumulation = sys.argv[1:]
+folder, model, batch, accumulation, keys = sys.argv[1:]
 trainer = IRLTrainer(
     model=model,
     args=IRLConfig(
         output_dir=folder, per_device_train_batch_size=int(batch), gradient_accumulation_steps=int(accumulation),
         max_steps=3, logging_steps=1, learning_rate=1e-2, use_cpu=True, bf16=False, gradient_checkpointing=False,
-        report_to="none", save_strategy="no", lambda_td=0.3, gamma=0.9, max_grad_norm=1e9, optim="sgd",
+        report_to="none", save_strategy="no", max_grad_norm=1e9, optim="sgd", **json.loads(keys),
         per_device_eval_batch_size=int(batch), dataloader_pin_memory=False,
     ),
     train_dataset=Dataset.from_json(folder + "/rows.jsonl"),
@@ -45,12 +45,19 @@ leave()
 """
 
 
-def launch(folder, model_folder, processes, batch, accumulation=1):
+PLAIN = {"lambda_td": 0.3, "gamma": 0.9}
+# Constants that the first step measures, and every statistic that a forward can be asked for, but GEM's linear form.
+ALL = PLAIN | {"objective": "gem+soft_q+entropy+z_loss", "gem_form": "log_sigmoid", "z_loss_center": "measured"}
+ALL |= {"z_loss_weight": 0.05, "gem_beta": 0.7, "value_temperature": 0.7, "entropy_weight": 0.1}
+SMOOTHED = {"objective": "label_smoothing+value_consistency", "label_smoothing_weight": 0.3, "lambda_td": 0.3}
+
+
+def launch(folder, model_folder, processes, batch, accumulation=1, keys=PLAIN):
     folder.mkdir()
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (folder / "script.py").write_text(_SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    arguments = [folder / "script.py", folder, model_folder, batch, accumulation]
+    arguments = [folder / "script.py", folder, model_folder, batch, accumulation, json.dumps(keys)]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -65,9 +72,10 @@ def launch(folder, model_folder, processes, batch, accumulation=1):
     return json.loads((folder / "result.json").read_text()), load_file(folder / "saved/model.safetensors")
 
 
-def test_two_processes_equal_one(model_folder, tmp_path):
-    expected, expected_weights = launch(tmp_path / "one", model_folder, 1, 8)
-    actual, weights = launch(tmp_path / "two", model_folder, 2, 2, 2)
+@pytest.mark.parametrize("keys", [PLAIN, ALL, SMOOTHED], ids=["soft_q", "gem_and_more", "label_smoothing"])
+def test_two_processes_equal_one(keys, model_folder, tmp_path):
+    expected, expected_weights = launch(tmp_path / "one", model_folder, 1, 8, keys=keys)
+    actual, weights = launch(tmp_path / "two", model_folder, 2, 2, 2, keys=keys)
     skipped = {"num_tokens", "epoch", "step"}
     for ours, theirs in zip(actual["history"], expected["history"], strict=True):
         assert {k: ours[k] for k in theirs if k not in skipped} == pytest.approx(

@@ -127,6 +127,23 @@ def test_settings_of_training_are_read_back(adapter, tokenizer, tmp_path):
     assert SoftQReward(str(tmp_path / "base")).gamma == 1.0
 
 
+def test_the_temperature_of_its_values_is_that_of_training(tokenizer, tmp_path):
+    args = settings(tmp_path / "run", value_temperature=2.0, gamma=0.9, terminal_value="mask", max_steps=1)
+    rows = Dataset.from_list(ROWS)
+    trainer = IRLTrainer(make_model("llama"), IRLConfig(**args), train_dataset=rows, processing_class=tokenizer)
+    trainer.train()
+    trainer.save_model(tmp_path / "model")
+    reward = SoftQReward(str(tmp_path / "model"))
+    prompt, said = tokenizer("The quick")["input_ids"], tokenizer(" brown fox")["input_ids"]
+    (scored,) = reward.score([prompt], completion_ids=[said])
+    logits = trainer.model(input_ids=torch.tensor([prompt + said])).logits[0].detach().double()
+    at = range(len(prompt) - 1, len(prompt) + len(said) - 2)  # the last has no known next state
+    expected = [
+        logits[t, action] - 0.9 * 2 * (logits[t + 1] / 2).logsumexp(-1) for t, action in zip(at, said, strict=False)
+    ]
+    assert scored.rewards[:-1] == pytest.approx([float(x) for x in expected], rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["grpo", "rloo"])
 @pytest.mark.parametrize("adapter", [False, True])
 def test_as_reward_of_trls_trainers(kind, adapter, tokenizer, tmp_path):

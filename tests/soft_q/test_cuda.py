@@ -5,6 +5,8 @@ import itertools
 import pytest
 import torch
 
+from tests.soft_q.test_head import TINY_BUFFER
+from tests.soft_q.test_statistics import EACH, compare, make_inputs
 from trl_irl.soft_q import reference_kl, soft_q_values
 from trl_irl.soft_q.projection import Projection
 
@@ -47,7 +49,7 @@ def test_values_gradients_and_kl(dtype, scale, softcap, buffer):
 
     actual = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
     policy = Projection(actual[1], actual[2], scale, softcap)
-    our_q, our_v, entropy, is_top1 = soft_q_values(actual[0], policy, labels, buffer)
+    our_q, our_v, entropy, is_top1, *_ = soft_q_values(actual[0], policy, labels, buffer)
     our_kl = reference_kl(actual[0], policy, ref_hidden, Projection(ref_weight, None, scale, softcap), buffer)
     (torch.stack([our_q, our_v, our_kl]) * upstream).sum().backward()
 
@@ -64,7 +66,7 @@ def test_ties_go_to_the_lowest_id():
     weight[[3, 5000]] = 1.0
     labels = torch.tensor([3, 5000, 0], device="cuda")
     for buffer in (0.05, 64):
-        *_, is_top1 = soft_q_values(torch.ones(3, HIDDEN, device="cuda"), Projection(weight), labels, buffer)
+        is_top1 = soft_q_values(torch.ones(3, HIDDEN, device="cuda"), Projection(weight), labels, buffer).is_top1
         assert is_top1.tolist() == [True, False, False]
 
 
@@ -82,7 +84,7 @@ def test_forbidden_tokens_and_gradients_that_share_memory(device, buffer):
     (q.sum() + 2 * v.sum()).backward()
 
     ours = hidden.to(device).requires_grad_()
-    our_q, our_v, entropy, _ = soft_q_values(
+    our_q, our_v, entropy, *_ = soft_q_values(
         ours, Projection(weight.to(device), bias.to(device)), labels.to(device), buffer
     )
     (our_q.sum() + 2 * our_v.sum()).backward()  # the gradient of a sum is one number, expanded
@@ -100,3 +102,11 @@ def test_autocast_multiplies_in_bfloat16_and_sums_in_float32():
     logits = hidden.bfloat16().double() @ weight.bfloat16().double().T
     assert relative_error(q, logits.gather(1, labels[:, None])[:, 0]) < 1e-5
     assert relative_error(v, logits.logsumexp(1)) < 1e-5
+
+
+@pytest.mark.parametrize("asked", EACH, ids=str)
+@pytest.mark.parametrize("softcap", [None, 2.5])
+@pytest.mark.parametrize("buffer", [TINY_BUFFER, 64])
+def test_statistics_against_full_logits(asked, softcap, buffer):
+    inputs = [x.cuda() for x in make_inputs()]
+    compare(inputs, asked, torch.float32, 1e-5, 0.3, softcap, buffer)

@@ -52,7 +52,7 @@ def test_values_and_gradients_equal_full_logits(inputs, dtype, tolerance, with_b
 
     actual = [x.detach().to(dtype).requires_grad_() for x in expected]
     projection = Projection(actual[1], actual[2] if with_bias else None, scale, softcap)
-    q, v, entropy, is_top1 = soft_q_values(actual[0], projection, labels, buffer)
+    q, v, entropy, is_top1, *_ = soft_q_values(actual[0], projection, labels, buffer)
     (q * g_q.to(dtype) + v * g_v.to(dtype)).sum().backward()
 
     assert q.dtype == v.dtype == dtype
@@ -94,7 +94,7 @@ def test_forbidden_tokens_count_nothing(inputs, softcap, buffer):
     ours = [x.clone().requires_grad_() for x in (hidden, weight)]
     policy = Projection(ours[1], bias, 0.7, softcap)
     reference = Projection(weight.flip(0), ref_bias, 1.0, softcap)
-    our_q, our_v, our_entropy, is_top1 = soft_q_values(ours[0], policy, labels, buffer)
+    our_q, our_v, our_entropy, is_top1, *_ = soft_q_values(ours[0], policy, labels, buffer)
     our_kl = reference_kl(ours[0], policy, hidden.flip(0), reference, buffer)
     (our_q * upstream[0] + our_v * upstream[1] + our_kl).sum().backward()
     for found, right in ((our_q, q), (our_v, v), (our_entropy, entropy), (our_kl, kl)):
@@ -118,7 +118,7 @@ def test_top1_breaks_ties_as_argmax_does():
     weight[[3, 50]] = 1.0
     labels = torch.tensor([3, 50, 0])
     for buffer in (TINY_BUFFER, 64):
-        *_, is_top1 = soft_q_values(torch.ones(3, HIDDEN), Projection(weight), labels, buffer)
+        is_top1 = soft_q_values(torch.ones(3, HIDDEN), Projection(weight), labels, buffer).is_top1
         assert is_top1.tolist() == [True, False, False]
 
 

@@ -114,7 +114,8 @@ class SoftQReward:
         ref_model (as `model`, *optional*):
             The reference of `"log_ratio"`, over the same vocabulary.
         gamma (`float`, *optional*), terminal_value (`str`, *optional*):
-            If unset, those the model was trained with, which [`IRLTrainer`] saves beside it; else 1 and `"zero"`.
+            If unset, those the model was trained with, which [`IRLTrainer`] saves beside it; else 1 and `"zero"`. The
+            temperature of its values is always that of training.
         aggregate (`str`, *optional*, defaults to `"sum"`):
             What a call makes of a completion's rewards: `"sum"`, `"mean"` or `"discounted"`.
         clip (`float`, *optional*):
@@ -155,6 +156,7 @@ class SoftQReward:
         self.kind, self.aggregate, self.clip, self.batch_size = kind, aggregate, clip, batch_size
         self.gamma = settings.get("gamma", 1.0) if gamma is None else gamma
         self.terminal_value = settings.get("terminal_value", "zero") if terminal_value is None else terminal_value
+        self.value_temperature = settings.get("value_temperature", 1.0)
         self.tokenizer = tokenizer if tokenizer is not None else tokenizer_of(model)
         self.model = _loaded(model, dtype)
         self.ref_model = None if ref_model is None else _loaded(ref_model, dtype, "ref_model")
@@ -227,7 +229,7 @@ class SoftQReward:
     def _score(self, encoded: Sequence[tuple[list[int], list[int]]]) -> list[CompletionReward]:
         stop_tokens = self.stop_tokens
         options = {"gamma": self.gamma, "terminal_value": self.terminal_value, "batch_size": self.batch_size}
-        values = token_values(self.model, encoded, stop_tokens, **options)
+        values = token_values(self.model, encoded, stop_tokens, **options, value_temperature=self.value_temperature)
         scored = [
             CompletionReward(row.token_ids, row.reward, row.has_reward, row.q, row.v, self.gamma) for row in values
         ]

@@ -52,6 +52,7 @@ def token_values(
     terminal_value: str = "zero",
     batch_size: int = 8,
     description: str = "",
+    value_temperature: float = 1.0,
 ) -> list[TokenValues]:
     """
     Values of every completion's tokens, in batches of rows of similar length. No logits of a whole sequence ever
@@ -70,6 +71,8 @@ def token_values(
         batch_size (`int`, *optional*, defaults to `8`)
         description (`str`, *optional*):
             Label of the progress bar; empty for none.
+        value_temperature (`float`, *optional*, defaults to `1.0`):
+            Of the values in the reward; see [`~soft_q.objectives.offline`].
 
     Returns:
         `list[TokenValues]`, in the order of `encoded`.
@@ -77,8 +80,9 @@ def token_values(
     Raises:
         `ValueError`: a row does not fit into the model's context, or has a token that the model does not know.
     """
-    from ..soft_q import soft_q_head, soft_q_terms
+    from ..soft_q import Statistics, soft_q_head, soft_q_terms
 
+    asked = Statistics(temperature=None if value_temperature == 1 else value_temperature)
     _check(model, encoded)
     was_training = model.training
     values: list[TokenValues | None] = [None] * len(encoded)
@@ -92,8 +96,16 @@ def token_values(
                 # Any id will do as padding: it is masked, and follows what is scored.
                 batch = padded_batch([encoded[i][0] for i in chosen], 0, device=model.device)
                 labels = padded([encoded[i][1] for i in chosen], -100, device=model.device)
-                output = model(**batch, labels=labels, soft_q="values")
-                terms = soft_q_terms(output.q, output.v, output.labels, stop_tokens, gamma, terminal_value)
+                output = model(**batch, labels=labels, soft_q="values", statistics=asked)
+                terms = soft_q_terms(
+                    output.q,
+                    output.v,
+                    output.labels,
+                    stop_tokens,
+                    gamma,
+                    terminal_value,
+                    soft_v=output.v_tempered,
+                )
                 grid = (output.labels, output.q, output.v, terms.reward, terms.has_reward)
                 for row, i in enumerate(chosen):
                     scored = terms.scored[row]

@@ -3,9 +3,7 @@ The soft-Q head: Q(s_t, a_t) and V(s_t) of every scored token, without the `(bat
 
     Q(s, a) = logit of token a        V(s) = logsumexp over the vocabulary of Q(s, .)
 
-The forward keeps two numbers per token; the backward computes each tile of logits again:
-
-    dL/dlogits = g_q * onehot(a) + g_v * softmax(logits)
+It is a second way to call a causal language model; the numbers are those of [`~soft_q.values`].
 
 Paper: "Imitating Language via Scalable Inverse Reinforcement Learning" (arXiv 2409.01369).
 """
@@ -33,23 +31,10 @@ from .own_forward import (
     probe_logits,
     run_without_projection,
 )
-from .projection import (
-    Projection,
-    check_head,
-    check_linear,
-    product_dtype,
-    project,
-    projection_gradients,
-    sum_dtype,
-    tile_memory,
-)
+from .projection import Projection, check_head, check_linear
 from .reference_kl import reference_kl
-from .tiles import RunningStatistics, fold, gradient
-
-
-# On a CPU 32, 64 and 128 MiB take the same time within 15 %, 32 the least; on an H200 32, 128 and 512 take 0.204,
-# 0.134 and 0.132 s per step of 0.5 B weights (docs/results.md). 128 is half of what TRL 1.16's head takes.
-DEFAULT_LOGIT_BUFFER_MB = 128
+from .statistics import Statistics
+from .values import DEFAULT_LOGIT_BUFFER_MB, soft_q_values
 
 
 @dataclass
@@ -57,15 +42,18 @@ class SoftQOutput(ModelOutput):
     """
     What a model with a soft-Q head returns when called with `soft_q="values"`.
 
-    Every field but the last three has the shape `(batch, seq_len - 1)` (or that of `shift_labels`): position t is the
-    state after input token t and the action that is token t + 1. It is 0 where the label is -100.
+    Every field but `aux_loss`, `logits` and `hidden_states` has the shape `(batch, seq_len - 1)` (or that of
+    `shift_labels`): position t is the state after input token t and the action that is token t + 1. It is 0 where the
+    label is -100.
 
     Attributes:
         q (`torch.Tensor`, float32): Q(s_t, a_t), in nats.
         v (`torch.Tensor`, float32): V(s_t), in nats.
-        entropy (`torch.Tensor`, float32, no gradient): entropy of the policy at s_t, in nats.
+        entropy (`torch.Tensor`, float32): entropy of the policy at s_t, in nats; with gradient if one was asked for.
         is_top1 (`torch.Tensor`, bool): whether a_t is the most likely token.
         labels (`torch.Tensor`, int64): a_t, or -100 where the position is not scored.
+        mean_logit, v_tempered, gem (`torch.Tensor`, float32, *optional*): with `statistics=`, what it asks for at s_t:
+            see [`~soft_q.statistics.Statistics`].
         kl (`torch.Tensor`, float32, *optional*): KL(policy || reference) at s_t, in nats, if a reference was passed.
         aux_loss (`torch.Tensor`, *optional*): load-balancing loss of a Mixture-of-Experts model, unweighted.
         logits (`torch.Tensor`, *optional*): with `return_logits=True` the model's own, of the same forward:
@@ -79,6 +67,9 @@ class SoftQOutput(ModelOutput):
     entropy: torch.Tensor | None = None
     is_top1: torch.Tensor | None = None
     labels: torch.Tensor | None = None
+    mean_logit: torch.Tensor | None = None
+    v_tempered: torch.Tensor | None = None
+    gem: torch.Tensor | None = None
     kl: torch.Tensor | None = None
     aux_loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
@@ -90,82 +81,6 @@ class Reference(NamedTuple):
 
     hidden_states: torch.Tensor
     projection: Projection
-
-
-class _SoftQValues(torch.autograd.Function):
-    """q and v with gradients; entropy and is_top1 without. See [`soft_q_values`]."""
-
-    @staticmethod
-    def forward(ctx, hidden, weight, bias, labels, scale, softcap, vocabulary, buffer_bytes):
-        projection = Projection(weight, bias, scale, softcap, vocabulary)
-        dtype = product_dtype(hidden, weight)
-        stats = RunningStatistics(labels, sum_dtype(dtype))
-        with tile_memory(hidden.device, buffer_bytes, sum_dtype(dtype)) as (buffer, work):
-            cast_hidden = hidden.to(dtype)
-            for rows, columns in projection.tiles(len(labels), buffer_bytes):
-                tile = project(cast_hidden[rows], weight[columns].to(dtype), bias, columns, buffer)
-                fold(tile, columns.start, stats.rows(rows), scale, softcap, work)
-        q, v, entropy, is_top1 = stats.result()
-        ctx.save_for_backward(hidden, weight, bias, labels, v)
-        ctx.settings = (scale, softcap, vocabulary, buffer_bytes, dtype)
-        ctx.mark_non_differentiable(entropy, is_top1)
-        return q, v, entropy, is_top1
-
-    @staticmethod
-    def backward(ctx, grad_q, grad_v, *_):
-        hidden, weight, bias, labels, v = ctx.saved_tensors
-        scale, softcap, vocabulary, buffer_bytes, dtype = ctx.settings
-
-        def logit_gradient(rows, columns, tile, work):
-            return gradient(
-                tile, columns.start, labels[rows], v[rows], grad_q[rows], grad_v[rows], scale, softcap, dtype, work
-            )
-
-        grads = projection_gradients(
-            hidden,
-            Projection(weight, bias, scale, softcap, vocabulary),
-            ctx.needs_input_grad[:3],
-            dtype,
-            buffer_bytes,
-            logit_gradient,
-        )
-        return *grads, None, None, None, None, None
-
-
-def soft_q_values(
-    hidden: torch.Tensor,
-    projection: Projection,
-    labels: torch.Tensor,
-    logit_buffer_mb: float = DEFAULT_LOGIT_BUFFER_MB,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """
-    Q of the label and V, for scored tokens only.
-
-    Args:
-        hidden (`torch.Tensor` of shape `(tokens, hidden)`):
-            Last hidden states at the scored positions.
-        projection ([`~soft_q.projection.Projection`]):
-            The output projection. No gradient is computed for parameters that do not require one.
-        labels (`torch.Tensor` of shape `(tokens,)`, int64):
-            The action at each position; no -100 here.
-        logit_buffer_mb (`float`, *optional*, defaults to `128`):
-            Memory in MiB for the tile of logits at work and its working copy.
-
-    Returns:
-        `q, v, entropy, is_top1`, each `(tokens,)`: float32 nats (float64 for a float64 model), `is_top1` boolean. Only
-        `q` and `v` carry gradients.
-    """
-    with projection.gathered():
-        return _SoftQValues.apply(
-            hidden,
-            projection.weight,
-            projection.bias,
-            labels,
-            projection.scale,
-            projection.softcap,
-            projection.vocabulary,
-            int(logit_buffer_mb * 2**20),
-        )
 
 
 @dataclass(frozen=True)
@@ -195,7 +110,7 @@ def attach_soft_q_head(model: PreTrainedModel, logit_buffer_mb: float = DEFAULT_
     Attach after PEFT has wrapped the model (pass the inner causal language model) and before the model is prepared
     for distributed training, so that every wrapper's hooks still run around the call. `soft_q="hidden_states"` returns
     only the hidden states at the scored positions, for a reference policy; `reference=Reference(...)` adds the exact
-    KL to it; `return_logits=True` adds the full logits.
+    KL to it; `statistics=Statistics(...)` adds more numbers per token; `return_logits=True` adds the full logits.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -253,6 +168,7 @@ def _forward_with_soft_q(model_class: type[PreTrainedModel]):
         *args,
         soft_q: str | None = None,
         reference: Reference | None = None,
+        statistics: Statistics | None = None,
         return_logits: bool = False,
         labels=None,
         shift_labels=None,
@@ -261,7 +177,7 @@ def _forward_with_soft_q(model_class: type[PreTrainedModel]):
         if soft_q is None:
             given = {"labels": labels, "shift_labels": shift_labels}
             return forward_before(self)(*args, **{k: x for k, x in given.items() if x is not None}, **kw)
-        return _soft_q_forward(self, args, kw, labels, shift_labels, soft_q, reference, return_logits)
+        return _soft_q_forward(self, args, kw, labels, shift_labels, soft_q, reference, statistics, return_logits)
 
     forward.is_soft_q = True
     return forward
@@ -289,6 +205,7 @@ def _soft_q_forward(
     shift_labels: torch.Tensor | None,
     what: str,
     reference: Reference | None,
+    statistics: Statistics | None,
     return_logits: bool,
 ) -> SoftQOutput:
     kwargs.pop("num_items_in_batch", None)  # a loss argument, and there is no loss here
@@ -305,21 +222,20 @@ def _soft_q_forward(
     if what == "hidden_states":
         return SoftQOutput(hidden_states=hidden)
 
-    def grid(values: torch.Tensor) -> torch.Tensor:
+    def grid(values: torch.Tensor | None) -> torch.Tensor | None:
+        if values is None:
+            return None
         # `masked_scatter` keeps the graph even when nothing is scored: such a batch then contributes a zero gradient
         # on every rank instead of none on one.
         return values.new_zeros(scored.shape).masked_scatter(scored, values)
 
     buffer = model._soft_q.logit_buffer_mb
-    q, v, entropy, is_top1 = soft_q_values(hidden, projection, shift_labels[positions], buffer)
+    values = soft_q_values(hidden, projection, shift_labels[positions], buffer, statistics)
     kl = None
     if reference is not None:
         kl = grid(reference_kl(hidden, projection, *reference, buffer))
     return SoftQOutput(
-        q=grid(q),
-        v=grid(v),
-        entropy=grid(entropy),
-        is_top1=grid(is_top1),
+        **{name: grid(value) for name, value in values._asdict().items()},
         labels=shift_labels,
         kl=kl,
         aux_loss=getattr(output, "aux_loss", None),

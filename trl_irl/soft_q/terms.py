@@ -29,8 +29,11 @@ class SoftQTerms:
         nll (`torch.Tensor`): -log pi(a_t|s_t), in nats.
         reward (`torch.Tensor`): r(s_t, a_t), in nats.
         scored (`torch.Tensor`, bool): positions whose label is not -100; `nll` is defined here.
-        has_reward (`torch.Tensor`, bool): positions with a known next state; `reward` is defined here.
+        has_reward (`torch.Tensor`, bool): positions with a known next state; `reward` and `value_drop` are defined
+            here.
         is_terminal (`torch.Tensor`, bool): positions whose label is a stop token.
+        value_drop (`torch.Tensor`): V(s_t) - gamma * V(s_{t+1}), the part of the reward that is not of the action, in
+            nats.
     """
 
     nll: torch.Tensor
@@ -38,6 +41,7 @@ class SoftQTerms:
     scored: torch.Tensor
     has_reward: torch.Tensor
     is_terminal: torch.Tensor
+    value_drop: torch.Tensor
 
 
 def soft_q_terms(
@@ -48,6 +52,7 @@ def soft_q_terms(
     gamma: float = 1.0,
     terminal_value: str = "zero",
     td_target_grad: bool = True,
+    soft_v: torch.Tensor | None = None,
 ) -> SoftQTerms:
     """
     Negative log-likelihood and implied reward of each scored token.
@@ -76,6 +81,8 @@ def soft_q_terms(
             (NLL does not see a constant added to all logits of a state) that would dominate an early loss.
         td_target_grad (`bool`, *optional*, defaults to `True`):
             Whether gradients flow through V'. `False` is a semi-gradient, as in fitted Q-iteration.
+        soft_v (`torch.Tensor` of shape `(batch, positions)`, *optional*):
+            The values of the reward, where they are of another temperature than the policy's.
 
     Returns:
         [`SoftQTerms`]
@@ -88,7 +95,8 @@ def soft_q_terms(
     continues = scored & ~is_terminal & pad(scored[:, 1:], (0, 1), value=False)
     has_reward = continues | is_terminal if terminal_value == "zero" else continues
 
-    next_v = pad(v[:, 1:], (0, 1)).masked_fill(~continues, 0)
+    soft_v = v if soft_v is None else soft_v
+    next_v = pad(soft_v[:, 1:], (0, 1)).masked_fill(~continues, 0)
     if not td_target_grad:
         next_v = next_v.detach()
     return SoftQTerms(
@@ -97,4 +105,5 @@ def soft_q_terms(
         scored=scored,
         has_reward=has_reward,
         is_terminal=is_terminal,
+        value_drop=(soft_v - gamma * next_v).masked_fill(~has_reward, 0),
     )

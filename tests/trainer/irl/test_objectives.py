@@ -7,58 +7,105 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from torch.nn.functional import cross_entropy
 from trl import SFTConfig, SFTTrainer
 
 from tests.conftest import make_model
 from tests.trainer.conftest import ROWS, one_step, settings
-from trl_irl import IRLConfig, IRLTrainer, OnlineIRLConfig
-from trl_irl.soft_q.objectives import OBJECTIVES
+from trl_irl import IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
+from trl_irl.rewards.soft_q_settings import saved_settings
+from trl_irl.soft_q.objectives import NLL, OBJECTIVES
 
 
 GAMMA, STOP = 0.9, 1
-KEYS = {
-    "soft_q": {"lambda_td": 0.3, "td_scale": 2.0},
-    "value_consistency": {"lambda_td": 0.3, "td_scale": 2.0},
+PLAIN = {"td_scale": None, "terminal_value": "mask"}  # the defaults, where the tests' settings have others
+TD = {"lambda_td": 0.3, "td_scale": 2.0, "gamma": GAMMA}
+CASES = {
+    "soft_q": TD,
+    "value_consistency": TD,
     "squared_nll": {"lambda_td": 0.3, "td_scale": 2.0},
     "nll": {},
     "dft": {},
+    "gem": {"gem_beta": 0.6},
+    "entropy": {"entropy_weight": 0.2},
+    "label_smoothing": {"label_smoothing_weight": 0.3},
     "focal": {"focal_gamma": 1.5},
     "z_loss": {"z_loss_weight": 0.05},
+    # Variants and combinations: the objective is what stands before the colon.
+    "gem:log_sigmoid": {"gem_beta": 1.4, "gem_form": "log_sigmoid"},
+    "soft_q:weights": {**TD, "td_weights": [0.5, -0.3, 2.0]},
+    "soft_q:temperature": {**TD, "value_temperature": 2.5},
+    "soft_q:both": {**TD, "value_temperature": 0.5, "td_weights": [0.5, 0.2, 1.0]},
+    "value_consistency + z_loss": {**TD, "z_loss_weight": 0.05},
+    "soft_q+squared_nll+entropy": {**TD, "entropy_weight": 0.2},
+    "label_smoothing+soft_q": {**TD, "label_smoothing_weight": 0.3},
+    "gem+value_consistency+entropy": {**TD, "entropy_weight": 0.2},
 }
 
 
-def formula(name, q, v, next_v):
-    """The loss of one token, from Q(s, a), V(s) and V(s') (or `None` where it is not known), float64."""
-    nll = v - q
-    if name in ("soft_q", "value_consistency", "squared_nll"):
-        if next_v is None:
-            return nll
-        x = {"soft_q": q - GAMMA * next_v, "value_consistency": v - GAMMA * next_v, "squared_nll": -nll}[name]
-        return nll + 0.3 / 2.0 * x**2
-    pi = (-nll).exp()
-    return {
-        "nll": nll,
-        "dft": pi.detach() * nll,
-        "focal": (1 - pi) ** 1.5 * nll,
-        "z_loss": nll + 0.05 * v**2,
-    }[name]
+def name_of(case):
+    return case.partition(":")[0]
 
 
-def reference(model, documents, name, terminal_value):
+def formula(name, keys, logits, action, next_v):
+    """
+    The loss of one token from its logits, float64, with torch's own functions; `next_v` gives V(s') at a temperature,
+    and `None` where it is not known.
+    """
+    log_pi = logits.log_softmax(-1)
+    nll, v, pi = -log_pi[action], logits.logsumexp(-1), log_pi[action].exp()
+    temperature, (first, second, third) = keys.get("value_temperature", 1.0), keys.get("td_weights", (1, 1, 1))
+    likelihoods = {
+        "dft": lambda: pi.detach() * nll,
+        "focal": lambda: (1 - pi) ** keys["focal_gamma"] * nll,
+        "label_smoothing": lambda: cross_entropy(
+            logits, torch.tensor(action), label_smoothing=keys["label_smoothing_weight"]
+        ),
+        "gem": lambda: gem(logits, action, keys.get("gem_beta", 0.7), keys.get("gem_form", "linear")),
+    }
+    parts = [part.strip() for part in name.split("+")]
+    loss = next((likelihoods[part]() for part in parts if part in likelihoods), nll)
+    if "entropy" in parts:
+        loss = loss - keys["entropy_weight"] * torch.distributions.Categorical(logits=logits).entropy()
+    if "z_loss" in parts:
+        loss = loss + keys["z_loss_weight"] * v**2
+    if next_v is None:
+        return loss
+    soft_v = temperature * (logits / temperature).logsumexp(-1)
+    drop = soft_v - GAMMA * next_v(temperature)
+    advantage = logits[action] - soft_v
+    squares = {
+        "soft_q": first * advantage**2 + second * 2 * advantage * drop + third * drop**2,
+        "value_consistency": drop**2,
+        "squared_nll": nll**2,
+    }
+    return loss + 0.3 / 2.0 * sum(squares[part] for part in parts if part in squares)
+
+
+def gem(logits, action, beta, form):
+    """As the paper's authors compute it: full probabilities, weights without gradient."""
+    log_pi = logits.log_softmax(-1)
+    weights = (logits / beta).softmax(-1).detach()
+    if form == "log_sigmoid":
+        weights = weights * torch.sigmoid(0.01 * (logits - logits[action])).detach()
+    return -(weights * (log_pi[action] - log_pi)).sum()
+
+
+def reference(model, documents, case, terminal_value):
     """Loss of the documents and its gradients, by plain autograd, one document and one token at a time."""
     total, count = 0.0, 0
     for ids, labels in documents:
         logits = model(input_ids=torch.tensor([ids])).logits[0].double()
-        v = logits.logsumexp(-1)
         for t in range(len(ids) - 1):
             if labels[t + 1] == -100:
                 continue
             ends, follows = labels[t + 1] == STOP, t + 2 < len(ids) and labels[t + 2] != -100
-            if ends:
-                next_v = torch.zeros(()) if terminal_value == "zero" else None
-            else:
-                next_v = v[t + 1] if follows else None
-            total = total + formula(name, logits[t, labels[t + 1]], v[t], next_v)
+            next_v = None
+            if ends and terminal_value == "zero":
+                next_v = lambda temperature: torch.zeros(())  # noqa: E731
+            elif follows and not ends:
+                next_v = lambda b, after=logits[t + 1]: b * (after / b).logsumexp(-1)  # noqa: E731
+            total = total + formula(name_of(case), CASES[case], logits[t], labels[t + 1], next_v)
             count += 1
     loss = total / count
     loss.backward()
@@ -83,7 +130,12 @@ def assert_same(step, expected):
 
 
 def test_every_objective_is_tested():
-    assert set(KEYS) == set(OBJECTIVES)
+    assert {name for name in CASES if name.isidentifier()} == set(OBJECTIVES)
+
+
+def keys_of(case, terminal_value):
+    keys = {"objective": name_of(case), **PLAIN, **CASES[case]}
+    return keys | ({"terminal_value": terminal_value} if "lambda_td" in keys else {})
 
 
 @pytest.mark.parametrize(
@@ -96,23 +148,89 @@ def test_every_objective_is_tested():
     ids=["padded", "accumulated", "packed"],
 )
 @pytest.mark.parametrize("terminal_value", ["mask", "zero"])
-@pytest.mark.parametrize("name", KEYS)
-def test_against_its_formula(name, terminal_value, layout, make_trainer, tokenizer):
-    keys = {"terminal_value": terminal_value, "gamma": GAMMA, "td_scale": None, **KEYS[name], **layout}
-    trainer = make_trainer(make_model("llama"), objective=name, logit_buffer_mb=0.01, **keys)
-    assert_same(one_step(trainer), reference(make_model("llama"), documents_of(tokenizer), name, terminal_value))
+@pytest.mark.parametrize("case", CASES)
+def test_against_its_formula(case, terminal_value, layout, make_trainer, tokenizer):
+    if terminal_value == "zero" and "lambda_td" not in CASES[case]:
+        pytest.skip("it has no value of the next state")
+    trainer = make_trainer(make_model("llama"), logit_buffer_mb=0.01, **keys_of(case, terminal_value), **layout)
+    assert_same(one_step(trainer), reference(make_model("llama"), documents_of(tokenizer), case, terminal_value))
 
 
-@pytest.mark.parametrize("name", KEYS)
-def test_with_an_adapter(name, make_trainer, tokenizer):
+@pytest.mark.parametrize("case", CASES)
+def test_with_an_adapter(case, make_trainer, tokenizer):
     peft = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
-    keys = {"terminal_value": "mask", "gamma": GAMMA, "td_scale": None, **KEYS[name]}
-    trainer = make_trainer(make_model("llama"), objective=name, peft_config=peft, **keys)
+    trainer = make_trainer(make_model("llama"), peft_config=peft, **keys_of(case, "mask"))
     step = one_step(trainer)
     plain = trainer.model  # without the head's switch its forward is the original one
     plain.zero_grad()
     assert len(step[1]) > 1 and all("lora" in key for key in step[1])
-    assert_same(step, reference(plain, documents_of(tokenizer), name, "mask"))
+    assert_same(step, reference(plain, documents_of(tokenizer), case, "mask"))
+
+
+def test_a_constant_that_values_are_held_near(make_trainer, tokenizer, tmp_path):
+    """z_loss_center measured: V's mean over the first step's tokens, kept when a run goes on."""
+    keys = {"objective": "z_loss", "z_loss_weight": 0.05, **PLAIN}
+    trainer = make_trainer(make_model("llama"), z_loss_center="measured", **keys)
+    loss, _ = one_step(trainer)
+    values, nll = [], []
+    model = make_model("llama")
+    for ids, labels in documents_of(tokenizer):
+        logits = model(input_ids=torch.tensor([ids])).logits[0].detach().double()
+        for t, action in enumerate(labels[1:]):
+            if action != -100:
+                values.append(logits[t].logsumexp(-1))
+                nll.append(values[-1] - logits[t, action])
+    values, nll = torch.stack(values), torch.stack(nll)
+    assert trainer.objective.center == pytest.approx(values.mean().item(), rel=1e-5)
+    assert loss.item() == pytest.approx((nll.mean() + 0.05 * values.var(unbiased=False)).item(), rel=1e-5)
+    trainer._save(str(tmp_path / "saved"))
+    other = make_trainer(make_model("llama", seed=3), z_loss_center="measured", **keys)
+    other._first_step.resume(saved_settings(str(tmp_path / "saved")))
+    one_step(other)
+    assert other.objective.center == trainer.objective.center
+
+
+def test_a_run_that_goes_on_with_another_objective_measures_anew(make_trainer, tmp_path, caplog):
+    trainer = make_trainer(wild(), td_scale=None, max_steps=1)
+    trainer.train()
+    trainer._save(str(tmp_path / "saved"))
+    same, other = (make_trainer(wild(), objective=x, td_scale=None) for x in ("soft_q", "value_consistency"))
+    for one in (same, other):
+        one._first_step.resume(saved_settings(str(tmp_path / "saved")))
+    assert same.td_scale == trainer.td_scale > 1 and other.td_scale == 1.0
+    assert "was trained with the objective soft_q, and this run has value_consistency" in caplog.text
+
+
+def wild():
+    """A model whose V moves by tens of nats."""
+    model = make_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight.mul_(60)
+    return model
+
+
+def test_its_own_metrics_are_logged(make_trainer, tokenizer):
+    trainer = make_trainer(
+        make_model("llama"),
+        objective="label_smoothing+z_loss",
+        z_loss_weight=0.05,
+        **PLAIN,
+        learning_rate=0.0,
+        max_steps=1,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+    )
+    trainer.train()
+    logged = next(entry for entry in trainer.state.log_history if "nll" in entry)
+    uniform, squares = [], []
+    model = make_model("llama")
+    for ids, labels in documents_of(tokenizer):
+        logits = model(input_ids=torch.tensor([ids])).logits[0].detach().double()
+        scored = [t for t, action in enumerate(labels[1:]) if action != -100]
+        uniform += (-logits.log_softmax(-1).mean(-1))[scored].tolist()
+        squares += logits.logsumexp(-1)[scored].square().tolist()
+    assert logged["uniform_nll"] == pytest.approx(sum(uniform) / len(uniform), rel=1e-4)
+    assert logged["v_squared"] == pytest.approx(sum(squares) / len(squares), rel=1e-4)
 
 
 @pytest.mark.parametrize("name, loss_type", [("nll", "nll"), ("dft", "dft")])
@@ -120,7 +238,7 @@ def test_as_trl_has_it(name, loss_type, tokenizer, tmp_path):
     steps = []
     for trainer_class, args in (
         (SFTTrainer, SFTConfig(**settings(tmp_path, loss_type=loss_type))),
-        (IRLTrainer, IRLConfig(**settings(tmp_path, objective=name))),
+        (IRLTrainer, IRLConfig(**settings(tmp_path, objective=name, **PLAIN))),
     ):
         rows = Dataset.from_list(ROWS)
         steps.append(
@@ -134,10 +252,8 @@ def test_what_scale_is_measured_is_that_of_what_is_squared(make_trainer):
     """Values that move by tens of nats: (V - gamma V')^2 and r^2 then differ, and each is divided by its own mean."""
     scales = {}
     for name in ("soft_q", "value_consistency", "squared_nll"):
-        model = make_model("llama")
-        with torch.no_grad():
-            model.lm_head.weight.mul_(60)
-        trainer = make_trainer(model, objective=name, td_scale=None, gamma=0.5, max_steps=1)
+        keys = {} if name == "squared_nll" else {"gamma": 0.5}
+        trainer = make_trainer(wild(), objective=name, td_scale=None, max_steps=1, **keys)
         trainer.train()
         scales[name] = trainer.td_scale
     assert all(scale > 1 for scale in scales.values()) and len(set(scales.values())) == 3
@@ -146,7 +262,26 @@ def test_what_scale_is_measured_is_that_of_what_is_squared(make_trainer):
 @pytest.mark.parametrize(
     "keys, message",
     [
-        ({"objective": "mle"}, "`objective='mle'` is unknown; there are soft_q, "),
+        ({"objective": "mle"}, "`objective='mle'` is unknown: there is no 'mle'; there are soft_q, "),
+        ({"objective": "nll+nll"}, "nll is named twice"),
+        ({"objective": "soft_q+"}, "there is no ''"),
+        ({"objective": "gem+dft"}, "cannot be: GEM and DFT each replace the likelihood"),
+        ({"objective": "gem+soft_q", "value_temperature": 2.0}, r"cannot be: a forward has one `temperature`.*0\.7"),
+        ({"objective": "nll", "gamma": 0.9}, "`gamma=0.9` means nothing to `objective='nll'`"),
+        ({"objective": "squared_nll", "td_target_grad": False}, "`td_target_grad=False` means nothing to"),
+        ({"objective": "value_consistency", "td_weights": [1, 0, 1]}, "`td_weights=.* means nothing to"),
+        ({"td_weights": [1.0, 1.0]}, "must be three finite numbers"),
+        ({"td_weights": [1.0, 1.5, 1.0]}, "without a lowest value"),
+        ({"td_weights": [-1.0, 0.0, 1.0]}, "without a lowest value"),
+        ({"value_temperature": 0.0}, "`value_temperature=0.0` is no temperature"),
+        ({"objective": "gem", "gem_beta": -1.0}, "`gem_beta=-1.0` is no temperature"),
+        (
+            {"objective": "gem", "gem_form": "sigmoid"},
+            "`gem_form='sigmoid'` is unknown; there are linear, log_sigmoid",
+        ),
+        ({"objective": "label_smoothing", "label_smoothing_weight": 1.5}, "`label_smoothing_weight=1.5` is out of"),
+        ({"objective": "entropy", "entropy_weight": -0.1}, "`entropy_weight=-0.1` is out of range"),
+        ({"lambda_td_decay_steps": -1}, "`lambda_td_decay_steps=-1` must be 0 or more"),
         ({"objective": "nll", "lambda_td": 0.3}, "`lambda_td=0.3` means nothing to `objective='nll'`.*: soft_q, "),
         ({"objective": "dft", "td_scale": 1.0}, "`td_scale=1.0` means nothing to"),
         ({"objective": "focal", "mle_warmup_steps": 3}, "`mle_warmup_steps=3` means nothing to"),
@@ -157,12 +292,12 @@ def test_what_scale_is_measured_is_that_of_what_is_squared(make_trainer):
 )
 def test_keys_that_mean_nothing_are_refused(keys, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        IRLConfig(**settings(tmp_path, **keys))
+        IRLConfig(**settings(tmp_path, **{**PLAIN, **keys}))
 
 
 def test_without_a_temporal_difference_term_none_is_told(make_trainer, tmp_path):
-    assert IRLConfig(**settings(tmp_path, objective="nll", lambda_td=0.0)).lambda_td == 0.0
-    trainer = make_trainer(objective="z_loss", td_scale=None, z_loss_weight=0.1)
+    assert IRLConfig(**settings(tmp_path, objective="nll", lambda_td=0.0, **PLAIN)).lambda_td == 0.0
+    trainer = make_trainer(objective="z_loss", z_loss_weight=0.1, **PLAIN)
     trainer.train()
     logged = next(entry for entry in trainer.state.log_history if "nll" in entry)
     assert logged["lambda_td"] == 0 and logged["loss"] > logged["nll"]
@@ -170,4 +305,32 @@ def test_without_a_temporal_difference_term_none_is_told(make_trainer, tmp_path)
 
 def test_online_has_one_objective(tmp_path):
     with pytest.raises(ValueError, match="`objective='dft'` has no online form"):
-        OnlineIRLConfig(**settings(tmp_path, objective="dft"))
+        OnlineIRLConfig(**settings(tmp_path, objective="dft", **PLAIN))
+
+
+def test_lambda_td_rises_and_falls(tmp_path):
+    keys = {"lambda_td": 0.8, "mle_warmup_steps": 2, "lambda_td_warmup_steps": 4, "lambda_td_decay_steps": 2}
+    args = IRLConfig(**settings(tmp_path, **keys))
+    assert [args.lambda_td_at(step) for step in range(9)] == pytest.approx([0, 0, 0.2, 0.4, 0.6, 0.8, 0.4, 0, 0])
+    args = IRLConfig(**settings(tmp_path, lambda_td=0.8, lambda_td_decay_steps=4))
+    assert [args.lambda_td_at(step) for step in range(6)] == pytest.approx([0.8, 0.6, 0.4, 0.2, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "keys, objective, message",
+    [
+        ({"objective": "dft"}, NLL(), "Both `objective` and `args.objective='dft'`"),
+        ({"lambda_kl": 0.1}, NLL(), "`args.lambda_kl=0.1` makes the reference.*`lambda_kl=0.0`"),
+        ({}, NLL(lambda_kl=0.1), "`args.lambda_kl=0.0` makes the reference.*`lambda_kl=0.1`"),
+    ],
+)
+def test_an_objective_that_is_passed_agrees_with_the_arguments(keys, objective, message, tokenizer, tmp_path):
+    args = IRLConfig(**settings(tmp_path, **PLAIN, **keys))
+    with pytest.raises(ValueError, match=message):
+        IRLTrainer(make_model("llama"), args, train_dataset=Dataset.from_list(ROWS), objective=objective)
+
+
+def test_online_takes_no_offline_objective(tokenizer, tmp_path):
+    args = OnlineIRLConfig(**settings(tmp_path))
+    with pytest.raises(TypeError, match="`objective` is a `NLL`, which does not know the policy's rows"):
+        OnlineIRLTrainer(make_model("llama"), args, train_dataset=Dataset.from_list(ROWS), objective=NLL())

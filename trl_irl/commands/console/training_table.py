@@ -6,14 +6,14 @@ import math
 import shlex
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from datasets import Dataset
 from trl.trainer.utils import get_config_model_id
 
-from ...soft_q.objectives import OBJECTIVES, OnlineInverseSoftQ, Penalised
+from ...soft_q.objectives import Combined, InverseSoftQ, Objective, OnlineInverseSoftQ, PerToken
 from ...text.context import context_length
 from ...trainer import IRLConfig
 from ...trainer.irl.row_ends import labels_of
@@ -74,25 +74,43 @@ def objective(trainer) -> str:
     if not isinstance(args, IRLConfig):
         return f"GAIL: RLOO on a discriminator's reward, beta {args.beta:g}"
     kl = f", lambda_kl {args.lambda_kl:g}" if args.lambda_kl else ""
-    own = type(trainer.objective)
-    if own in OBJECTIVES.values() and "lambda_td" not in own.uses:
-        return ", ".join([own.formula, *(f"{key} {getattr(args, key):g}" for key in own.uses)]) + kl
-    if args.lambda_td == 0 and isinstance(trainer.objective, Penalised | OnlineInverseSoftQ):
+    own = trainer.objective
+    if not own.is_scheduled:
+        return ", ".join([own.formula, *_strengths(own)]) + kl
+    if args.lambda_td == 0 and isinstance(own, PerToken | OnlineInverseSoftQ) and not isinstance(own, Combined):
         return f"maximum likelihood (lambda_td 0){kl}"
     scale = "measured at the first step" if args.td_scale is None else f"{args.td_scale:g}"
-    return (
-        f"{trainer.objective.formula}, {schedule(args)}, td_scale {scale}, gamma {args.gamma:g}, "
-        f"terminal_value {args.terminal_value}{kl}"
-    )
+    told = [own.formula, *_strengths(own), schedule(args), f"td_scale {scale}", f"gamma {args.gamma:g}"]
+    return ", ".join([*told, f"terminal_value {args.terminal_value}"]) + kl
+
+
+def _strengths(objective: Objective) -> list[str]:
+    """The keys of an objective beside its schedule and discount; of inverse soft-Q those that are not the paper's."""
+    if not isinstance(objective, PerToken):
+        return []
+    parts = objective.parts if isinstance(objective, Combined) else (objective,)
+    return [
+        f"{key.name} {value:g}" if isinstance(value := getattr(part, key.name), float) else f"{key.name} {value}"
+        for part in parts
+        for key in fields(part)
+        if key.name in part.uses and not (isinstance(part, InverseSoftQ) and _is_default(part, key.name))
+    ]
+
+
+def _is_default(part: InverseSoftQ, key: str) -> bool:
+    value = getattr(part, key)
+    return (tuple(value) if isinstance(value, list) else value) == getattr(InverseSoftQ(), key)
 
 
 def schedule(args) -> str:
     """`MLE for steps 0 to 99, then lambda_td rises to 0.1 at step 300`; steps count from 0."""
     first, last = args.mle_warmup_steps, args.mle_warmup_steps + args.lambda_td_warmup_steps - 1
     before = f"MLE for steps 0 to {first - 1}, then " if first else ""
+    decay = args.lambda_td_decay_steps
+    after = f" and falls to 0 at step {max(last, first) + decay}" if decay else ""
     if last > first:
-        return f"{before}lambda_td rises to {args.lambda_td:g} at step {last}"
-    return f"{before}lambda_td {args.lambda_td:g}"
+        return f"{before}lambda_td rises to {args.lambda_td:g} at step {last}{after}"
+    return f"{before}lambda_td {args.lambda_td:g}{after}"
 
 
 def weights(parameters: Iterable[torch.nn.Parameter]) -> int:

@@ -13,19 +13,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .objective import Objective
+from .per_token import PerToken
 
 
 @dataclass(frozen=True)
-class DFT(Objective):
-    """
-    Args:
-        lambda_kl (`float`, *optional*, defaults to `0.0`):
-            Weight of the KL to a reference, where the output has one.
-    """
+class DFT(PerToken):
+    """The objective above."""
 
-    lambda_kl: float = 0.0
-    formula = "dynamic fine-tuning: pi * nll, no gradient through pi"
+    title = "dynamic fine-tuning"
+    says = "pi * nll, no gradient through pi"
 
-    def __call__(self, terms, output, lambda_td):
-        return self.with_kl((terms.nll * (-terms.nll.detach()).exp()).sum(), output)
+    def likelihood(self, terms, output):
+        return terms.nll * (-terms.nll.detach()).exp()
+
+    def metrics(self, terms, output):
+        return {"dft_loss": (self.likelihood(terms, output), terms.scored)}

@@ -11,26 +11,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .objective import Objective
+from .per_token import PerToken
 
 
 @dataclass(frozen=True)
-class Focal(Objective):
+class Focal(PerToken):
     """
     Args:
-        focal_gamma (`float`, *optional*, defaults to `2.0`):
-            0 or more.
         lambda_kl (`float`, *optional*, defaults to `0.0`):
             Weight of the KL to a reference, where the output has one.
+        focal_gamma (`float`, *optional*, defaults to `2.0`):
+            0 or more.
     """
 
     focal_gamma: float = 2.0
-    lambda_kl: float = 0.0
-    formula = "focal: (1 - pi)^focal_gamma * nll"
+    title = "focal"
+    says = "(1 - pi)^focal_gamma * nll"
     uses = ("focal_gamma",)
 
-    def __call__(self, terms, output, lambda_td):
+    def likelihood(self, terms, output):
         # 1 - pi without cancellation; above 0, since a power below 1 has no gradient there.
         missed = -(-terms.nll).expm1()
-        factor = missed.clamp(min=1e-12).pow(self.focal_gamma)
-        return self.with_kl((factor * terms.nll).sum(), output)
+        return missed.clamp(min=1e-12).pow(self.focal_gamma) * terms.nll
+
+    def metrics(self, terms, output):
+        return {"focal_loss": (self.likelihood(terms, output), terms.scored)}

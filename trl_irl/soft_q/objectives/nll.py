@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .objective import Objective
+from .per_token import PerToken
 
 
 @dataclass(frozen=True)
-class NLL(Objective):
-    """
-    Args:
-        lambda_kl (`float`, *optional*, defaults to `0.0`):
-            Weight of the KL to a reference, where the output has one.
-    """
+class NLL(PerToken):
+    """The objective above."""
 
-    lambda_kl: float = 0.0
-    formula = "maximum likelihood: nll"
-
-    def __call__(self, terms, output, lambda_td):
-        return self.with_kl(terms.nll.sum(), output)
+    title = "maximum likelihood"

@@ -83,11 +83,15 @@ class OnlineInverseSoftQ(Objective):
     gamma: float
     chi2_on: str = "mixture"
     lambda_kl: float = 0.0
+    measures = ("td_scale",)
     formula = "online inverse soft-Q: nll + value drop of the policy + lambda_td / td_scale * r^2"
 
     def __post_init__(self):
         if self.chi2_on not in CHI2_ON:
             raise ValueError(f"`chi2_on` must be one of {CHI2_ON}, got {self.chi2_on!r}.")
+
+    def first_step(self, terms, output):
+        return {"td_scale": (terms.reward.square(), terms.has_reward)}
 
     def __call__(
         self,

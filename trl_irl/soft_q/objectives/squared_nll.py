@@ -11,14 +11,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .penalised import Penalised
+from .per_token import SCHEDULE, PerToken
 
 
 @dataclass(frozen=True)
-class SquaredNLL(Penalised):
+class SquaredNLL(PerToken):
     """The objective above."""
 
-    formula = "squared likelihood: nll + lambda_td / td_scale * (log pi)^2"
+    title = "squared likelihood"
+    adds = "lambda_td / td_scale * (log pi)^2"
+    uses = SCHEDULE
 
     def squares(self, terms, output):
         return terms.nll.masked_fill(~terms.has_reward, 0).square(), terms.has_reward
+
+    def metrics(self, terms, output):
+        return {"log_pi_squared": self.squares(terms, output)}

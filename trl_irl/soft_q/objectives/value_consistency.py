@@ -14,16 +14,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .penalised import Penalised
+from .per_token import SCHEDULE, PerToken
 
 
 @dataclass(frozen=True)
-class ValueConsistency(Penalised):
+class ValueConsistency(PerToken):
     """The objective above."""
 
-    formula = "value consistency: nll + lambda_td / td_scale * (V - gamma V')^2"
+    title = "value consistency"
+    adds = "lambda_td / td_scale * (V - gamma V')^2"
+    uses = (*SCHEDULE, "gamma", "td_target_grad")
 
     def squares(self, terms, output):
-        # r = Q - gamma V' and -log pi = V - Q: their sum is V - gamma V', wherever there is an r.
-        drop = (terms.nll + terms.reward).masked_fill(~terms.has_reward, 0)
-        return drop.square(), terms.has_reward
+        return terms.value_drop.square(), terms.has_reward
+
+    def metrics(self, terms, output):
+        return {"value_drop_squared": self.squares(terms, output)}

@@ -9,6 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from ...rewards.adapters import is_adapted
+from ...soft_q.objectives import Objective
 from ..runtime.models import sharding_of
 from .config import IRLConfig
 from .token_metrics import TOKEN_METRICS
@@ -20,6 +21,7 @@ def check_arguments(
     compute_loss_func: Callable | None,
     peft_config: PeftConfig | None,
     ref_model: PreTrainedModel | None,
+    objective: Objective | None,
 ) -> None:
     if not isinstance(args, IRLConfig):
         kind = type(args).__name__
@@ -31,6 +33,15 @@ def check_arguments(
         raise ValueError(
             "`compute_loss_func` would replace the inverse soft-Q objective. Subclass `IRLTrainer` and override "
             "`compute_loss`, or use `SFTTrainer`."
+        )
+    if objective is not None and args.objective != "soft_q":
+        raise ValueError(
+            f"Both `objective` and `args.objective={args.objective!r}` say what to minimise. Leave one of them out."
+        )
+    if objective is not None and objective.lambda_kl != args.lambda_kl:
+        raise ValueError(
+            f"`args.lambda_kl={args.lambda_kl}` makes the reference, and the objective that was passed has "
+            f"`lambda_kl={objective.lambda_kl}` as the weight of its KL. Set both to the same."
         )
     if args.eval_packing and args.packing_strategy != "wrapped" and not (args.packing or args.padding_free):
         raise ValueError(

@@ -1,5 +1,6 @@
 """Metrics of training and evaluation as means over tokens, of all micro-batches and ranks together."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 
 import torch
@@ -42,6 +43,7 @@ class TokenMetrics:
     def __init__(self):
         self._sums: torch.Tensor | None = None
         self._step: torch.Tensor | None = None  # of the optimiser step under way
+        self._own: tuple[str, ...] = ()  # names of the objective's own metrics
 
     @torch.no_grad()
     def add(
@@ -51,10 +53,12 @@ class TokenMetrics:
         lambda_td: float,
         input_tokens: torch.Tensor | int,
         rows: torch.Tensor | None = None,
+        own: Mapping[str, tuple[torch.Tensor, torch.Tensor]] | None = None,
     ) -> None:
         """
         Add a micro-batch on this rank, or those of its rows that `rows`, a bool per row, names. `input_tokens` counts
-        what went into the model, prompts included.
+        what went into the model, prompts included; `own` are the objective's metrics, the same ones each time:
+        [`~soft_q.objectives.Objective.metrics`].
         """
         if rows is not None:
             grids = ("q", "v", "entropy", "is_top1", "kl")
@@ -92,7 +96,9 @@ class TokenMetrics:
                 return value.to(q.device, dtype)
             return torch.full((), value, dtype=dtype, device=q.device)  # made on the device, not copied to it
 
-        new = torch.stack([scalar(sums.get(name, 0)) for name in self._SUMS])
+        self._own = tuple(own or ())
+        of_own = [scalar(x.sum(dtype=dtype)) for pair in (own or {}).values() for x in pair]
+        new = torch.stack([scalar(sums.get(name, 0)) for name in self._SUMS] + of_own)
         self._step = new if self._step is None else self._step + new
 
     def end_step(self) -> None:
@@ -114,8 +120,8 @@ class TokenMetrics:
             `nll`, `log_pi_mean`, `q_mean`, `q_std`, `v_mean`, `entropy` (in nats per scored token),
             `mean_token_accuracy`, `lambda_td` (mean over tokens), `td_loss`, `reward_mean`, `reward_std` (over tokens
             whose next state is known), `td_loss_terminal_share` (part of the summed squared reward that lies on stop
-            tokens), `kl` and `aux_loss` if they were computed, and `input_tokens`, a count. It is empty if nothing was
-            added.
+            tokens), `kl` and `aux_loss` if they were computed, the objective's own, and `input_tokens`, a count. It is
+            empty if nothing was added.
         """
         self.end_step()
         sums, self._sums = self._sums, None
@@ -124,7 +130,8 @@ class TokenMetrics:
     def _reduced(self, sums: torch.Tensor | None, accelerator: Accelerator) -> dict[str, float]:
         if sums is None:
             return {}
-        sums = dict(zip(self._SUMS, accelerator.reduce(sums, reduction="sum").tolist(), strict=True))
+        totals = accelerator.reduce(sums, reduction="sum").tolist()
+        own, sums = totals[len(self._SUMS) :], dict(zip(self._SUMS, totals, strict=False))
         tokens, rewards = max(sums["tokens"], 1), max(sums["rewards"], 1)
         q_mean, reward_mean = sums["q"] / tokens, sums["reward"] / rewards
         metrics = {
@@ -146,4 +153,6 @@ class TokenMetrics:
             metrics["kl"] = sums["kl"] / sums["kl_tokens"]
         if sums["aux_loss_count"]:
             metrics["aux_loss"] = sums["aux_loss"] / sums["aux_loss_count"]
+        for name, total, count in zip(self._own, own[::2], own[1::2], strict=True):
+            metrics[name] = total / max(count, 1)
         return metrics

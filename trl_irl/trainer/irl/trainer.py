@@ -1,6 +1,5 @@
 import textwrap
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from ...rewards.frozen_models import check_language_model, whole_language_model
 from ...rewards.soft_q_settings import save_settings, saved_settings
 from ...soft_q import SoftQOutput, SoftQTerms, attach_soft_q_head, soft_q_terms
 from ...soft_q.head import Reference, can_run, projection_of
-from ...soft_q.objectives import OBJECTIVES, InverseSoftQ, Objective, OnlineInverseSoftQ
+from ...soft_q.objectives import InverseSoftQ, Objective, OnlineInverseSoftQ, objective_of
 from ...soft_q.own_forward import embedding_rows
 from ...text.stop_tokens import stop_token_ids
 from ..runtime.interruption import Interruptible
@@ -49,11 +48,11 @@ from .argument_checks import (
     named,
 )
 from .config import IRLConfig
+from .first_step import FirstStep, ScheduleCheck, drowning
 from .packing import check_documents_apart
 from .reference import own_reference, prepared_reference
 from .row_ends import check_collator, why_nothing_ends
 from .row_ids import check_kept, ready_rows, what_cannot_be_written
-from .td_scale import ScheduleCheck, drowning, measured_td_scale
 from .token_metrics import TokenMetrics
 
 
@@ -151,7 +150,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
     ):
         if args is None:
             args = IRLConfig(default_output_dir(model, "IRL"))
-        check_arguments(args, model, compute_loss_func, peft_config, ref_model)
+        check_arguments(args, model, compute_loss_func, peft_config, ref_model, objective)
         check_quantization(args, model, quantization_config, peft_config)
         for key, one in (("model", model), ("ref_model", ref_model)):
             if one is not None:
@@ -211,7 +210,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
         self._watch_signals()
         self.add_callback(ScheduleCheck())
         self.objective = self._make_objective() if objective is None else objective
-        self._td_scale: float | None = args.td_scale
+        self._first_step = FirstStep(self, args.objective if objective is None else type(objective).__name__)
         self._warned_of_td = False
         self._eval_prefix = "eval"
 
@@ -257,12 +256,11 @@ class IRLTrainer(Interruptible, SFTTrainer):
     @property
     def td_scale(self) -> float:
         """What the squared reward is divided by ([`IRLConfig.td_scale`]); 1 until the first step has measured it."""
-        return 1.0 if self._td_scale is None else self._td_scale
+        return self._first_step.measured.get("td_scale", 1.0)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self._td_scale is None and self.args.lambda_td > 0:
-            self._td_scale = measured_td_scale(self, batches)
+        self._first_step.measure(batches)
         return batches, num_items_in_batch
 
     def soft_q_terms(self, output: SoftQOutput) -> SoftQTerms:
@@ -275,6 +273,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
             gamma=self.args.gamma,
             terminal_value=self.args.terminal_value,
             td_target_grad=self.args.td_target_grad,
+            soft_v=output.v_tempered if self.objective.tempers_values else None,
         )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -288,7 +287,8 @@ class IRLTrainer(Interruptible, SFTTrainer):
 
         with_logits = return_outputs and not prediction_loss_only
         reference = self._reference(model, inputs)
-        output = model(**inputs, soft_q="values", reference=reference, return_logits=with_logits)
+        asked = {"reference": reference, "statistics": self.objective.statistics, "return_logits": with_logits}
+        output = model(**inputs, soft_q="values", **asked)
         terms = self.soft_q_terms(output)
         lambda_td = self.args.lambda_td_at(self.state.global_step) if training else self.args.lambda_td
         # Clamped, so that a batch with nothing to learn from gives a zero with gradients rather than 0 / 0.
@@ -316,8 +316,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
 
     def _make_objective(self) -> Objective:
         """The objective that the arguments describe."""
-        kind = OBJECTIVES[self.args.objective]
-        return kind(**{key.name: getattr(self.args, key.name) for key in fields(kind)})
+        return objective_of(self.args.objective, self.args)
 
     def _tokens_of(self, terms: SoftQTerms) -> torch.Tensor:
         """How many tokens of a micro-batch count, where nobody has counted those of the whole batch."""
@@ -328,7 +327,8 @@ class IRLTrainer(Interruptible, SFTTrainer):
         return {}
 
     def _measure(self, mode: str, output, terms: SoftQTerms, lambda_td: float, seen: torch.Tensor | int) -> None:
-        self._token_metrics[mode].add(output, terms, lambda_td, seen)
+        own = self.objective.metrics(terms, output)
+        self._token_metrics[mode].add(output, terms, lambda_td, seen, own=own)
 
     @torch.no_grad()
     def _reference(self, model, inputs: dict[str, Any]) -> Reference | None:
@@ -360,13 +360,14 @@ class IRLTrainer(Interruptible, SFTTrainer):
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            settings = {name: getattr(self.args, name) for name in ("gamma", "terminal_value", "lambda_td")}
-            save_settings(output_dir or self.args.output_dir, {**settings, "td_scale": self._td_scale})
+            names = ("gamma", "terminal_value", "lambda_td", "value_temperature")
+            settings = {name: getattr(self.args, name) for name in names}
+            save_settings(output_dir or self.args.output_dir, {**settings, **self._first_step.to_save()})
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and self.args.td_scale is None:
-            self._td_scale = saved_settings(checkpoint).get("td_scale")
+        if checkpoint is not None:
+            self._first_step.resume(saved_settings(checkpoint))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"

@@ -77,6 +77,11 @@ class OnlineIRLTrainer(IRLTrainer):
             raise TypeError(f"`args` is a `{type(args).__name__}`. Build an `OnlineIRLConfig`.")
         check_vllm(args)
         check_prompts(kwargs.get("train_dataset", positional[1] if len(positional) > 1 else None))
+        if not isinstance(kwargs.get("objective"), OnlineInverseSoftQ | None):
+            raise TypeError(
+                f"`objective` is a `{type(kwargs['objective']).__name__}`, which does not know the policy's rows. "
+                "Pass an `OnlineInverseSoftQ`, leave it out, or train with `IRLTrainer`."
+            )
         super().__init__(model, args, *positional, **kwargs)
         world = self.accelerator.num_processes
         identity = {"vocabulary": len(self._tokenizer), "processes": world}

@@ -1,0 +1,113 @@
+"""What the objective measures before the first step, such as the scale of its square; and its weight is watched."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from transformers import TrainerCallback
+
+from ..runtime.models import no_dropout
+
+
+logger = get_logger(__name__)
+
+
+class FirstStep:
+    """
+    Constants of the objective that are means over the first step's tokens, such as `td_scale`.
+
+    Args:
+        trainer ([`IRLTrainer`]):
+            Its `objective` gets them.
+        name (`str`):
+            What that is called, so that a resumed run takes over what the same objective has measured.
+
+    Attributes:
+        measured (`dict[str, float]`): by name.
+    """
+
+    def __init__(self, trainer, name: str):
+        self._trainer, self._name = trainer, name
+        self.measured: dict[str, float] = {}
+        if trainer.args.td_scale is not None:
+            self.measured["td_scale"] = trainer.args.td_scale
+
+    def measure(self, batches: list[dict[str, Any]]) -> None:
+        """Measure what is not known yet, on the micro-batches of a step. Every rank must call."""
+        wanted = [name for name in self._trainer.objective.measures if name not in self.measured]
+        if self._trainer.args.lambda_td == 0 and "td_scale" in wanted:
+            wanted.remove("td_scale")
+        if wanted:
+            self._take(self._means(batches, wanted))
+
+    def to_save(self) -> dict[str, Any]:
+        return {"td_scale": None, **self.measured, "objective": self._name}
+
+    def resume(self, saved: dict[str, Any]) -> None:
+        """Take over what the run that goes on has measured."""
+        before = saved.get("objective", self._name)  # 0.1.0 had one
+        if before != self._name:
+            logger.warning(
+                f"The checkpoint was trained with the objective {before}, and this run has {self._name}: what its "
+                "first step measures is measured anew."
+            )
+            return
+        self._take({name: saved[name] for name in self._trainer.objective.measures if saved.get(name) is not None})
+
+    def _take(self, means: dict[str, float]) -> None:
+        self.measured = means | self.measured
+        self._trainer.objective = self._trainer.objective.given(self.measured)
+
+    @torch.no_grad()
+    def _means(self, batches: list[dict[str, Any]], names: list[str]) -> dict[str, float]:
+        """
+        Means over the tokens of all micro-batches and ranks; `td_scale`, in nats squared, is no less than 1. Nothing
+        random is drawn, and training goes on as if this had not been.
+        """
+        trainer, objective = self._trainer, self._trainer.objective
+        sums = torch.zeros(len(names), 2, device=trainer.args.device)
+        with no_dropout(trainer.model), trainer.compute_loss_context_manager():
+            for batch in batches:
+                inputs = trainer._prepare_inputs(dict(batch))
+                output = trainer.model_wrapped(**inputs, soft_q="values", statistics=objective.statistics)
+                found = objective.first_step(trainer.soft_q_terms(output), output)
+                sums += torch.stack([torch.stack([x.sum() for x in found[name]]).to(sums) for name in names])
+        totals = trainer.accelerator.reduce(sums, reduction="sum").tolist()
+        means = {name: total / max(tokens, 1) for name, (total, tokens) in zip(names, totals, strict=True)}
+        if "td_scale" in means:  # if it is not finite, the first step says so
+            means["td_scale"] = max(means["td_scale"], 1.0) if math.isfinite(means["td_scale"]) else 1.0
+        return means
+
+
+class ScheduleCheck(TrainerCallback):
+    """Says before the first step if the schedule of `lambda_td` is longer than the run."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        steps, mle, ramp = state.max_steps, args.mle_warmup_steps, args.lambda_td_warmup_steps
+        if steps >= mle + max(ramp, 1) or args.lambda_td == 0:
+            return
+        if mle >= steps:
+            what = "it trains by maximum likelihood to its end"
+        else:
+            what = f"`lambda_td` gets to {args.lambda_td_at(steps - 1):.3g} of {args.lambda_td:.3g}"
+        logger.warning(
+            f"The run has {steps} optimiser steps, and `mle_warmup_steps: {mle}` with `lambda_td_warmup_steps: "
+            f"{ramp}` takes {mle + ramp}: {what}. Lower them, or train longer."
+        )
+
+
+def drowning(metrics: dict[str, float], td_scale: float) -> str | None:
+    """What to say if the temporal-difference term of logged metrics is far above the likelihood."""
+    nll, td_loss, lambda_td = metrics["nll"], metrics["td_loss"], metrics["lambda_td"]
+    term = lambda_td / td_scale * td_loss
+    if not term > 2 * nll:
+        return None
+    return (
+        f"The temporal-difference term is {term:.3g} (lambda_td {lambda_td:.3g} / td_scale {td_scale:.3g} x td_loss "
+        f"{td_loss:.3g}) and the nll is {nll:.3g}: training is about the term first, and the likelihood may get worse "
+        f"than SFT's. Leave `td_scale` unset to have it measured, or set `td_scale: {max(td_loss, 1.0):.3g}`, or "
+        f"`lambda_td: {0.1 * nll * td_scale / td_loss:.1g}`."
+    )
