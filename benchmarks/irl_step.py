@@ -27,6 +27,7 @@ from pathlib import Path
 SIZES = {  # hidden, intermediate, layers, heads, key-value heads, tied embeddings (as in small Qwens)
     "40m": (256, 704, 2, 4, 2, True),
     "40m-untied": (128, 352, 2, 4, 2, False),
+    "135m": (576, 1536, 30, 9, 3, True),  # SmolLM2-135M, with --vocab 49152
     "0.5b": (896, 4864, 24, 14, 2, True),
     "1.5b": (1536, 8960, 28, 12, 2, True),
 }

@@ -71,18 +71,19 @@ def gradient(
 ) -> torch.Tensor:
     """As [`~soft_q.tiles.gradient`]."""
     out = tile if out_dtype == tile.dtype else work.view(out_dtype)[: tile.numel()].view_as(tile)
-    given, values = state.given, state.values
-    of_mean = None if given.mean_logit is None else given.mean_logit / state.columns
+    values, zeros = state.values, torch.zeros_like(state.values.v)
+    given = state.given._replace(**{name: zeros for name in ("v", "gem") if getattr(state.given, name) is None})
+    of_mean = zeros if given.mean_logit is None else given.mean_logit / state.columns
     rows = (
         state.labels,
         values.v,
         state.of_label,
         given.v,
         values.entropy,
-        given.entropy if state.asked.entropy else None,
+        zeros if given.entropy is None else given.entropy,
         of_mean,
         values.v_tempered,
-        given.v_tempered,
+        zeros if given.v_tempered is None else given.v_tempered,
         given.gem,
         state.label_logits,
     )

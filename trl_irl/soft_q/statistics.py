@@ -122,6 +122,7 @@ class RunningStatistics:
         self.gem_mass = full(0.0) if self.asked.gem else None  # the same, times w
         self.gem_logit = full(0.0) if self.asked.gem else None  # the same, times w * l
         self.label_logits = label_logits if self.asked.gem == "log_sigmoid" else None
+        self.forbids = [False]  # whether a logit was -inf; one for all views; the kernels do not say
 
     def rows(self, rows: slice) -> RunningStatistics:
         """A view of some tokens: folding into it updates this object."""
@@ -157,8 +158,9 @@ class RowGradients:
         labels (`torch.Tensor` of shape `(tokens,)`, int64)
         values ([`RowValues`]): the forward's.
         mass, label_logits (`torch.Tensor` of shape `(tokens,)`, *optional*): of GEM.
-        given ([`RowValues`]): for each of `values` the gradient of the loss.
+        given ([`RowValues`]): for each of `values` the gradient of the loss; `None` is 0.
         columns (`int`): how many logits a row has.
+        forbids (`bool`): whether a logit may be -inf.
     """
 
     asked: Statistics
@@ -168,6 +170,7 @@ class RowGradients:
     label_logits: torch.Tensor | None
     given: RowValues
     columns: int
+    forbids: bool = True
 
     def rows(self, rows: slice) -> RowGradients:
         """Those of some tokens."""
@@ -177,9 +180,10 @@ class RowGradients:
 
         values, given = (RowValues(*map(of, x)) for x in (self.values, self.given))
         more = of(self.mass), of(self.label_logits)
-        return RowGradients(self.asked, self.labels[rows], values, *more, given, self.columns)
+        return RowGradients(self.asked, self.labels[rows], values, *more, given, self.columns, self.forbids)
 
     @property
     def of_label(self) -> torch.Tensor:
         """What the label's logit gets beside its part of the softmax."""
-        return self.given.q if self.mass is None else self.given.q - self.given.gem * self.mass
+        of_label = torch.zeros_like(self.values.v) if self.given.q is None else self.given.q
+        return of_label if self.mass is None or self.given.gem is None else of_label - self.given.gem * self.mass

@@ -19,8 +19,8 @@ from .statistics import GEM_SLOPE, RowGradients, RunningStatistics
 if is_triton_available():
     from . import kernels
 
-# Elements of a row chunk's temporaries: they stay in a core's cache, and are no third tile.
-_CHUNK = 2**17
+# Elements of the rows that a CPU takes at a time, so that one operation finds in the cache what the last one left.
+_CHUNK = 2**19
 
 
 def uses_triton(device: torch.device) -> bool:
@@ -57,16 +57,23 @@ def fold(
         kernels.fold(tile, start, stats, scale, softcap)
         return
     apply_postprocessing_(tile, scale, softcap)
-    columns = torch.arange(start, start + tile.size(1), device=tile.device)
+    for rows in _chunks(tile):
+        _fold_rows(tile[rows], start, stats.rows(rows), work)
+
+
+def _fold_rows(tile: torch.Tensor, start: int, stats: RunningStatistics, work: torch.Tensor) -> None:
     local = stats.labels - start
     inside = (local >= 0) & (local < tile.size(1))
     q = tile.gather(1, local.clamp(0, tile.size(1) - 1).unsqueeze(1)).squeeze(1)
     stats.q.copy_(torch.where(inside, q, stats.q))
 
-    tile_max, argmax = tile.max(dim=1)
-    # What matters is a tie: a logit left of the label that equals the maximum. `max` gives the first index of its
-    # maximum, so where that is not left of the label, no such logit lies in this tile.
-    before = torch.where(columns[argmax] < stats.labels, tile_max, float("-inf"))
+    tile_max = tile.amax(dim=1)
+    # What matters is a tie: a logit left of the label that equals the maximum. `argmax` gives the first index of its
+    # maximum, so that only rows are looked at whose label is one of the largest here.
+    before = tile_max.masked_fill(local < tile.size(1), float("-inf"))
+    largest = (inside & (q == tile_max)).nonzero().squeeze(1)
+    ties = tile[largest].argmax(1) < local[largest]
+    before[largest] = tile_max[largest].masked_fill(~ties, float("-inf"))
     torch.maximum(stats.max_before_label, before, out=stats.max_before_label)
 
     # The least finite number where all logits so far are -inf: the difference of two infinities is NaN.
@@ -76,14 +83,17 @@ def fold(
     rescale = fallen.exp()
     if stats.sum_logit is not None:
         stats.sum_logit.add_(tile.sum(1))
-    weights = torch.sub(tile, new_max.unsqueeze(1), out=work[: tile.numel()].view_as(tile)).exp_()
+    weights = work[: tile.numel()].view_as(tile)
+    torch.sub(tile, new_max.unsqueeze(1), out=weights).exp_()
     stats.sum_exp.mul_(rescale).add_(weights.sum(1))
-    weighted = _row_dot(weights, tile)
+    weighted = weights.mul_(tile).sum(1)
     if forbids := bool(weighted.isnan().any()):  # 0 * -inf
-        weighted = _row_dot(weights, tile.clamp_(min=least))
+        torch.sub(tile, new_max.unsqueeze(1), out=weights).exp_()
+        weighted = weights.mul_(tile.clamp_(min=least)).sum(1)
+        stats.forbids[0] = True
     stats.sum_exp_logit.mul_(rescale).add_(weighted)
     if stats.sum_tempered is not None:
-        _fold_tempered(tile, new_max, fallen, stats, work, forbids)
+        _fold_tempered(tile, new_max, fallen, stats, weights, forbids)
     stats.max.copy_(new_max)
 
 
@@ -92,16 +102,15 @@ def _fold_tempered(
     new_max: torch.Tensor,
     fallen: torch.Tensor,
     stats: RunningStatistics,
-    work: torch.Tensor,
+    weights: torch.Tensor,
     forbids: bool,
 ) -> None:
     """
-    The sums of exp((l - max) / temperature), and what GEM makes of them. With `forbids` some logits were -inf, and are
-    the least finite number in `tile`.
+    The sums of exp((l - max) / temperature), in the memory of `weights`, and what GEM makes of them. With `forbids`
+    some logits were -inf, and are the least finite number in `tile`.
     """
     temperature = stats.asked.temperature
-    weights = torch.sub(tile, new_max.unsqueeze(1), out=work[: tile.numel()].view_as(tile))
-    weights.div_(temperature).exp_()
+    torch.sub(tile, new_max.unsqueeze(1), out=weights).div_(temperature).exp_()
     if forbids:
         weights.masked_fill_(tile == torch.finfo(tile.dtype).min, 0)
     rescale = (fallen / temperature).exp()
@@ -109,22 +118,17 @@ def _fold_tempered(
     if stats.gem_mass is None:
         return
     if stats.label_logits is not None:
-        for rows in _chunks(tile):
-            weights[rows].mul_(_log_sigmoid_weights(tile[rows], stats.label_logits[rows]))
+        weights.mul_(_log_sigmoid_weights(tile, stats.label_logits, torch.empty_like(tile)))
     stats.gem_mass.mul_(rescale).add_(weights.sum(1))
-    stats.gem_logit.mul_(rescale).add_(_row_dot(weights, tile))
+    stats.gem_logit.mul_(rescale).add_(weights.mul_(tile).sum(1))
 
 
-def _log_sigmoid_weights(logits: torch.Tensor, label_logits: torch.Tensor) -> torch.Tensor:
-    return (logits - label_logits.unsqueeze(1)).mul_(GEM_SLOPE).sigmoid_()
-
-
-def _row_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).view(-1)  # no third tile
+def _log_sigmoid_weights(logits: torch.Tensor, label_logits: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    return torch.sub(logits, label_logits.unsqueeze(1), out=out).mul_(GEM_SLOPE).sigmoid_()
 
 
 def _chunks(tile: torch.Tensor) -> Iterator[slice]:
-    rows = max(1, _CHUNK // tile.size(1))
+    rows = max(1, _CHUNK // tile.size(1)) if tile.device.type == "cpu" else tile.size(0)
     return (slice(start, start + rows) for start in range(0, tile.size(0), rows))
 
 
@@ -162,11 +166,9 @@ def gradient(
     slope = work[: tile.numel()].view_as(tile)  # of the softcapping: d softcap * tanh(x / softcap) / dx
     if softcap is not None:
         torch.div(tile, softcap, out=slope).square_().neg_().add_(1)
-    if state.asked.is_empty:
-        tile.sub_(state.values.v.unsqueeze(1)).exp_().mul_(state.given.v.unsqueeze(1))
-    else:
-        for rows in _chunks(tile):
-            tile[rows] = _with_statistics(tile[rows], state.rows(rows))
+    scratch: list[torch.Tensor] = []
+    for rows in _chunks(tile):
+        _gradient_rows(tile[rows], state.rows(rows), scratch)
     local = state.labels - start
     inside = (local >= 0) & (local < tile.size(1))
     tile.scatter_add_(1, local.clamp(0, tile.size(1) - 1).unsqueeze(1), (state.of_label * inside).unsqueeze(1))
@@ -177,28 +179,50 @@ def gradient(
     return tile.to(out_dtype)
 
 
-def _with_statistics(logits: torch.Tensor, state: RowGradients) -> torch.Tensor:
-    """The gradient of some rows but for the label's own part; see [`~soft_q.statistics`] for the formulas."""
+def _gradient_rows(x: torch.Tensor, state: RowGradients, scratch: list[torch.Tensor]) -> None:
+    """
+    Logits of some rows overwritten by their gradient, but for the label's own part; see [`~soft_q.statistics`] for the
+    formulas. `scratch` is memory of their size, made when it is first needed.
+    """
     asked, values, given = state.asked, state.values, state.given
-    gradients = (logits - values.v.unsqueeze(1)).exp_()
-    if asked.entropy:
+
+    def memory(i: int) -> torch.Tensor:
+        while len(scratch) <= i:
+            scratch.append(torch.empty_like(x))
+        return scratch[i][: x.size(0)]
+
+    def column(values: torch.Tensor) -> torch.Tensor:
+        return values.unsqueeze(1)
+
+    tempered, factor = None, given.v_tempered
+    if asked.gem == "linear" and given.gem is not None:
+        factor = given.gem if factor is None else factor + given.gem
+    weighs = asked.gem == "log_sigmoid" and given.gem is not None
+    if factor is not None or weighs:
+        tempered = torch.sub(x, column(values.v_tempered), out=memory(0)).div_(asked.temperature).exp_()
+        if weighs:
+            weights = _log_sigmoid_weights(x, state.label_logits, memory(1)).mul_(column(given.gem))
+            tempered.mul_(weights if factor is None else weights.add_(column(factor)))
+        else:
+            tempered.mul_(column(factor))
+    forbidden = x == float("-inf") if asked.entropy and state.forbids else None
+    if asked.entropy and given.entropy is not None:
+        x.sub_(column(values.v))
+        p = torch.exp(x, out=memory(1))
         # p (g_v - g_H (l - V + H)), and 0 for a token that a bias of -inf forbids.
-        surprise = (logits - (values.v - values.entropy).unsqueeze(1)).mul_(-given.entropy.unsqueeze(1))
-        gradients.mul_(surprise.add_(given.v.unsqueeze(1)).masked_fill_(logits == float("-inf"), 0))
+        constant = -given.entropy * values.entropy
+        torch.addcmul(column(constant if given.v is None else constant + given.v), x, column(-given.entropy), out=x)
+        if forbidden is not None:
+            x.masked_fill_(forbidden, 0)
+        x.mul_(p)
+    elif given.v is not None:
+        x.sub_(column(values.v)).exp_().mul_(column(given.v))
     else:
-        gradients.mul_(given.v.unsqueeze(1))
-    if asked.temperature:
-        tempered = (logits - values.v_tempered.unsqueeze(1)).div_(asked.temperature).exp_()
-        of_tempered = given.v_tempered.unsqueeze(1)
-        if asked.gem == "log_sigmoid":
-            weights = _log_sigmoid_weights(logits, state.label_logits)
-            of_tempered = weights.mul_(given.gem.unsqueeze(1)).add_(of_tempered)
-        elif asked.gem == "linear":
-            of_tempered = of_tempered + given.gem.unsqueeze(1)
-        gradients.add_(tempered.mul_(of_tempered))
-    if asked.mean:
-        gradients.add_((given.mean_logit / state.columns).unsqueeze(1))
-    return gradients
+        x.zero_()
+    if tempered is not None:
+        x.add_(tempered)
+    if asked.mean and given.mean_logit is not None:
+        x.add_(column(given.mean_logit / state.columns))
 
 
 def apply_postprocessing_(tile: torch.Tensor, scale: float, softcap: float | None) -> None:

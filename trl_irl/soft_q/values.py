@@ -40,7 +40,8 @@ class _SoftQValues(torch.autograd.Function):
                 fold(tile, columns.start, stats.rows(rows), scale, softcap, work)
         values, mass = stats.result(projection.columns)
         ctx.save_for_backward(hidden, weight, bias, labels, values.v, values.entropy, values.v_tempered, mass)
-        ctx.label_logits = label_logits
+        ctx.label_logits, ctx.forbids = label_logits, stats.forbids[0]
+        ctx.set_materialize_grads(False)  # GEM has no use for V, and its tiles then need one exponential less
         ctx.settings = (scale, softcap, vocabulary, buffer_bytes, dtype, asked)
         ctx.mark_non_differentiable(values.is_top1, *(() if asked.entropy else (values.entropy,)))
         return tuple(values)
@@ -52,7 +53,7 @@ class _SoftQValues(torch.autograd.Function):
         projection = Projection(weight, bias, scale, softcap, vocabulary)
         values = RowValues(None, v, entropy, None, None, v_tempered)
         given = RowValues(*given)._replace(is_top1=None)
-        state = RowGradients(asked, labels, values, mass, ctx.label_logits, given, projection.columns)
+        state = RowGradients(asked, labels, values, mass, ctx.label_logits, given, projection.columns, ctx.forbids)
 
         def logit_gradient(rows, columns, tile, work):
             return gradient(tile, columns.start, state.rows(rows), scale, softcap, dtype, work)
