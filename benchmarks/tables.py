@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks.seeds import RESULTS, read_rows, shown
-from trl_irl.evaluation.comparison import AtDiversity, Result, table, table_at_equal_diversity
+from trl_irl.evaluation.comparison import AtDiversity, Result, sampler_of, table, table_at_equal_diversity
 from trl_irl.evaluation.rendering import markdown
 from trl_irl.evaluation.statistics import Interval
 
@@ -33,7 +33,7 @@ def read_json(name: str):
 
 def demo() -> str:
     """What `make demo` printed, and how many samples of a problem differ."""
-    found = [Result(cell["model"], cell["temperature"], intervals(cell["metrics"])) for cell in read_json("demo.json")]
+    found = [Result(cell["model"], sampler_of(cell), intervals(cell["metrics"])) for cell in read_json("demo.json")]
     columns = ["accuracy", "answered", "pass@4", "self_bleu", "distinct", "ended"]
     return markdown(table(found, columns, intervals=False))
 

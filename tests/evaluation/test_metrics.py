@@ -1,6 +1,7 @@
 """Each metric against values computed by hand, by brute force, or printed by the library that computes it."""
 
 import itertools
+import math
 import random
 
 import numpy as np
@@ -15,6 +16,7 @@ from trl_irl.evaluation.metrics import (
     distinct_share,
     pass_at_k,
     self_bleu,
+    vendi_score,
 )
 from trl_irl.evaluation.statistics import Statistic, mean_of, ratio
 from trl_irl.tasks.rouge import rouge
@@ -158,3 +160,13 @@ def test_no_wrong_average_in_silence():
             mean_of(values)
     assert mean_of([1.0, float("nan"), 3.0]).value == 2  # left out, which the report says
     assert np.isnan(ratio(np.zeros(2)))
+
+
+def test_vendi_score_by_hand():
+    assert vendi_score(["a b c"] * 4) == pytest.approx(1.0)
+    assert vendi_score(["a b", "c d", "e f"]) == pytest.approx(3.0)
+    # Two samples with cosine s: eigenvalues (1 + s) / 2 and (1 - s) / 2. "a b" and "a c" share one of three n-grams.
+    low, high = (1 - 1 / 3) / 2, (1 + 1 / 3) / 2
+    assert vendi_score(["a b", "a c"]) == pytest.approx(math.exp(-low * math.log(low) - high * math.log(high)))
+    assert vendi_score(["", ""]) == pytest.approx(1.0) and vendi_score(["", "a"]) == pytest.approx(2.0)
+    assert vendi_score(["你好", "你坏"], "zh") == pytest.approx(vendi_score(["a b", "a c"]))

@@ -8,6 +8,7 @@ import pytest
 from trl_irl.evaluation import pictures, rendering
 from trl_irl.evaluation.comparison import Result
 from trl_irl.evaluation.statistics import Interval
+from trl_irl.text.samplers import Sampler
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def results(accuracies):
             if temperature:
                 metrics["self_bleu"] = Interval(100 - 30 * temperature, 60, 90)
                 metrics |= {f"pass@{k}": Interval(value, value, value) for k in (1, 2, 4)}
-            found.append(Result(model, temperature, metrics))
+            found.append(Result(model, Sampler(temperature), metrics))
     return found
 
 

@@ -9,6 +9,7 @@ from trl_irl import evaluate
 from trl_irl.commands import evaluate as command
 from trl_irl.evaluation import EvaluationSettings
 from trl_irl.evaluation.loaded_models import LoadedModel
+from trl_irl.text.samplers import Sampler
 
 
 ROWS = [
@@ -40,7 +41,7 @@ def test_a_model_itself_and_its_path_give_the_commands_numbers(pair, model_folde
     written = json.loads((tmp_path / "report/metrics.json").read_text())
     for one in written:
         for model in models:
-            found = numbers(results)[model, one["temperature"]]
+            found = numbers(results)[model, Sampler(one["temperature"])]
             assert found == pytest.approx({name: x["mean"] for name, x in one["metrics"].items()})
     assert {(one["model"], one["temperature"]) for one in written} == {("named", 0.0), ("named", 1.0)}
 

@@ -19,6 +19,7 @@ from trl_irl.evaluation.rows import unanswered
 from trl_irl.evaluation.scoring import MetricError, Scorer
 from trl_irl.evaluation.statistics import mean_of
 from trl_irl.tasks.final_answer import is_correct
+from trl_irl.text.samplers import Sampler
 
 
 def completion(text, length=3, ended=True):
@@ -82,7 +83,9 @@ def test_a_number_that_is_given_only_sometimes():
     first = {0.5: cell([0.8, 0.4], [80, 80]), 1.0: cell([0.6, 0.0], [60, 60])}
     never = {t: {name: c[name] for name in ("self_bleu", "length")} for t, c in first.items()}
     half = {0.5: first[0.5], 1.0: never[1.0]}
-    values = {(name, t): c for name, curve in {"a": first, "b": half, "c": never}.items() for t, c in curve.items()}
+    values = {
+        (name, Sampler(t)): c for name, curve in {"a": first, "b": half, "c": never}.items() for t, c in curve.items()
+    }
     rows = {
         row[0]: row[2:]
         for row in table_at_equal_diversity(at_equal_diversity(values, "a", ["accuracy", "pass@2"]))[1:3]
@@ -126,6 +129,9 @@ def test_references_without_a_final_answer():
     assert "1 of 2 references have no `####`" in unanswered([rows[1], {"completion": "18"}], ["accuracy"])[0]
 
 
+T1 = Sampler(1.0)
+
+
 def cell(accuracy, self_bleu):
     return {"accuracy": mean_of(accuracy), "self_bleu": mean_of(self_bleu), "length": mean_of([1.0] * len(accuracy))}
 
@@ -149,7 +155,7 @@ def test_equal_diversity_by_hand():
     assert at_80.mean == pytest.approx(0.1)
     # Paired by hand: prompt 1 gives 0.8667 - 0.8, prompt 2 0.5333 - 0.4; a resample has one of three means.
     assert (at_80.low, at_80.high) == pytest.approx((0.8 / 3 * 2 + 1 / 3 - 0.8, 0.8 / 3 + 0.4 / 3 * 2 - 0.4))
-    values = {("a", t): c for t, c in first.items()} | {("b", t): c for t, c in second.items()}
+    values = {("a", Sampler(t)): c for t, c in first.items()} | {("b", Sampler(t)): c for t, c in second.items()}
     far = {0.0: greedy([1.0, 0.8]), 2.0: cell([0.8, 0.4], [10, 10])}
     assert common_levels([far]) == [80.0, 60.0, 40.0, 20.0]  # not nineteen columns
     rows = table_at_equal_diversity(at_equal_diversity(values, "a", ["accuracy"]))
@@ -160,12 +166,12 @@ def test_equal_diversity_by_hand():
     assert rows[2][0] == "b - a" and rows[2][5].startswith("+10.0 [+6.7, +13.3]")
     compact = table_at_equal_diversity(at_equal_diversity(values, "a", ["accuracy"]), intervals=False)
     assert compact[1][5] == "60.0 %" and compact[2][5] == "+10.0 *"  # 6.7 to 13.3
-    apart = {("a", 1.0): cell([1.0], [90]), ("b", 1.0): cell([1.0], [50])}
+    apart = {("a", T1): cell([1.0], [90]), ("b", T1): cell([1.0], [50])}
     assert at_equal_diversity(apart, "a", ["accuracy"]) == [] and len(table_at_equal_diversity([])) == 1
 
 
 def test_results_and_files(tmp_path):
-    values = {("a", 1.0): cell([1.0, 0.0], [50, 60]), ("b", 1.0): cell([1.0, 1.0], [40, 50])}
+    values = {("a", T1): cell([1.0, 0.0], [50, 60]), ("b", T1): cell([1.0, 1.0], [40, 50])}
     results = summarise(values)
     assert table(results, ["accuracy", "self_bleu"], intervals=False)[1:] == [
         ["a", "T = 1", "50.0 %", "55.0"],

@@ -1,13 +1,14 @@
-"""Several models over several temperatures, side by side: their metrics with intervals, and differences."""
+"""Several models by several samplers, side by side: their metrics with intervals, and differences."""
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..text.samplers import Sampler
 from .equal_diversity import Curve, at_levels, common_levels, difference_at_levels
 from .statistics import Interval, Statistic
 
@@ -18,43 +19,64 @@ _SHOWN = dict.fromkeys(("accuracy", "accuracy_math", "answered", "win_rate", "en
 _SHOWN |= dict.fromkeys(("self_bleu", "length", "rouge1", "rouge2", "rougeL", "bleu", "chrf"), _POINTS)
 _SHOWN |= dict.fromkeys(("nll", "td_loss"), _LOSS)
 
-# The temperature of completions that a file gives, which nobody here has sampled.
-GIVEN_TEMPERATURE = -1.0
+# Of completions that a file gives, which nobody here has sampled.
+AS_GIVEN = Sampler(temperature=-1.0)
 
-Values = dict[tuple[str, float], dict[str, Statistic]]
+Values = dict[tuple[str, Sampler], dict[str, Statistic]]
 
 
 @dataclass(frozen=True)
 class Result:
-    """A model at a temperature: each metric over prompts (seeds and samples averaged first), with its interval."""
+    """A model by a sampler: each metric over prompts (seeds and samples averaged first), with its interval."""
 
     model: str
-    temperature: float
+    sampler: Sampler
     metrics: dict[str, Interval]
+
+    @property
+    def temperature(self) -> float:
+        """The sampler's."""
+        return self.sampler.temperature
+
+    def as_dict(self) -> dict:
+        """As JSON has it."""
+        metrics = {name: asdict(interval) for name, interval in self.metrics.items()}
+        return {"model": self.model, **of_sampler(self.sampler), "metrics": metrics}
+
+
+def of_sampler(sampler: Sampler) -> dict:
+    """What files say of a sampler: its temperature and, if it cuts something off, all of it as text."""
+    plain = {"temperature": sampler.temperature}
+    return plain if sampler == Sampler(sampler.temperature) else plain | {"sampler": str(sampler)}
+
+
+def sampler_of(line: Mapping) -> Sampler:
+    """The sampler of a line that [`of_sampler`] has written."""
+    return Sampler.parse(line["sampler"]) if "sampler" in line else Sampler(line["temperature"])
 
 
 def summarise(values: Values) -> list[Result]:
     return [
-        Result(model, temperature, {name: statistic.interval() for name, statistic in statistics.items()})
-        for (model, temperature), statistics in values.items()
+        Result(model, sampler, {name: statistic.interval() for name, statistic in statistics.items()})
+        for (model, sampler), statistics in values.items()
     ]
 
 
 def differences(values: Values, baseline: str) -> list[Result]:
-    """Each other model's metrics minus those of `baseline` at the same temperature, paired by prompt."""
+    """Each other model's metrics minus those of `baseline` by the same sampler, paired by prompt."""
     results = []
-    for (model, temperature), statistics in values.items():
-        of_baseline = values.get((baseline, temperature))
+    for (model, sampler), statistics in values.items():
+        of_baseline = values.get((baseline, sampler))
         if model == baseline or of_baseline is None:
             continue
         common = [name for name in statistics if name in of_baseline]
         metrics = {name: statistics[name].minus(of_baseline[name]) for name in common}
-        results.append(Result(model, temperature, metrics))
+        results.append(Result(model, sampler, metrics))
     return results
 
 
-def decoding(temperature: float) -> str:
-    return {0: "greedy", GIVEN_TEMPERATURE: "as given"}.get(temperature, f"T = {temperature:g}")
+def decoding(sampler: Sampler) -> str:
+    return "as given" if sampler == AS_GIVEN else sampler.label
 
 
 def table(
@@ -64,7 +86,7 @@ def table(
     rows = [["model", "decoding", *metrics]]
     for result in results:
         cells = {name: shown(name, interval, intervals, difference) for name, interval in result.metrics.items()}
-        rows.append([result.model, decoding(result.temperature), *(cells.get(name, "") for name in metrics)])
+        rows.append([result.model, decoding(result.sampler), *(cells.get(name, "") for name in metrics)])
     return rows
 
 
@@ -82,11 +104,15 @@ class AtDiversity:
 def at_equal_diversity(values: Values, baseline: str, metrics: Sequence[str]) -> list[AtDiversity]:
     """
     Each metric of each model at every value of self-BLEU that all models' temperatures span: first the baseline's,
-    then the other models' minus it, paired by prompt. Empty if there is no such value.
+    then the other models' minus it, paired by prompt. Empty if there is no such value, or one model has no samplers
+    that are a temperature alone; of the others see [`~evaluation.frontier`].
     """
-    curves: dict[str, Curve] = {}
-    for (model, temperature), statistics in values.items():
-        curves.setdefault(model, {})[temperature] = statistics
+    curves: dict[str, Curve] = {model: {} for model, _ in values}
+    for (model, sampler), statistics in values.items():
+        if sampler == Sampler(sampler.temperature):
+            curves[model][sampler] = statistics
+    if not all(curves.values()):
+        return []
     levels = common_levels(list(curves.values()))
     rows = []
     for metric in metrics if levels else ():
@@ -119,6 +145,30 @@ def table_at_equal_diversity(values: Sequence[AtDiversity], intervals: bool = Tr
     return rows
 
 
+@dataclass(frozen=True)
+class Area:
+    """
+    The area under a model's frontier ([`~evaluation.frontier`]), over diversities (100 - self-BLEU) from 0 to 100: the
+    mean of its performance over all of them, 0 beyond the most diverse that a sampler of its reached. It is the
+    hypervolume of its samplers with respect to no diversity and no performance. Of all models but the baseline, minus
+    the baseline's.
+    """
+
+    model: str
+    minus: str | None
+    metric: str
+    value: Interval
+
+
+def table_of_areas(areas: Sequence[Area], intervals: bool = True) -> list[list[str]]:
+    """There is a row per model and metric."""
+    rows = [["model", "metric", "area under the frontier"]]
+    for one in areas:
+        model = one.model if one.minus is None else f"{one.model} - {one.minus}"
+        rows.append([model, one.metric, shown(one.metric, one.value, intervals, one.minus is not None)])
+    return rows
+
+
 def factor_of(metric: str) -> tuple[float, int, str]:
     """By what a metric is multiplied to be shown, its digits, and its unit with a space before it."""
     return _SHARE if metric.startswith("pass@") else _SHOWN.get(metric, (1, 2, ""))
@@ -143,27 +193,35 @@ def metric_names(results: Sequence[Result]) -> list[str]:
 
 
 def write_tables(results: Sequence[Result], output_dir: Path) -> None:
-    """Write `metrics.json`, with intervals, and `metrics.csv`, with means: a line per model and temperature."""
+    """Write `metrics.json`, with intervals, and `metrics.csv`, with means: a line per model and sampler."""
     (output_dir / "metrics.json").write_text(
-        json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8"
+        json.dumps([result.as_dict() for result in results], indent=1) + "\n", encoding="utf-8"
     )
     with (output_dir / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["model", "temperature", *metric_names(results)])
+        keys = list(dict.fromkeys(key for result in results for key in of_sampler(result.sampler)))
+        writer = csv.DictWriter(file, ["model", *keys, *metric_names(results)])
         writer.writeheader()
         for result in results:
             means = {name: interval.mean for name, interval in result.metrics.items()}
-            writer.writerow({"model": result.model, "temperature": result.temperature, **means})
+            writer.writerow({"model": result.model, **of_sampler(result.sampler), **means})
 
 
 def write_differences(
-    same_temperature: Sequence[Result], same_diversity: Sequence[AtDiversity], baseline: str, output_dir: Path
+    same_sampler: Sequence[Result],
+    same_diversity: Sequence[AtDiversity],
+    at_frontier: Sequence[AtDiversity],
+    areas: Sequence[Area],
+    baseline: str,
+    output_dir: Path,
 ) -> None:
     """`differences.json`: each model minus the baseline, paired by prompt, with its intervals."""
     content = {
         "baseline": baseline,
-        "at_the_same_temperature": [asdict(one) for one in same_temperature],
+        "at_the_same_temperature": [one.as_dict() for one in same_sampler],
         "at_equal_diversity": [asdict(one) for one in same_diversity],
     }
+    if areas:
+        content |= {"frontier": [asdict(one) for one in at_frontier], "frontier_area": [asdict(one) for one in areas]}
     text = json.dumps(_without_nan(content), indent=1)
     (output_dir / "differences.json").write_text(text + "\n", encoding="utf-8")
 

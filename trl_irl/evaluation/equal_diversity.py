@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..text.samplers import Sampler
 from .statistics import RESAMPLES, Interval, Statistic, percentile_interval
 
 
-Curve = dict[float, dict[str, Statistic]]  # a model's statistics at each temperature
+Curve = dict[Sampler, dict[str, Statistic]]  # a model's statistics by each sampler
 _MOST_LEVELS = 6
 
 
@@ -34,7 +35,7 @@ def interpolate(self_bleu: Sequence[float], performance: Sequence[float], levels
 
 def common_levels(curves: Sequence[Curve]) -> list[float]:
     """Up to six round values of self-BLEU below 100 that the temperatures of every model span."""
-    spans = [[_diversity(statistics).value for statistics in curve.values()] for curve in curves]
+    spans = [[diversity(statistics).value for statistics in curve.values()] for curve in curves]
     low, high = max(map(min, spans)), min(map(max, spans))
     for step in (5.0, 10.0, 20.0):
         levels = [float(level) for level in np.arange(100 - step, 0.0, -step) if low <= level <= high]
@@ -45,35 +46,40 @@ def common_levels(curves: Sequence[Curve]) -> list[float]:
 
 def at_levels(curve: Curve, metric: str, levels: Sequence[float]) -> list[Interval]:
     """A metric at these values of self-BLEU, with 95 % bootstrap intervals over prompts."""
-    value, resampled = _read_off(curve, metric, levels)
+    value, resampled = read_off(curve, metric, levels)
     return [percentile_interval(*pair) for pair in zip(value, resampled.T, strict=True)]
 
 
 def difference_at_levels(curve: Curve, baseline: Curve, metric: str, levels: Sequence[float]) -> list[Interval]:
     """The same, minus another model's: paired, every resample draws the same prompts for both."""
-    (value, resampled), (of_baseline, also) = (_read_off(c, metric, levels) for c in (curve, baseline))
+    (value, resampled), (of_baseline, also) = (read_off(c, metric, levels) for c in (curve, baseline))
     return [percentile_interval(*pair) for pair in zip(value - of_baseline, (resampled - also).T, strict=True)]
 
 
-def _read_off(curve: Curve, metric: str, levels: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """At the levels: the values, and those of each resample, `(resamples, levels)`."""
-    points = ((_diversity(statistics), _performance(statistics, metric)) for statistics in curve.values())
+def read_off(curve: Curve, metric: str, levels: Sequence[float], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """
+    At the levels: the values, and those of each resample, `(resamples, levels)`; `seed` decides which prompts a
+    resample draws.
+    """
+    points = ((diversity(statistics), performance(statistics, metric)) for statistics in curve.values())
     pairs = [(x, y) for x, y in points if y is not None]
     if not pairs:  # a function of the user's that never gave it to this model
         return np.full(len(levels), np.nan), np.full((RESAMPLES, len(levels)), np.nan)
     value = interpolate([x.value for x, _ in pairs], [y.value for _, y in pairs], levels)
-    x, y = (np.stack([pair[i].resampled() for pair in pairs], axis=1) for i in (0, 1))
+    x, y = (np.stack([pair[i].resampled(seed=seed) for pair in pairs], axis=1) for i in (0, 1))
     return value, np.stack([interpolate(*row, levels) for row in zip(x, y, strict=True)])
 
 
-def _diversity(statistics: dict[str, Statistic]) -> Statistic:
+def diversity(statistics: dict[str, Statistic]) -> Statistic:
+    """Self-BLEU; that of one completion is 100."""
     if "self_bleu" in statistics:
         return statistics["self_bleu"]
     prompts = len(statistics["length"].sums)  # greedy: one completion, whoever asks
     return Statistic(np.tile([100.0, 1.0], (prompts, 1)))
 
 
-def _performance(statistics: dict[str, Statistic], metric: str) -> Statistic | None:
+def performance(statistics: dict[str, Statistic], metric: str) -> Statistic | None:
+    """The metric, if there is one."""
     if metric not in statistics and metric.startswith("pass@"):  # greedy: pass@k is accuracy
         metric = "accuracy"
     return statistics.get(metric)

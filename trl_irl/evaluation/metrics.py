@@ -120,6 +120,25 @@ def distinct_n(samples: Sequence[str], n: int, tokenizer: str | None = None) -> 
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
+def vendi_score(samples: Sequence[str], tokenizer: str | None = None, longest: int = 2) -> float:
+    """
+    The effective number of different samples, from 1 (all the same) to their number (no n-gram in common): the
+    exponential of the entropy of the eigenvalues of their similarities, cosines of counts of n-grams up to `longest`.
+    Words are as for [`distinct_n`]; a sample without a word is like others without one alone. Paper: arXiv 2210.02410.
+    """
+    tokenizer = tokenizer or bleu_tokenizer(samples)
+    if tokenizer != "13a":
+        samples = [_sentence_bleu(tokenizer).tokenizer(sample) for sample in samples]
+    grams = [_ngrams(sample.split(), longest) or Counter({(): 1}) for sample in samples]
+    numbers = {gram: i for i, gram in enumerate(dict.fromkeys(gram for counts in grams for gram in counts))}
+    counts = np.zeros((len(grams), len(numbers)))
+    for row, of_sample in zip(counts, grams, strict=True):
+        row[[numbers[gram] for gram in of_sample]] = list(of_sample.values())
+    counts /= np.linalg.norm(counts, axis=1, keepdims=True)
+    eigenvalues = np.linalg.eigvalsh(counts @ counts.T / len(grams)).clip(min=1e-12)
+    return float(np.exp(-(eigenvalues * np.log(eigenvalues)).sum()))
+
+
 def pass_at_k(correct: Sequence[bool], k: int) -> float:
     """
     Probability that of `k` samples drawn from these without replacement one is right: the unbiased estimate

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ..text.samplers import GREEDY, Sampler
 from .comparison import Result, decoding, factor_of
 from .rendering import figure, save
 
 
 _MARKERS = "osD^vP*X"
+_LINES = ("-", "--", ":", "-.")  # of families of samplers
 
 
 def plot(results: Sequence[Result], metric: str, said: dict[str, Sequence[dict]], output_dir: Path) -> list[str]:
@@ -43,27 +46,49 @@ def plot(results: Sequence[Result], metric: str, said: dict[str, Sequence[dict]]
 
 
 def _plot_performance(results: Sequence[Result], metric: str, path: Path) -> None:
-    """A line per model, a point per temperature; greedy decoding has no diversity. Up and to the right is better."""
+    """
+    A line per model and family of samplers, a point per sampler; greedy decoding has no diversity. Up and to the right
+    is better.
+    """
     picture, axes = figure(7.0, 4.6)
     factor, _, unit = factor_of(metric)
     curves = {}
-    for i, model in enumerate(dict.fromkeys(result.model for result in results)):
-        points = sorted((r for r in results if r.model == model), key=lambda result: result.temperature)
+    models = list(dict.fromkeys(result.model for result in results))
+    families = list(dict.fromkeys(result.sampler.family for result in results if result.sampler.is_random))
+    for model, family in itertools.product(models, families or [""]):
+        i, j = models.index(model), families.index(family) if family in families else 0
+        # Greedy decoding is where every family begins; what else has no diversity stands with the first.
+        points = [r for r in results if r.model == model and _is_of(r.sampler, family, first=j == 0)]
+        points.sort(key=lambda result: result.sampler)
+        if not points:
+            continue
         diversity = [100 - p.metrics["self_bleu"].mean if "self_bleu" in p.metrics else 0 for p in points]
         intervals = [point.metrics[metric] for point in points]
         means = [factor * interval.mean for interval in intervals]
         ends = [[factor * abs(getattr(i, end) - i.mean) for i in intervals] for end in ("low", "high")]
-        style = {"marker": _MARKERS[i % len(_MARKERS)], "capsize": 3, "elinewidth": 0.8, "label": model}
+        label = model if len(families) < 2 else f"{model}, {family}"
+        style = {"marker": _MARKERS[i % len(_MARKERS)], "capsize": 3, "elinewidth": 0.8, "label": label}
+        if len(families) > 1:
+            style |= {"color": f"C{i}", "linestyle": _LINES[j % len(_LINES)]}
         line, *_ = axes.errorbar(diversity, means, yerr=ends, **style)
-        names = [decoding(point.temperature) for point in points]
-        curves[model] = (line.get_color(), names, list(zip(diversity, means, strict=True)))
+        names = [decoding(point.sampler) for point in points]
+        curves[label] = (line.get_color(), names, list(zip(diversity, means, strict=True)))
     axes.set(xlabel="diversity: 100 - self-BLEU", ylabel=f"{metric}{unit and ' (%)'}, with 95 % intervals")
     axes.margins(x=0.1, y=0.12)
     _keep_apart(axes, share=bool(unit))
     axes.grid(alpha=0.3)
-    axes.legend()
-    _label(axes, curves)
+    if len(families) > 1:
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    else:
+        axes.legend()
+        _label(axes, curves)
     save(picture, path)
+
+
+def _is_of(sampler: Sampler, family: str, first: bool) -> bool:
+    if sampler.is_random:
+        return sampler.family == family
+    return sampler == GREEDY or first
 
 
 def _keep_apart(axes, share: bool) -> None:
@@ -112,13 +137,13 @@ def _is_free(label, offset: tuple[float, float], taken: list, points: list) -> b
 
 
 def _plot_pass_at_k(results: Sequence[Result], path: Path) -> None:
-    """A panel per temperature, a line per model: open markers, so that of two equal curves both are seen."""
-    temperatures = sorted({result.temperature for result in results})
-    columns = 2 if len(temperatures) == 4 else min(3, len(temperatures))
-    picture, panels = figure(1 + 3.2 * columns, 3.4, panels=len(temperatures), columns=columns, share_y=True)
+    """A panel per sampler, a line per model: open markers, so that of two equal curves both are seen."""
+    samplers = sorted({result.sampler for result in results})
+    columns = 2 if len(samplers) == 4 else min(3, len(samplers))
+    picture, panels = figure(1 + 3.2 * columns, 3.4, panels=len(samplers), columns=columns, share_y=True)
     models = list(dict.fromkeys(result.model for result in results))
-    for i, (temperature, axes) in enumerate(zip(temperatures, panels, strict=True)):
-        for result in (result for result in results if result.temperature == temperature):
+    for i, (sampler, axes) in enumerate(zip(samplers, panels, strict=True)):
+        for result in (result for result in results if result.sampler == sampler):
             points = {int(name[5:]): x for name, x in result.metrics.items() if name.startswith("pass@")}
             means = [100 * interval.mean for interval in points.values()]
             ends = ([100 * getattr(interval, end) for interval in points.values()] for end in ("low", "high"))
@@ -128,7 +153,7 @@ def _plot_pass_at_k(results: Sequence[Result], path: Path) -> None:
             axes.fill_between(list(points), *ends, color=f"C{at}", alpha=0.1, linewidth=0)
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(points), list(map(str, points)))
-        axes.set(title=decoding(temperature), xlabel="k")
+        axes.set(title=decoding(sampler), xlabel="k")
         axes.grid(alpha=0.3)
         if i % columns == 0:
             axes.set_ylabel("pass@k (%), 95 % intervals")

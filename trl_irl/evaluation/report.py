@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from ..tasks.known import task_of
 from . import comparison
-from .comparison import decoding
+from .comparison import decoding, sampler_of
 from .rendering import markdown, shortened
 from .settings import GIVEN, EvaluationSettings
 
@@ -30,6 +30,8 @@ _EXPLAINED = {
     "self_bleu": "`self_bleu` compares a prompt's samples with each other (tokenizer `{tokenizer}`): lower is more "
     "diverse",
     "distinct": "`distinct` is the share of a prompt's samples that differ: higher is more diverse",
+    "unique_answers": "`unique_answers` is how many different final answers the samples of a prompt give",
+    "vendi": "`vendi` is the effective number of different samples of a prompt, by their n-grams",
     "length": "`length` is in tokens",
     "ended": "`ended` is the share that stopped by itself before the limit",
     "empty": "`empty` is the share that says nothing",
@@ -72,14 +74,39 @@ def report_text(results, pictures: Sequence[str] = ()) -> str:
             markdown(comparison.table_at_equal_diversity(results.at_equal_diversity))
             if results.at_equal_diversity
             else "The models' temperatures have no common diversity to compare at: add temperatures.",
-            f"## Minus {baseline}, at the same temperature",
+            f"## Minus {baseline}, at the same {_what_differs(results)}",
             "Paired by prompt; differences of percentages are in points.",
             markdown(comparison.table(results.differences, shown, difference=True)),
         ]
+    parts += _told_of_frontier(results)
     if results.findings is not None:
         parts.append(results.findings.markdown())
     parts += _side_by_side(results.lines)
     return "\n\n".join(parts)
+
+
+def _what_differs(results) -> str:
+    return "sampler" if results.has_frontier else "temperature"
+
+
+def _told_of_frontier(results) -> list[str]:
+    """What the best sampler of each model gives at each diversity; nothing where all are temperatures alone."""
+    if not results.has_frontier:
+        return []
+    baseline, *others = results.models
+    text = (
+        "Samplers that cut off the same and differ in temperature are a family, a curve over self-BLEU from greedy "
+        "decoding on. The frontier is the best family at each self-BLEU, chosen on one half of the prompts and judged "
+        "on the other, and the other way round; intervals hold the choice. The area is the mean of the frontier over "
+        "diversities (100 - self-BLEU) from 0 to 100, 0 beyond the most diverse sampler."
+    )
+    parts = [f"## The frontier{f', minus {baseline}' if others else ''}", text]
+    if not results.frontier_areas:
+        return [*parts, "A model has no curve: give each family two temperatures, or greedy decoding (`t=0`) to all."]
+    parts.append(markdown(comparison.table_of_areas(results.frontier_areas)))
+    if results.at_frontier:
+        parts.append(markdown(comparison.table_at_equal_diversity(results.at_frontier)))
+    return parts
 
 
 def _explained(shown: Iterable[str], results) -> str:
@@ -104,13 +131,13 @@ def _of_references(results) -> list[str]:
 
 
 def _side_by_side(lines: Sequence[dict]) -> list[str]:
-    """The first prompts, and below each what every model said first, at its first temperature and seed."""
+    """The first prompts, and below each what every model said first, by its first sampler and seed."""
     first: dict[str, list[dict]] = {}
     for line in lines:
         of_model = first.setdefault(line["model"], [])
-        if not of_model or (line["temperature"], line["seed"]) == (of_model[0]["temperature"], of_model[0]["seed"]):
+        if not of_model or (sampler_of(line), line["seed"]) == (sampler_of(of_model[0]), of_model[0]["seed"]):
             of_model.append(line)
-    columns = [f"{model} ({decoding(ones[0]['temperature'])})" for model, ones in first.items()]
+    columns = [f"{model} ({decoding(sampler_of(ones[0]))})" for model, ones in first.items()]
     parts = ["## What they said"]
     for asked in zip(*(ones[:_SIDE_BY_SIDE] for ones in first.values()), strict=True):
         cells = [one["completions"][0]["text"] if one["completions"] else "" for one in asked]

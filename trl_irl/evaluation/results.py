@@ -8,13 +8,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from ..text.samplers import Sampler
 from . import comparison
-from .comparison import AtDiversity, Result, Values
+from .comparison import Area, AtDiversity, Result, Values
+from .frontier import frontiers
 from .pictures import plot
 from .rendering import print_rows, shortened
 from .report import report_text
 from .reward_report import Findings
 from .settings import EvaluationSettings
+
+
+_NOT_IN_TERMINAL = ("accuracy_math", "distinct", "vendi", "unique_answers", "length")
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Results:
 
     @cached_property
     def differences(self) -> list[Result]:
-        """Every other model minus the baseline at the same temperature, paired by prompt."""
+        """Every other model minus the baseline by the same sampler, paired by prompt."""
         return comparison.differences(self.values, self.models[0])
 
     @cached_property
@@ -69,7 +74,7 @@ class Results:
         """The metrics in tables, performance first: of pass@k the largest k, and `empty` only if something is."""
         names = comparison.metric_names(self.summaries)
         best_k = max((name for name in names if name.startswith("pass@")), key=lambda name: int(name[5:]), default="")
-        tail = ["answered", best_k, "self_bleu", "distinct", "length", "ended"]
+        tail = ["answered", best_k, "self_bleu", "distinct", "vendi", "unique_answers", "length", "ended"]
         if any(result.metrics["empty"].mean > 0 for result in self.summaries):
             tail.append("empty")
         elsewhere = {*tail, "distinct_2", "empty", "nll", "td_loss"}
@@ -81,8 +86,33 @@ class Results:
         """At equal diversity the task's first metric and pass@k, of the baseline and of the others minus it."""
         if len(self.models) == 1:
             return []
-        performance = [name for name in self.shown if name == self.shown[0] or name.startswith("pass@")]
-        return comparison.at_equal_diversity(self.values, self.models[0], performance)
+        return comparison.at_equal_diversity(self.values, self.models[0], self._performance)
+
+    @property
+    def has_frontier(self) -> bool:
+        """Whether some sampler is more than a temperature, so that there is a best one at each diversity to choose."""
+        return any(sampler != Sampler(sampler.temperature) for _, sampler in self.values)
+
+    @cached_property
+    def _frontiers(self) -> tuple[list[AtDiversity], list[Area]]:
+        if not self.has_frontier:
+            return [], []
+        sampled = list(dict.fromkeys(model for model, sampler in self.values if sampler != comparison.AS_GIVEN))
+        return frontiers(self.values, sampled, self._performance)
+
+    @property
+    def at_frontier(self) -> list[AtDiversity]:
+        """The task's first metric and pass@k on each model's frontier, of the baseline and of the others minus it."""
+        return self._frontiers[0]
+
+    @property
+    def frontier_areas(self) -> list[Area]:
+        """The areas under them."""
+        return self._frontiers[1]
+
+    @property
+    def _performance(self) -> list[str]:
+        return [name for name in self.shown if name == self.shown[0] or name.startswith("pass@")]
 
     @property
     def title(self) -> str:
@@ -122,8 +152,9 @@ class Results:
         lines = "".join(json.dumps(line) + "\n" for line in self.lines)
         (folder / "samples.jsonl").write_text(lines, encoding="utf-8")
         comparison.write_tables(self.summaries, folder)
-        if len(self.models) > 1:
-            comparison.write_differences(self.differences, self.at_equal_diversity, self.models[0], folder)
+        if len(self.models) > 1 or self.has_frontier:
+            found = self.differences, self.at_equal_diversity, self.at_frontier, self.frontier_areas
+            comparison.write_differences(*found, self.models[0], folder)
         else:
             (folder / "differences.json").unlink(missing_ok=True)  # of an earlier run with more models
         if self.findings is not None:
@@ -137,12 +168,15 @@ class Results:
         """The tables without intervals, the first prompt with what each model said to it, and the notes."""
         if self.findings is not None:
             self.findings.print()
-        in_terminal = [name for name in self.shown if name not in ("accuracy_math", "distinct", "length")]
+        in_terminal = [name for name in self.shown if name not in _NOT_IN_TERMINAL]
         rows = comparison.table(self.summaries, in_terminal, intervals=False)
         print_rows(rows, f"{self.title}, {self.prompts} prompts")
         if self.at_equal_diversity:
             rows = comparison.table_at_equal_diversity(self.at_equal_diversity, intervals=False)
             print_rows(rows, "At equal diversity; differences in points, * the 95 % interval leaves out 0")
+        if self.frontier_areas:
+            rows = comparison.table_of_areas(self.frontier_areas, intervals=True)
+            print_rows(rows, "The frontier: the best sampler at each diversity, chosen on other prompts")
         self._print_first()
         for note in self.notes:
             print(f"Note: {note}")

@@ -12,7 +12,9 @@ from ..rewards.corruption import corrupt, sensitivity
 from ..rewards.soft_q_reward import CompletionReward
 from ..tasks.final_answer import final_answer
 from ..text.encode import asked
+from ..text.samplers import Sampler
 from . import reward_analysis
+from .comparison import sampler_of
 from .loaded_models import LoadedModel, Stopwatch
 from .reference_judge import ReferenceJudge
 from .reward_report import BestOf, Findings, Tells
@@ -59,19 +61,20 @@ class Judge:
 
 @dataclass
 class Sampled:
-    """All completions of a model at a temperature: arrays of shape `(prompts, completions)`."""
+    """All completions of a model by a sampler: arrays of shape `(prompts, completions)`."""
 
     groups: list[list[dict]]
     scores: np.ndarray
     rewards: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def collect(lines: Sequence[dict], rows: Sequence[dict], score: Callable) -> dict[tuple[str, float], Sampled]:
-    """The sampled completions (not the greedy ones) of each model and temperature, over seeds, with their scores."""
-    cells: dict[tuple[str, float], list[list[dict]]] = {}
+def collect(lines: Sequence[dict], rows: Sequence[dict], score: Callable) -> dict[tuple[str, Sampler], Sampled]:
+    """The sampled completions (not the greedy ones) of each model and sampler, over seeds, with their scores."""
+    cells: dict[tuple[str, Sampler], list[list[dict]]] = {}
     for i, line in enumerate(lines):  # cell by cell, and in each the prompts in order
-        if line["temperature"] != 0:
-            groups = cells.setdefault((line["model"], line["temperature"]), [[] for _ in rows])
+        sampler = sampler_of(line)
+        if sampler.temperature != 0:
+            groups = cells.setdefault((line["model"], sampler), [[] for _ in rows])
             groups[i % len(rows)].extend(line["completions"])
     scorer = Scorer(score)
     sampled = {}
@@ -91,7 +94,7 @@ def collect(lines: Sequence[dict], rows: Sequence[dict], score: Callable) -> dic
     return sampled
 
 
-def add_rewards(sampled: dict[tuple[str, float], Sampled], rows: Sequence[dict], judge: Judge, name: str) -> None:
+def add_rewards(sampled: dict[tuple[str, Sampler], Sampled], rows: Sequence[dict], judge: Judge, name: str) -> None:
     """Every completion's returns by one model, under `name kind aggregate`."""
     for one in sampled.values():
         flat = [(asked(row), c) for row, group in zip(rows, one.groups, strict=True) for c in group]
@@ -114,10 +117,10 @@ def corruption_of_references(judge: Judge, rows: Sequence[dict]) -> dict[str, di
     }
 
 
-def best_of_n(sampled: dict[tuple[str, float], Sampled], exact: bool, marker: str | None = None) -> list[BestOf]:
+def best_of_n(sampled: dict[tuple[str, Sampler], Sampled], exact: bool, marker: str | None = None) -> list[BestOf]:
     """The score of the best of 1, 2, 4, ... n of every prompt's completions, by every way to choose."""
     results = []
-    for (model, temperature), one in sampled.items():
+    for (model, sampler), one in sampled.items():
         n = one.scores.shape[1]
         numbers = sorted({*(2**i for i in range(n.bit_length()) if 2**i <= n), n})
         of = reward_analysis.best_of
@@ -128,11 +131,11 @@ def best_of_n(sampled: dict[tuple[str, float], Sampled], exact: bool, marker: st
         ways |= {name: [of(rewards, one.scores, k) for k in numbers] for name, rewards in one.rewards.items()}
         ways["oracle"] = [of(one.scores, one.scores, k) for k in numbers]
         for way, statistics in ways.items():
-            results.append(BestOf(model, temperature, way, dict(zip(numbers, statistics, strict=True))))
+            results.append(BestOf(model, sampler, way, dict(zip(numbers, statistics, strict=True))))
     return results
 
 
-def agreement(sampled: dict[tuple[str, float], Sampled]) -> list[Tells]:
+def agreement(sampled: dict[tuple[str, Sampler], Sampled]) -> list[Tells]:
     """Each reward, and the length, against the score: all temperatures of a model together."""
     results = []
     for model in dict.fromkeys(model for model, _ in sampled):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .comparison import decoding
+from ..text.samplers import Sampler
+from .comparison import decoding, of_sampler
 from .rendering import figure, markdown, print_rows, save
 from .reward_analysis import auroc, auroc_within_prompts, kendall, overall, spearman, within_prompts
 from .statistics import Interval, Statistic, mean_of
@@ -54,7 +55,7 @@ class BestOf:
     """The score of the best of k completions, by one way to choose, for each k."""
 
     model: str
-    temperature: float
+    sampler: Sampler
     way: str
     scores: dict[int, Statistic]
 
@@ -87,7 +88,7 @@ class Findings:
             "best_of_n": [
                 {
                     "model": x.model,
-                    "temperature": x.temperature,
+                    **of_sampler(x.sampler),
                     "way": x.way,
                     "scores": {k: _told(statistic.interval()) for k, statistic in x.scores.items()},
                 }
@@ -116,11 +117,11 @@ class Findings:
 
     def best_of_n_table(self, intervals: bool) -> list[list[str]]:
         """
-        A row per model and way to choose, a column per temperature: the best of all completions. Where there are fewer
+        A row per model and way to choose, a column per sampler: the best of all completions. Where there are fewer
         than elsewhere, the cell says of how many.
         """
         factor = _factor(self.best_of_n)
-        temperatures = sorted({one.temperature for one in self.best_of_n})
+        samplers = sorted({one.sampler for one in self.best_of_n})
         n = max(max(one.scores) for one in self.best_of_n)
 
         def cell(scores: Mapping[int, Statistic]) -> str:
@@ -128,10 +129,10 @@ class Findings:
             said = _shown(_scaled(scores[most].interval(), factor), intervals, 1)
             return said if most == n else f"{said} (of {most})"
 
-        rows = [["completions of", f"best of {n} by", *map(decoding, temperatures)]]
+        rows = [["completions of", f"best of {n} by", *map(decoding, samplers)]]
         for model, way in dict.fromkeys((one.model, one.way) for one in self.best_of_n):
-            at = {x.temperature: x.scores for x in self.best_of_n if (x.model, x.way) == (model, way)}
-            rows.append([model, way, *(cell(at[t]) if t in at else "" for t in temperatures)])
+            at = {x.sampler: x.scores for x in self.best_of_n if (x.model, x.way) == (model, way)}
+            rows.append([model, way, *(cell(at[s]) if s in at else "" for s in samplers)])
         return rows
 
     def print(self) -> None:
@@ -157,7 +158,7 @@ class Findings:
                 "### Against the score",
                 "AUROC is the probability that a right completion has the higher reward than a wrong one (0.5 is "
                 "chance), Spearman and Kendall (tau-b) are rank correlations; `in prompt` compares completions of the "
-                "same prompt only, with 95 % bootstrap intervals over prompts. All temperatures together.",
+                "same prompt only, with 95 % bootstrap intervals over prompts. All samplers together.",
                 markdown(self.agreement_table(intervals=True)),
                 "![AUROC](rewards.png)",
                 "### Where the error is",
@@ -204,8 +205,8 @@ def plot_agreement(agreement: Sequence[Tells], path: Path) -> None:
 
 def plot_best_of_n(best_of_n: Sequence[BestOf], path: Path) -> None:
     """A panel per model, at the highest temperature, where completions differ most: a line per way to choose."""
-    temperature = max(one.temperature for one in best_of_n)
-    shown = [one for one in best_of_n if one.temperature == temperature]
+    sampler = max(one.sampler for one in best_of_n)
+    shown = [one for one in best_of_n if one.sampler == sampler]
     models = list(dict.fromkeys(one.model for one in shown))
     # A colour per judge and kind, a line per way to sum up.
     without = {"random": ("grey", ":"), "majority vote": ("black", "-."), "oracle": ("black", ":")}
@@ -223,7 +224,7 @@ def plot_best_of_n(best_of_n: Sequence[BestOf], path: Path) -> None:
             axes.plot(list(one.scores), points, marker="o", markersize=3, label=one.way, color=colour, linestyle=line)
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(shown[0].scores), list(map(str, shown[0].scores)))
-        axes.set(title=f"completions of {model}, {decoding(temperature)}", xlabel="n")
+        axes.set(title=f"completions of {model}, {decoding(sampler)}", xlabel="n")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(f"score{_unit(best_of_n)} of the best of n")
     panels[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ..tasks.final_answer import final_answer, is_correct, reference_answer
 from ..tasks.rows import BadRows, Given, given_completions, readable
 from ..tasks.scoring import has_own_score
-from .comparison import GIVEN_TEMPERATURE
+from .comparison import AS_GIVEN, of_sampler
 from .loaded_models import LoadedModel, check_lengths
 from .settings import EvaluationSettings
 
@@ -90,7 +90,7 @@ def given_lines(name: str, rows: Sequence[dict], given: Sequence[Sequence[Given]
     Each row's given completions as [`~evaluation.sample_cache.load_or_sample`] has sampled ones, without `token_ids`:
     no model of ours has said them. `length` counts the tokens of a text.
     """
-    of_cell = {"model": name, "temperature": GIVEN_TEMPERATURE, "seed": 0}
+    of_cell = {"model": name, **of_sampler(AS_GIVEN), "seed": 0}
     return [
         {
             **of_cell,

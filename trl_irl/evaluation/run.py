@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from ..rewards.frozen_models import check_language_model
 from ..rewards.held_out_loss import held_out_sums
 from ..rewards.preference_reward import check_one_label
 from ..tasks.files import check_local_model, check_writable
+from ..tasks.final_answer import final_answer
 from ..tasks.math_answer import MathVerifier
 from ..tasks.scoring import make_score
 from ..tasks.splits import load_split
 from ..text.encode import asked
+from ..text.samplers import Sampler
 from . import comparison
 from .loaded_models import LoadedModel, Stopwatch, weights_of
 from .metrics import check_installed
@@ -34,7 +37,7 @@ def evaluate(
     models: Models, rows: Iterable[dict] | None = None, settings: EvaluationSettings | None = None
 ) -> Results:
     """
-    Performance against diversity: sample from models over temperatures, and score and compare what they say.
+    Performance against diversity: sample from models over temperatures and other samplers; score, compare.
 
     Example:
 
@@ -126,20 +129,23 @@ class _Evaluation:
 
     def _scorer(self) -> Scorer:
         corpus = [metric for metric in ("bleu", "chrf") if metric in self.metrics]
-        return Scorer(self.score, corpus, ["reward"] if self.settings.reward_model_path else [])
+        answers = None
+        if "accuracy" in self.metrics:
+            answers = partial(final_answer, marker=self.settings.answer_marker)
+        return Scorer(self.score, corpus, ["reward"] if self.settings.reward_model_path else [], answers)
 
     def run(self) -> Results:
         for name, model in self.models.items():
             self._score(name, self._sampled(name, model))
             held_out = self._held_out(model)
-            for temperature in dict.fromkeys(self.settings.temperatures):
-                self.values[name, temperature] |= held_out
+            for sampler in self.settings.plan:
+                self.values[name, sampler] |= held_out
             model.release()  # the next may need its room
         if self.settings.completion_columns:
             judging = self.judges.values() if self.settings.reward_models is not None else ()
             length = length_by([*self.models.values(), *judging, *self._reward_model()])
             given = given_lines(GIVEN, self.rows, self.given, length)
-            self._score(GIVEN, [(comparison.GIVEN_TEMPERATURE, given)])
+            self._score(GIVEN, [(comparison.AS_GIVEN, given)])
         findings = None
         if self.settings.judges_by_rewards:
             findings = analyse(
@@ -182,16 +188,16 @@ class _Evaluation:
         path = self.settings.reward_model_path
         return [] if path is None else [LoadedModel(path, key="reward_model_path")]
 
-    def _sampled(self, name: str, model: LoadedModel) -> Iterator[tuple[float, list[dict]]]:
-        """The temperature and samples of each temperature and seed, from disk where they were drawn before."""
+    def _sampled(self, name: str, model: LoadedModel) -> Iterator[tuple[Sampler, list[dict]]]:
+        """The sampler and samples of each sampler and seed, from disk where they were drawn before."""
         settings = self.settings
         prompts = [asked(row) for row in self.rows]
         weights = weights_of(model.path or "")
-        for temperature in settings.temperatures:
+        for sampler in settings.plan:
             # Greedy decoding has one completion per prompt, whatever the seed.
-            greedy = temperature == 0
-            seeds, count = (settings.seeds[:1], 1) if greedy else (settings.seeds, settings.num_samples)
-            options = {"num_samples": count, "top_p": settings.top_p, "max_new_tokens": settings.max_new_tokens}
+            random = sampler.is_random
+            seeds, count = (settings.seeds, settings.num_samples) if random else (settings.seeds[:1], 1)
+            options = {"num_samples": count, "max_new_tokens": settings.max_new_tokens}
             decisive = {"path": str(model.path), "weights": weights, "dtype": settings.dtype, "prompts": prompts}
             decisive |= {"eos_token": settings.eos_token} if settings.eos_token else {}
             decisive |= {"batch_size": settings.batch_size, "backend": settings.backend, **options}
@@ -199,16 +205,16 @@ class _Evaluation:
             decisive |= {"format": 3 if settings.backend == "vllm" else 2}
             for seed in seeds:
 
-                def draw(temperature=temperature, seed=seed, options=options):
-                    title = f"{name}, temperature {temperature:g}, seed {seed}"
+                def draw(sampler=sampler, seed=seed, options=options):
                     with self.in_models:
-                        return model.sample(prompts, title, temperature=temperature, seed=seed, **options)
+                        title = f"{name}, {sampler.label}, seed {seed}"
+                        return model.sample(prompts, title, seed=seed, **options, **sampler.options())
 
-                key = CellKey(name, temperature, seed, decisive)
+                key = CellKey(name, sampler, seed, decisive)
                 # A model that is given itself has no name by which its samples could be known again.
                 keeps = settings.output_dir is not None and model.path is not None
                 folder = Path(settings.output_dir) if keeps else None
-                yield temperature, load_or_sample(key, folder, self.rows, draw)
+                yield sampler, load_or_sample(key, folder, self.rows, draw)
 
     def _held_out(self, model: LoadedModel) -> dict[str, Statistic]:
         """`nll` and `td_loss` of the references, those of them that were asked for."""
@@ -221,9 +227,9 @@ class _Evaluation:
         return {name: Statistic(values) for name, values in sums.items() if name in wanted}
 
     def _score(self, name: str, cells: Iterable[tuple[float, list[dict]]]) -> None:
-        """Statistics of each temperature, over seeds, and notes on what could not be scored."""
+        """Statistics of each sampler, over seeds, and notes on what could not be scored."""
         scorer, said = self._scorer(), 0
-        for temperature, cell in cells:
+        for sampler, cell in cells:
             self.lines += cell
             groups = [line["completions"] for line in cell]
             said += sum(map(len, groups))
@@ -232,7 +238,7 @@ class _Evaluation:
             if self.judge is not None:
                 with self.in_models:
                     of_cell |= self.judge.statistics(groups)
-            so_far = self.values.setdefault((name, temperature), {})  # of earlier seeds
+            so_far = self.values.setdefault((name, sampler), {})  # of earlier seeds
             for metric, statistic in of_cell.items():
                 so_far[metric] = so_far[metric] + statistic if metric in so_far else statistic
         failures = scorer.failures

@@ -1,4 +1,4 @@
-"""One model at one temperature and seed: its samples on disk, kept so that an evaluation can be taken up again."""
+"""One model by one sampler and seed: its samples on disk, kept so that an evaluation can be taken up again."""
 
 import hashlib
 import json
@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..text.samplers import Sampler
 from ..text.sampling import Completion
+from .comparison import of_sampler
 
 
 @dataclass(frozen=True)
@@ -17,14 +19,20 @@ class CellKey:
     """
 
     model: str
-    temperature: float
+    sampler: Sampler
     seed: int
     settings: dict
 
     def path(self, output_dir: Path) -> Path:
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+        # A temperature alone makes the key that it made when there was nothing else: its samples are found again.
+        cuts = {name: value for name, value in self.sampler.options().items() if name not in ("temperature", "top_p")}
+        settings = {**self.settings, "top_p": self.sampler.top_p, **cuts}
+        key = {"model": self.model, "temperature": self.sampler.temperature, "seed": self.seed, "settings": settings}
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
+        plain = self.sampler == Sampler(self.sampler.temperature)
+        how = f"T{self.sampler.temperature:g}" if plain else str(self.sampler).replace("=", "").replace(",", "-")
         name = "".join(c if c.isalnum() or c in "-_." else "-" for c in self.model)
-        return output_dir / "cells" / f"{name}-T{self.temperature:g}-seed{self.seed}-{digest}.jsonl"
+        return output_dir / "cells" / f"{name}-{how}-seed{self.seed}-{digest}.jsonl"
 
 
 def load_or_sample(
@@ -35,13 +43,13 @@ def load_or_sample(
     Without `output_dir` they are kept nowhere.
 
     Returns:
-        `list[dict]`: for each row `model`, `temperature`, `seed`, `prompt`, `reference` and `completions`, dicts of
-        [`Completion`]'s attributes.
+        `list[dict]`: for each row `model`, `temperature` (and `sampler`), `seed`, `prompt`, `reference` and
+        `completions`, dicts of [`Completion`]'s attributes.
     """
     path = None if output_dir is None else key.path(output_dir)
     if path is not None and path.is_file():
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    of_cell = {"model": key.model, "temperature": key.temperature, "seed": key.seed}
+    of_cell = {"model": key.model, **of_sampler(key.sampler), "seed": key.seed}
     lines = [
         {
             **of_cell,

@@ -2,11 +2,11 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from .metrics import bleu_tokenizer, corpus_statistics, distinct_n, distinct_share, pass_at_k, self_bleu
+from .metrics import bleu_tokenizer, corpus_statistics, distinct_n, distinct_share, pass_at_k, self_bleu, vendi_score
 from .statistics import Statistic, mean_of
 
 
@@ -14,7 +14,8 @@ Score = Callable[[str, dict], dict[str, float]]
 
 # Names that a scoring function may not give its own numbers: they are of every text, or of the models.
 RESERVED = frozenset(
-    "self_bleu distinct distinct_2 length ended empty unscored nll td_loss win_rate loss runtime epoch".split()
+    "self_bleu distinct distinct_2 vendi unique_answers length ended empty unscored nll td_loss win_rate loss runtime "
+    "epoch".split()
 )
 _RIGHT_OR_WRONG = ("accuracy", "accuracy_math")  # shown in percent, and pass@k counts the first
 
@@ -54,6 +55,8 @@ class Scorer:
             Among `"bleu"` and `"chrf"`: sacrebleu's corpus scores against `row["completion"]`.
         taken (`Sequence[str]`, *optional*):
             Names of further metrics that others measure, such as `reward`.
+        answers (`Callable[[str], Hashable]`, *optional*):
+            From a completion's text to its final answer, or `None` where it gives none.
 
     Raises:
         [`MetricError`]: at a score, if a name is in [`RESERVED`], `corpus` or `taken`, or is `pass@k`, or if
@@ -63,6 +66,7 @@ class Scorer:
     score: Score
     corpus: Sequence[str] = ()
     taken: Sequence[str] = ()
+    answers: Callable[[str], Hashable] | None = None
     failures: Failures = field(default_factory=Failures)
     given: Counter[str] = field(default_factory=Counter)  # how many completions have got each number
 
@@ -93,8 +97,9 @@ class Scorer:
 
         Returns:
             `dict[str, Statistic]`: the scores; `pass@1`, `pass@2`, `pass@4` and so on up to the number of samples;
-            the corpus scores; `self_bleu`, `distinct` and `distinct_2` where there are two samples or more; `length`
-            in tokens; `ended`, the share that stopped by itself; `empty`, the share that says nothing.
+            the corpus scores; where there are two samples or more `self_bleu`, `distinct`, `distinct_2`, `vendi` and,
+            with `answers`, `unique_answers`, how many different ones the samples of a prompt give; `length` in tokens;
+            `ended`, the share that stopped by itself; `empty`, the share that says nothing.
         """
         values: dict[str, list[float]] = {}
         tokenizer = tokenizer_of(rows)
@@ -123,7 +128,10 @@ class Scorer:
                 "self_bleu": self_bleu(texts, tokenizer),
                 "distinct": distinct_share(texts),
                 "distinct_2": distinct_n(texts, 2, tokenizer),
+                "vendi": vendi_score(texts, tokenizer),
             }
+            if self.answers is not None:
+                metrics["unique_answers"] = float(len({self.answers(text) for text in texts} - {None}))
         return metrics | {
             "length": fmean(completion["length"] for completion in group),
             "ended": fmean(completion["ended"] for completion in group),

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..rewards.soft_q_settings import check_discount
 from ..tasks.arguments import BadRowArguments, EndArguments, TaskArguments
 from ..tasks.scoring import METRICS, default_metrics
+from ..text.samplers import GREEDY, Sampler
 
 
 BACKENDS = ("transformers", "vllm")
@@ -47,15 +48,19 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
         split (`str`, *optional*, defaults to `"test"`)
         num_prompts (`int`, *optional*):
             Only the first so many prompts.
-        temperatures (`list[float]`, *optional*, defaults to `[0.0, 0.5, 1.0]`):
-            0 is greedy decoding, one completion per prompt.
+        temperatures (`list[float]`, *optional*):
+            0 is greedy decoding, one completion per prompt. If neither these nor `samplers` are set, 0, 0.5 and 1.
+        samplers (`list[str]`, *optional*):
+            More ways to sample: `t=1,top_p=0.9`, `t=1,min_p=0.05`, `t=1,top_k=40`, `beams=4`, `t=0.7`; see
+            [`~text.samplers.Sampler`]. The report then has each model's frontier, the best of them at each diversity.
         reward_model_path (`str`, *optional*):
             A reward model (of `trl reward`) as another judge: `reward`, and `win_rate`, the share of completions to
             which it gives more than to the row's own (a tie counts half).
         num_samples (`int`, *optional*, defaults to `4`):
             Completions per prompt and seed.
         seeds (`list[int]`, *optional*, defaults to `[0]`)
-        top_p (`float`, *optional*, defaults to `1.0`)
+        top_p (`float`, *optional*, defaults to `1.0`):
+            Of all `temperatures` above 0.
         max_new_tokens (`int`, *optional*, defaults to `256`)
         batch_size (`int`, *optional*, defaults to `64`):
             Sequences generated together.
@@ -93,8 +98,11 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
     )
     split: str = field(default="test", metadata={"help": "The split whose prompts are asked."})
     num_prompts: int | None = field(default=None, metadata={"help": "Ask only the first so many prompts."})
-    temperatures: list[float] = field(
-        default_factory=lambda: [0.0, 0.5, 1.0], metadata={"help": "0 is greedy decoding."}
+    temperatures: list[float] | None = field(
+        default=None, metadata={"help": "0 is greedy decoding; 0, 0.5 and 1 if no samplers are set either."}
+    )
+    samplers: list[str] | None = field(
+        default=None, metadata={"help": "More ways to sample: t=1,top_p=0.9 t=1,min_p=0.05 t=1,top_k=40 beams=4."}
     )
     reward_model_path: str | None = field(
         default=None, metadata={"help": "A model of `trl reward`, for `reward` and the `win_rate` against references."}
@@ -141,11 +149,34 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
         check_discount(self.gamma)
         if not 0 < self.top_p <= 1:
             raise ValueError(f"`top_p: {self.top_p}` is a probability above 0, up to 1 (off).")
+        if self.temperatures is None:
+            self.temperatures = [] if self.samplers else [0.0, 0.5, 1.0]
         if any(temperature < 0 for temperature in self.temperatures):
             raise ValueError(f"`temperatures: {self.temperatures}` must be 0 (greedy) or more.")
+        self._check_samplers()
         for key in ("reward_models", "reward_ref_model"):
             if getattr(self, key) is not None and not self.judges_by_rewards:
                 raise ValueError(f"`{key}` is for `reward_analysis` and `rerank`, and neither is set.")
+
+    def _check_samplers(self) -> None:
+        for text in self.samplers or ():
+            try:
+                sampler = Sampler.parse(text)
+            except ValueError as error:
+                raise ValueError(f"`samplers`: {error}") from None
+            if sampler.beams > 1 and self.backend == "vllm":
+                raise ValueError(
+                    f"`samplers: {text}` with `backend: vllm`: its beam search does not know a model's stop tokens. "
+                    "Leave it out, or `backend` at transformers."
+                )
+        if self.top_p != 1 and not any(self.temperatures):
+            raise ValueError(f"`top_p: {self.top_p}` is of `temperatures`, of which none is above 0. See `samplers`.")
+
+    @property
+    def plan(self) -> list[Sampler]:
+        """All ways to sample, each once: the temperatures, and the samplers."""
+        short = [Sampler(t, self.top_p) if t else GREEDY for t in self.temperatures]
+        return list(dict.fromkeys([*short, *map(Sampler.parse, self.samplers or ())]))
 
     @property
     def judges_by_rewards(self) -> bool:
@@ -165,7 +196,7 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
         if GIVEN in models and self.completion_columns:
             raise ValueError(f"A model is called {GIVEN}, as the data's completions are. Name it: `name=path`.")
         sampled = models or not self.completion_columns
-        too_few = not any(self.temperatures) or self.num_samples * len(self.seeds) < 2
+        too_few = not any(sampler.is_random for sampler in self.plan) or self.num_samples * len(self.seeds) < 2
         if self.judges_by_rewards and sampled and too_few:
             raise ValueError(
                 "`reward_analysis` and `rerank` compare completions of one prompt: set a temperature above 0 in "

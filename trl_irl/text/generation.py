@@ -50,11 +50,14 @@ def generate(
     batch_size: int,
     top_p: float = 1.0,
     description: str = "",
+    top_k: int = 0,
+    min_p: float = 0.0,
+    beams: int = 1,
     **options,
 ) -> list[list[int]]:
     """
-    One completion of each prompt, from the policy as it is ([`as_it_is`]): no top-k, and a nucleus only if one is
-    asked for.
+    One completion of each prompt, from the policy as it is ([`as_it_is`]): nothing is cut off its distribution but
+    what is asked for.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -71,7 +74,8 @@ def generate(
             0 is greedy decoding.
         batch_size (`int`):
             Prompts at a time.
-        top_p (`float`, *optional*, defaults to `1.0`)
+        top_p, top_k, min_p, beams (*optional*):
+            See [`~text.samplers.Sampler`]; off by default.
         description (`str`, *optional*):
             Label of a progress bar, where somebody sees it move; empty for none.
         **options:
@@ -80,9 +84,10 @@ def generate(
     Returns:
         `list[list[int]]`: token ids up to the first stop token, or to `max_new_tokens` where there is none.
     """
-    choice: dict = {"do_sample": False}
+    choice: dict = {"do_sample": False, "num_beams": beams}
     if temperature > 0:
-        choice = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
+        choice = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        choice |= {"min_p": min_p} if min_p else {}
     if pad_token_id is None:
         pad_token_id = min(stop_tokens, default=0)
     was_training = model.training

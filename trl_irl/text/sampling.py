@@ -74,7 +74,8 @@ def sample(
         description (`str`, *optional*, defaults to `"Sampling"`):
             Label of the progress bar.
         **generate_kwargs:
-            More for `model.generate`, such as `synced_gpus`.
+            `top_k`, `min_p` and `beams` of a [`~text.samplers.Sampler`]; more for `model.generate`, such as
+            `synced_gpus`.
 
     Returns:
         `list[list[Completion]]`: for each prompt its completions.

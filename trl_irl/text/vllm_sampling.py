@@ -40,8 +40,12 @@ def sample(
     seed: int = 0,
     stop_tokens: Collection[int] = (),
     adapter: str | None = None,
+    **cuts: float,
 ) -> list[list[Completion]]:
-    """Like [`~text.sampling.sample`], on an engine of [`load`]; vLLM batches by itself."""
+    """
+    Like [`~text.sampling.sample`], on an engine of [`load`]; vLLM batches by itself. `cuts` are `top_k` and `min_p` of
+    a [`~text.samplers.Sampler`], where they are not off.
+    """
     from vllm import SamplingParams
 
     tokenizer = engine.get_tokenizer()
@@ -53,6 +57,7 @@ def sample(
         max_tokens=max_new_tokens,
         seed=seed,
         stop_token_ids=sorted(stop_tokens),
+        **cuts,
     )
     request = None
     if adapter:

@@ -1,0 +1,144 @@
+"""The frontier: the best sampler at each diversity, chosen on other prompts than it is judged on."""
+
+import json
+
+import numpy as np
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from trl_irl import evaluate
+from trl_irl.evaluation import EvaluationSettings
+from trl_irl.evaluation.equal_diversity import interpolate
+from trl_irl.evaluation.frontier import families, frontier, frontiers
+from trl_irl.evaluation.statistics import Statistic, mean_of
+from trl_irl.text.samplers import GREEDY, Sampler
+
+
+def cell(accuracy, self_bleu):
+    return {"accuracy": mean_of(accuracy), "self_bleu": mean_of(self_bleu), "length": mean_of([1.0] * len(accuracy))}
+
+
+def greedy(accuracy):
+    return {"accuracy": mean_of(accuracy), "length": mean_of([1.0] * len(accuracy))}
+
+
+def test_families_begin_at_greedy_decoding():
+    values = {
+        ("a", GREEDY): 0,
+        ("a", Sampler(0.5)): 1,
+        ("a", Sampler(1.0)): 2,
+        ("a", Sampler(1.0, top_p=0.9)): 3,
+        ("a", Sampler(0.0, beams=4)): 4,
+        ("b", Sampler(1.0)): 5,
+        ("b", Sampler(1.0, top_k=3)): 6,
+        ("b", Sampler(2.0, top_k=3)): 7,
+    }
+    found = families(values, "a")
+    assert {family: list(curve.values()) for family, curve in found.items()} == {
+        "temperature": [0, 1, 2],
+        "top-p 0.9": [0, 3],
+    }
+    assert list(families(values, "b")) == ["top-k 3"]  # one point is no curve
+
+
+def test_by_hand():
+    """Four prompts: the halves are prompts 0 and 2, and 1 and 3. Each chooses a family, and judges the other's."""
+    curves = {
+        "temperature": {GREEDY: greedy([1, 1, 1, 1]), Sampler(1.0): cell([0.8, 0.2, 0.8, 0.2], [60] * 4)},
+        "top-p 0.9": {GREEDY: greedy([1, 1, 1, 1]), Sampler(1.0, 0.9): cell([0.4, 0.6, 0.4, 0.6], [60] * 4)},
+    }
+    value, _ = frontier(curves, "accuracy", [100.0, 80.0, 60.0, 50.0])
+    # At 60 the first half takes the temperature (0.8 > 0.4), which has 0.2 on the second; that takes top-p (0.6 >
+    # 0.2), which has 0.4 on the first: (0.2 + 0.4) / 2. The best on the same prompts would have been (0.8 + 0.6) / 2.
+    assert value[:3].tolist() == pytest.approx([1.0, (1 + 0.3) / 2, 0.3]) and np.isnan(value[3])
+
+
+def test_the_better_of_two_samplers_is_found_and_noise_is_not_counted():
+    """Families that are equal but for noise: the frontier is no higher than each, where a maximum would be."""
+    rng = np.random.default_rng(0)
+    prompts, means = 400, {"best": [], "frontier": []}
+    for _ in range(20):
+        curves = {
+            f"top-k {k}": {
+                GREEDY: greedy([0.5] * prompts),
+                Sampler(1.0, top_k=k): cell((rng.random(prompts) < 0.5).astype(float), [60] * prompts),
+            }
+            for k in range(1, 11)
+        }
+        means["frontier"].append(frontier(curves, "accuracy", [60.0])[0][0])
+        means["best"].append(max(list(curve.values())[1]["accuracy"].value for curve in curves.values()))
+    error = np.std(means["frontier"]) / 20**0.5
+    assert abs(np.mean(means["frontier"]) - 0.5) < 3 * error and np.mean(means["best"]) > 0.5 + 5 * error
+    clear = {
+        **curves,
+        "min-p 0.1": {GREEDY: greedy([0.5] * prompts), Sampler(1.0, min_p=0.1): cell([0.9] * prompts, [60] * prompts)},
+    }
+    assert frontier(clear, "accuracy", [60.0])[0][0] == pytest.approx(0.9)
+
+
+def test_differences_are_paired_and_the_area_is_the_mean_over_diversities():
+    rng = np.random.default_rng(1)
+    base = rng.random(200)
+    samplers = (Sampler(1.0), Sampler(1.0, top_p=0.9))
+    values = {}
+    for model, more in (("a", 0.0), ("b", 0.1)):
+        values[model, GREEDY] = greedy(base + more)
+        for sampler in samplers:
+            values[model, sampler] = cell(base + more - 0.2 * (sampler.top_p == 0.9), [40] * 200)
+    at, areas = frontiers(values, ["a", "b"], ["accuracy"])
+    assert [one.self_bleu for one in at if one.model == "b"] == [90.0, 80.0, 70.0, 60.0, 50.0, 40.0]
+    for one in at:
+        if one.minus:  # of the same prompts: no more noise than the sums have
+            assert (one.value.mean, one.value.low, one.value.high) == pytest.approx((0.1,) * 3)
+    first, second = areas
+    assert first.value.mean == pytest.approx(0.6 * base.mean(), abs=1e-9)  # flat from self-BLEU 99 to 40
+    assert (second.minus, second.value.mean) == ("a", pytest.approx(0.06)) and 0 not in second.value
+    ours = interpolate([100, 40], [1.0, 0.5], [70.0])
+    assert ours[0] == 0.75 and isinstance(values["a", samplers[0]]["accuracy"], Statistic)
+
+
+def test_one_call(model_folder, tmp_path):
+    pair = AutoModelForCausalLM.from_pretrained(model_folder), AutoTokenizer.from_pretrained(model_folder)
+    rows = [{"prompt": text, "completion": f" {text}"} for text in ("The quick", "One two", "What is", "It is")]
+    samplers = ["t=0", "t=1", "t=2", "t=1,top_k=5", "t=1,min_p=0.3", "beams=2"]
+    settings = {"samplers": samplers, "num_samples": 3, "max_new_tokens": 5, "metrics": ["rouge"]}
+    results = evaluate({"a": pair, "b": pair}, rows, EvaluationSettings(**settings))
+    assert [sampler for model, sampler in results.values if model == "a"] == list(map(Sampler.parse, samplers))
+    table = results.table()
+    assert [row[1] for row in table[1:7]] == [
+        "greedy",
+        "T = 1",
+        "T = 2",
+        "T = 1, top-k 5",
+        "T = 1, min-p 0.3",
+        "2 beams",
+    ]
+    told = results.write(tmp_path).read_text(encoding="utf-8")
+    assert "## The frontier, minus a" in told and "## Minus a, at the same sampler" in told
+    assert all(one.value.mean == 0 for one in results.at_frontier if one.minus)  # one model, the same samples
+    found = json.loads((tmp_path / "differences.json").read_text())
+    assert {one["metric"] for one in found["frontier_area"]} == {"rouge1"}
+    lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert {line.get("sampler") for line in lines} == {None, "t=1,top_k=5", "t=1,min_p=0.3", "beams=2"}
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    assert header.startswith("model,temperature,sampler,")
+    assert all(len(line["completions"]) == (3 if line["temperature"] else 1) for line in lines)
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"samplers": ["warm"]}, "`samplers`: the sampler 'warm' cannot be read"),
+        ({"samplers": ["beams=3"], "backend": "vllm"}, "does not know a model's stop tokens"),
+        ({"samplers": ["t=1"], "top_p": 0.9}, "`top_p: 0.9` is of `temperatures`"),
+    ],
+)
+def test_settings_that_cannot_be(keys, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationSettings(**keys)
+
+
+def test_temperatures_are_a_short_form():
+    assert EvaluationSettings().plan == [GREEDY, Sampler(0.5), Sampler(1.0)]
+    both = EvaluationSettings(temperatures=[0.0, 1.0], top_p=0.9, samplers=["t=1,top_p=0.9", "t=1"])
+    assert both.plan == [GREEDY, Sampler(1.0, 0.9), Sampler(1.0)]

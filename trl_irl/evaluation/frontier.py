@@ -1,0 +1,111 @@
+"""
+The frontier of a model: its performance at each diversity by the best of its samplers, chosen on other prompts than it
+is judged on.
+
+Samplers that cut off the same and differ in temperature are a family: a curve of performance over self-BLEU that
+begins at greedy decoding. At a given self-BLEU each family has a value, and the best of them by one half of the
+prompts is judged on the other half, and the other way round: a maximum of noisy numbers, taken and reported on the
+same prompts, would be too high, and the higher the more samplers there are. The bootstrap draws prompts anew in each
+half and chooses anew, so that intervals hold the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..text.samplers import GREEDY
+from .comparison import Area, AtDiversity, Values
+from .equal_diversity import Curve, common_levels, diversity, performance, read_off
+from .statistics import Statistic, percentile_interval
+
+
+_GRID = [float(level) for level in range(1, 100)]  # of self-BLEU, for the area
+
+
+def families(values: Values, model: str) -> dict[str, Curve]:
+    """A model's curves by family, each with greedy decoding where there is one; two samplers make a curve."""
+    own = {sampler: statistics for (name, sampler), statistics in values.items() if name == model}
+    curves: dict[str, Curve] = {}
+    for sampler, statistics in own.items():
+        if sampler.is_random:
+            curves.setdefault(sampler.family, {})[sampler] = statistics
+    end = {GREEDY: own[GREEDY]} if GREEDY in own else {}
+    return {family: {**end, **curve} for family, curve in curves.items() if len(curve) + len(end) > 1}
+
+
+def frontier(curves: Mapping[str, Curve], metric: str, levels: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The best family at each self-BLEU, by the other half of the prompts.
+
+    Args:
+        curves (`Mapping[str, Curve]`): by family, see [`families`].
+        metric (`str`): what is performance; more is better.
+        levels (`Sequence[float]`): of self-BLEU.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: the values, and those of each resample, of the shapes `(levels,)` and
+        `(resamples, levels)`; NaN where no family reaches a level.
+    """
+    halves = [[], []]  # of the prompts: for each family the values and the resamples
+    for curve in curves.values():
+        for half, found in enumerate(halves):
+            found.append(read_off(_half(curve, metric, half), metric, levels, seed=half))
+    judged = []
+    for half, other in ((0, 1), (1, 0)):
+        by, on = ([np.concatenate([value[None], resampled]) for value, resampled in halves[i]] for i in (other, half))
+        judged.append(_best(np.stack(by), np.stack(on)))
+    both = np.nanmean(np.stack(judged), axis=0) if len(judged[0]) else judged[0]
+    return both[0], both[1:]
+
+
+def _best(by: np.ndarray, on: np.ndarray) -> np.ndarray:
+    """What the family that is best in `by` has in `on`, both `(families, resamples, levels)`."""
+    known = ~np.isnan(by) & ~np.isnan(on)
+    best = np.where(known, by, -np.inf).argmax(axis=0)
+    found = np.take_along_axis(on, best[None], axis=0)[0]
+    return np.where(known.any(axis=0), found, np.nan)
+
+
+def _half(curve: Curve, metric: str, half: int) -> Curve:
+    """The statistics of every second prompt that a frontier needs."""
+    return {
+        sampler: {
+            name: Statistic(one.sums[half::2], one.score)
+            for name, one in {"self_bleu": diversity(of_sampler), metric: performance(of_sampler, metric)}.items()
+            if one is not None
+        }
+        for sampler, of_sampler in curve.items()
+    }
+
+
+def frontiers(values: Values, models: Sequence[str], metrics: Sequence[str]) -> tuple[list[AtDiversity], list[Area]]:
+    """
+    Each metric on the frontier of each model, at the values of self-BLEU that every model spans, and the area under
+    it: first the baseline's, then the other models' minus it, paired by prompt. Empty where a model has no curve.
+    """
+    of_models = {model: families(values, model) for model in models}
+    if not all(of_models.values()):
+        return [], []
+    levels = common_levels([_together(curves) for curves in of_models.values()])
+    at, areas = [], []
+    for metric in metrics:
+        baseline = None
+        for model, curves in of_models.items():
+            value, resampled = frontier(curves, metric, [*levels, *_GRID])
+            area, of_area = (np.nan_to_num(x[..., len(levels) :]).sum(axis=-1) / 100 for x in (value, resampled))
+            found = value[: len(levels)], resampled[:, : len(levels)], area, of_area
+            minus = None if baseline is None else models[0]
+            shown = found if baseline is None else tuple(a - b for a, b in zip(found, baseline, strict=True))
+            baseline = baseline or found
+            at += [
+                AtDiversity(model, minus, metric, level, percentile_interval(one, column))
+                for level, one, column in zip(levels, shown[0], shown[1].T, strict=True)
+            ]
+            areas.append(Area(model, minus, metric, percentile_interval(shown[2], shown[3])))
+    return at, areas
+
+
+def _together(curves: Mapping[str, Curve]) -> Curve:
+    return {sampler: statistics for curve in curves.values() for sampler, statistics in curve.items()}
