@@ -56,8 +56,10 @@ def frontier(curves: Mapping[str, Curve], metric: str, levels: Sequence[float]) 
     for half, other in ((0, 1), (1, 0)):
         by, on = ([np.concatenate([value[None], resampled]) for value, resampled in halves[i]] for i in (other, half))
         judged.append(_best(np.stack(by), np.stack(on)))
-    both = np.nanmean(np.stack(judged), axis=0) if len(judged[0]) else judged[0]
-    return both[0], both[1:]
+    both = np.stack(judged)
+    known = (~np.isnan(both)).sum(axis=0)
+    mean = np.divide(np.nansum(both, axis=0), known, out=np.full(known.shape, np.nan), where=known > 0)
+    return mean[0], mean[1:]
 
 
 def _best(by: np.ndarray, on: np.ndarray) -> np.ndarray:

@@ -1,0 +1,256 @@
+"""
+The referee: every objective, and the rivals that one would use instead, on `arithmetic`, each as well tuned as the
+others and by its best samplers. A day on 2 cores; what is done is kept, so it can be killed and taken up.
+
+```bash
+.venv/bin/python -m benchmarks.referee             # raw numbers in results/referee.jsonl, a line per run
+.venv/bin/python -m benchmarks.referee --report
+```
+
+The arms are in `referee.yaml`. On seed 0 each arm chooses its learning rate (with the first strength and steps), then
+its strength (with that rate), then its number of steps, by its accuracy on the validation problems, on the frontier, in
+the mean over the values of self-BLEU that the tables have. With what it has chosen it is trained on every seed, and judged on the test problems. A seed draws its own
+demonstrations, problems, order of training and samples, all alike for every arm; so differences are paired by seed,
+and their intervals are Student's.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+
+import yaml
+
+from benchmarks.seeds import RESULTS, add_row, read_rows
+
+
+HERE = Path(__file__).parent
+METRICS = ("accuracy", "pass@4")
+
+
+def plan_of(path: Path) -> dict:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def settings_of(arm: dict, strength: float | None) -> dict:
+    """An arm's keys of IRLConfig at a strength."""
+    keys = {key: value for key, value in arm.items() if key != "strength"}
+    return keys | ({} if strength is None else {next(iter(arm["strength"])): strength})
+
+
+def strengths_of(arm: dict) -> list:
+    return next(iter(arm["strength"].values())) if "strength" in arm else [None]
+
+
+def key_of(run: dict) -> str:
+    names = ("split", "demonstrations", "seed", "arm", "strength", "learning_rate", "steps")
+    return json.dumps([run[name] for name in names])
+
+
+def best(runs: list[dict]) -> dict:
+    """The run whose accuracy on the frontier is the largest, in the mean; one that does not get there has 0."""
+
+    def mean(run: dict) -> float:
+        return fmean(0.0 if x is None or x != x else x for x in run["frontier"]["accuracy"])
+
+    return max(runs, key=mean)
+
+
+def chosen(plan: dict, done: dict[str, dict], size: int, name: str) -> dict | list[dict]:
+    """What an arm has chosen on the validation problems of seed 0; or the runs that must be done before it can."""
+    arm, steps = plan["arms"][name], plan["demonstrations"][size]
+    run = {"split": "validation", "demonstrations": size, "seed": 0, "arm": name}
+    run |= {"strength": strengths_of(arm)[0], "learning_rate": plan["learning_rates"][0], "steps": steps[0]}
+    for key, values in (
+        ("learning_rate", plan["learning_rates"]),
+        ("strength", strengths_of(arm)),
+        ("steps", steps),
+    ):
+        runs = [run | {key: value} for value in values]
+        missing = [one for one in runs if key_of(one) not in done]
+        if missing:
+            return missing
+        run = {name: best([done[key_of(one)] for one in runs])[name] for name in run}
+    return run
+
+
+def jobs(plan: dict, done: dict[str, dict]) -> Iterator[dict]:
+    """Runs that can be done now, the most wanted first: few demonstrations first, and whole seeds."""
+    for size in plan["demonstrations"]:
+        decided, waits = {}, False
+        for name in plan["arms"]:
+            found = chosen(plan, done, size, name)
+            if isinstance(found, list):
+                waits = True
+                yield from found
+            else:
+                decided[name] = found
+        for seed in plan["seeds"]:
+            for run in decided.values():
+                if key_of(run := run | {"split": "test", "seed": seed}) not in done:
+                    yield run
+        if waits:  # the chosen of this size come before the next
+            return
+
+
+def run_job(output_dir: Path, plan: dict, run: dict) -> dict:
+    """Train an arm, and judge it by its samplers."""
+    from trl_irl import evaluate
+    from trl_irl.commands.irl import make_parser, make_trainer
+    from trl_irl.evaluation import EvaluationSettings
+    from trl_irl.tasks.arithmetic import make_arithmetic
+
+    seed, start = run["seed"], time.perf_counter()
+    words = ["--config", str(HERE.parent / plan["recipe"]), "--model_name_or_path", str(output_dir / "base")]
+    words += ["--output_dir", str(output_dir / "trained"), "--num_train_rows", str(run["demonstrations"])]
+    words += ["--task_seed", str(1000 + seed), "--seed", str(seed), "--max_steps", str(run["steps"])]
+    words += ["--learning_rate", str(run["learning_rate"]), "--eval_strategy", "no", "--do_eval", "true"]
+    words += ["--disable_tqdm", "true", "--logging_steps", "1000"]
+    for key, value in _without_what_means_nothing(settings_of(plan["arms"][run["arm"]], run["strength"])).items():
+        words += [f"--{key}", str(value)]
+    trainer, _ = make_trainer(*make_parser().parse(words))
+    trainer.train()
+    told = {**run, "seconds": time.perf_counter() - start}
+    rows = list(make_arithmetic(num_train=1, seed=1000 + seed)[run["split"]])
+    settings = EvaluationSettings(
+        metrics=["accuracy", "nll"], max_new_tokens=80, batch_size=400, seeds=[seed], **plan[run["split"]]
+    )
+    results = evaluate({"arm": (trainer.model, trainer.processing_class)}, rows, settings)
+    told["nll"] = results.summaries[0].metrics["nll"].mean
+    told["area"] = {one.metric: one.value.mean for one in results.frontier_areas}
+    told["samplers"] = {
+        str(one.sampler): {name: x.mean for name, x in one.metrics.items() if name not in ("nll", "empty", "pass@1")}
+        for one in results.summaries
+    }
+    for which in ("frontier", "temperatures"):
+        told[which] = _at_levels(results, plan["levels"], which)
+    return {**told, "all_seconds": time.perf_counter() - start}
+
+
+def _without_what_means_nothing(keys: dict) -> dict:
+    """Other objectives refuse the recipe's keys for the temporal-difference term: back to the defaults of these."""
+    if keys["objective"] in ("soft_q", "value_consistency", "squared_nll"):
+        return keys
+    return {"lambda_td": 0, "td_scale": "null", "lambda_td_warmup_steps": 0, **keys}
+
+
+def _at_levels(results, levels: list[float], which: str) -> dict[str, list[float | None]]:
+    """Each metric at each value of self-BLEU, on the frontier or on the curve of temperatures alone."""
+    from trl_irl.evaluation.frontier import families, frontier
+
+    curves = families(results.values, "arm")
+    if which == "temperatures":
+        curves = {"temperature": curves["temperature"]}
+    found = {metric: frontier(curves, metric, levels)[0].tolist() for metric in METRICS}
+    return {metric: [None if x != x else x for x in values] for metric, values in found.items()}
+
+
+def work(options: argparse.Namespace) -> None:
+    """Start what can be done, so many runs at a time, until nothing is left."""
+    plan, running, failed = plan_of(options.plan), {}, 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    while True:
+        for key, process in list(running.items()):
+            if process.poll() is not None:
+                del running[key]
+                failed += process.returncode != 0
+        if failed:
+            for process in running.values():
+                process.wait()
+            raise SystemExit("A run failed; start the study again to go on.")
+        done = {key_of(row): row for row in read_rows(options.results)}
+        ready = [run for run in jobs(plan, done) if key_of(run) not in running]
+        if not ready and not running:
+            return
+        for run in ready[: options.workers - len(running)]:
+            command = [sys.executable, "-m", "benchmarks.referee", "--plan", str(options.plan)]
+            command += ["--output_dir", str(options.output_dir), "--results", str(options.results)]
+            running[key_of(run)] = subprocess.Popen([*command, "--run", json.dumps(run)], env=environment)
+        time.sleep(1)
+
+
+def report(plan: dict, rows: list[dict]) -> str:
+    """Markdown: for each size what the arms are on the test problems, and what each has chosen."""
+    from trl_irl.evaluation.rendering import markdown
+
+    parts = []
+    for size in plan["demonstrations"]:
+        tested = [row for row in rows if (row["split"], row["demonstrations"]) == ("test", size)]
+        if tested:
+            tables = (_table(plan, tested, "frontier"), _table(plan, tested, "temperatures"), _choices(tested))
+            titles = ("By the best sampler at each diversity", "By temperatures alone", "What was chosen")
+            told = [f"{title}:\n\n{markdown(table, left=1)}" for title, table in zip(titles, tables, strict=True)]
+            parts.append("\n\n".join([f"### {size} demonstrations", *told]))
+    return "\n\n".join(parts) + "\n"
+
+
+def numbers_of(row: dict, which: str, levels: list[float]) -> dict[str, float]:
+    """What a table has of a run, shares in percent."""
+    found = {}
+    for metric in METRICS:
+        pairs = zip(levels, row[which][metric], strict=True)
+        found |= {f"{metric} at {level}": float("nan") if x is None else 100 * x for level, x in pairs}
+    if which == "frontier":
+        found |= {f"area, {metric}": 100 * row["area"][metric] for metric in METRICS}
+    return found | {"greedy": 100 * row["samplers"]["t=0"]["accuracy"], "nll": row["nll"]}
+
+
+def _table(plan: dict, rows: list[dict], which: str) -> list[list[str]]:
+    """MLE's numbers, and the other arms' minus them, paired by seed, with 95 % intervals."""
+    from benchmarks.diversity_study import _difference
+
+    by_arm = {name: {row["seed"]: row for row in rows if row["arm"] == name} for name in plan["arms"]}
+    table: list[list[str]] = []
+    for name, runs in by_arm.items():
+        seeds = sorted(runs.keys() & by_arm["MLE"].keys())
+        if not seeds:
+            continue
+        ours, base = ([numbers_of(of[seed], which, plan["levels"]) for seed in seeds] for of in (runs, by_arm["MLE"]))
+        cells = []
+        for key in ours[0]:
+            if name == "MLE":
+                cells.append(f"{fmean(one[key] for one in ours):.{3 if key == 'nll' else 1}f}")
+            else:
+                cells.append(_difference([a[key] - b[key] for a, b in zip(ours, base, strict=True)]))
+        table = table or [["arm", "seeds", *ours[0]]]
+        table.append([name, str(len(seeds)), *cells])
+    return table
+
+
+def _choices(rows: list[dict]) -> list[list[str]]:
+    found = {row["arm"]: row for row in rows}
+    keys = ("strength", "learning_rate", "steps")
+    return [["arm", *keys], *([name, *(f"{row[key] or ''}" for key in keys)] for name, row in found.items())]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", type=Path, default=HERE / "referee.yaml")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/referee"), help="the base model")
+    parser.add_argument("--results", type=Path, default=RESULTS / "referee.jsonl", help="raw numbers, kept")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    parser.add_argument("--report", action="store_true", help="only print the tables of what is done")
+    options = parser.parse_args()
+    plan = plan_of(options.plan)
+    if options.run:
+        run = json.loads(options.run)
+        told = run_job(options.output_dir, plan, run)
+        add_row(options.results, told)
+        print(run, f"accuracy at {plan['levels']}: {told['frontier']['accuracy']}", flush=True)
+        return
+    if not options.report:
+        from trl_irl.demos.demo import pretrained_base
+
+        pretrained_base(options.output_dir)
+        work(options)
+    print(report(plan, read_rows(options.results)))
+
+
+if __name__ == "__main__":
+    main()
