@@ -8,10 +8,10 @@ others and by its best samplers. A day on 2 cores; what is done is kept, so it c
 ```
 
 The arms are in `referee.yaml`. On seed 0 each arm chooses its learning rate (with the first strength and steps), then
-its strength (with that rate), then its number of steps, by its accuracy on the validation problems, on the frontier, in
-the mean over the values of self-BLEU that the tables have. With what it has chosen it is trained on every seed, and judged on the test problems. A seed draws its own
-demonstrations, problems, order of training and samples, all alike for every arm; so differences are paired by seed,
-and their intervals are Student's.
+its strength (with that rate), then its number of steps, by its accuracy on the validation problems, on the frontier,
+in the mean over the values of self-BLEU that the tables have. With what it has chosen it is trained on every seed, and
+judged on the test problems. A seed draws its own demonstrations, problems, order of training and samples, all alike
+for every arm; so differences are paired by seed, and their intervals are Student's.
 """
 
 import argparse

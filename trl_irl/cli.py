@@ -15,6 +15,7 @@ COMMANDS = {
     "ppo": "train on a reward with TRL's PPO: a reward model's, what IRL learned, or a task's own",
     "prepare": "format a dataset, cut over-long prompts, check lengths, and save it for training",
     "evaluate": "sample from models over temperatures and compare accuracy and diversity",
+    "average": "average the weights of models that began as one, such as base and fine-tuned",
     "chat": "ask models side by side, and see the reward of every token",
     "score": "score completions with the reward inside a model, and show it token by token",
     "reward-data": "preference pairs for `trl reward`, from a task whose answers can be checked",

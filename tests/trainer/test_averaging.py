@@ -1,0 +1,143 @@
+"""`trl-irl average`: the average's weights against those of the models, whole or sharded, and of merged adapters."""
+
+import json
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.conftest import make_model
+from trl_irl.commands import average as command
+from trl_irl.trainer.runtime.averaging import average
+
+
+def saved(model, folder, **options):
+    model.save_pretrained(folder, **options)
+    return str(folder)
+
+
+def weights_of(folder):
+    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shards", ["1GB", "10KB"])
+def test_whole_models(shards, dtype, tokenizer, tmp_path):
+    models = [make_model("llama", seed=seed).to(dtype) for seed in range(3)]
+    paths = [saved(model, tmp_path / f"{i}", max_shard_size=shards) for i, model in enumerate(models)]
+    tokenizer.save_pretrained(paths[0])
+    (tmp_path / "0/optimizer.pt").write_text("large")
+    (tmp_path / "0/soft_q.json").write_text('{"gamma": 0.9}')
+    out = average(paths, [0.5, 0.7, -0.2], str(tmp_path / "out"))
+    found = weights_of(out)
+    assert found.keys() == models[0].state_dict().keys()
+    for name, tensor in found.items():
+        parts = [model.state_dict()[name].double() for model in models]
+        expected = (0.5 * parts[0] + 0.7 * parts[1] - 0.2 * parts[2]).to(dtype)
+        torch.testing.assert_close(tensor, expected, rtol=1e-6 if dtype == torch.float32 else 8e-3, atol=1e-7)
+    assert ((out / "model.safetensors.index.json").is_file()) == (shards == "10KB")
+    assert AutoTokenizer.from_pretrained(out).get_vocab() == tokenizer.get_vocab()
+    assert (out / "soft_q.json").is_file() and not (out / "optimizer.pt").exists()
+    assert not list(tmp_path.glob("*.part"))
+
+
+def adapter(base, folder, seed, **options):
+    """A trained-looking LoRA adapter, and its base with it merged in."""
+    torch.manual_seed(seed)
+    options = {"r": 2, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False, **options}
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(task_type="CAUSAL_LM", **options))
+    model.save_pretrained(folder)
+    merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).merge_and_unload()
+    return str(folder), merged.state_dict()
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        [{}, {}],
+        [{"r": 4, "lora_alpha": 3}, {"use_rslora": True, "r": 3}],
+        [{"rank_pattern": {"q_proj": 5}, "alpha_pattern": {"layers.0.self_attn.v_proj": 1}}, {"lora_alpha": 5}],
+        [{"modules_to_save": ["lm_head"]}, {"modules_to_save": ["lm_head"]}],
+        [{"target_modules": ["embed_tokens", "down_proj"]}, {"target_modules": ["embed_tokens", "down_proj"]}],
+    ],
+    ids=["alike", "rslora", "patterns", "whole_head", "embeddings"],
+)
+def test_adapters_are_averaged_as_if_they_had_been_merged(kinds, tmp_path):
+    base = saved(make_model("llama", tie_word_embeddings=False), tmp_path / "base")
+    (first, ours), (second, theirs) = (
+        adapter(base, tmp_path / f"adapter{i}", i, **options) for i, options in enumerate(kinds)
+    )
+    out = average([first, second], [0.3, 0.7], str(tmp_path / "out"))
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), out).merge_and_unload()
+    for name, tensor in model.state_dict().items():
+        expected = 0.3 * ours[name].double() + 0.7 * theirs[name].double()
+        torch.testing.assert_close(tensor.double(), expected, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_base_and_an_adapter_of_it(tmp_path, monkeypatch, capsys):
+    """What WiSE-FT does to a full fine-tuning; the command, whose weights are alike if none are given."""
+    base = saved(make_model("llama"), tmp_path / "base")
+    path, merged = adapter(base, tmp_path / "adapter", 0)
+    monkeypatch.chdir(tmp_path)
+    assert command.run(["--models", "base", path, "--output_dir", "out"]) == 0
+    assert "0.500  base" in capsys.readouterr().out
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), "out").merge_and_unload()
+    before = weights_of(base)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, (before[name] + merged[name]) / 2, rtol=1e-5, atol=1e-6)
+    assert json.loads((tmp_path / "out/adapter_config.json").read_text())["base_model_name_or_path"] == base
+
+
+def test_what_cannot_be_averaged_leaves_nothing_behind(tmp_path):
+    paths = {"a": saved(make_model("llama"), tmp_path / "a"), "b": saved(make_model("llama", seed=1), tmp_path / "b")}
+    paths["other"] = saved(make_model("llama", num_hidden_layers=1), tmp_path / "other")
+    paths["wide"] = saved(make_model("llama", vocab_size=400), tmp_path / "wide")
+    paths["lora"], _ = adapter(paths["a"], tmp_path / "lora", 0)
+    paths["dora"], _ = adapter(paths["a"], tmp_path / "dora", 0, use_dora=True)
+    paths["lora of b"], _ = adapter(paths["b"], tmp_path / "lora_b", 0)
+    paths["elsewhere"], _ = adapter(paths["a"], tmp_path / "elsewhere", 0, target_modules=["k_proj"])
+    paths["head"], _ = adapter(paths["a"], tmp_path / "head", 0, modules_to_save=["lm_head"])
+    ia3 = get_peft_model(
+        make_model("llama"), IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj"], feedforward_modules=[])
+    )
+    ia3.peft_config["default"].base_model_name_or_path = paths["a"]
+    paths["ia3"] = saved(ia3, tmp_path / "ia3")
+    pickled = make_model("llama")
+    paths["none"] = str(tmp_path / "none")
+    pickled.config.save_pretrained(paths["none"])
+    half = [0.5, 0.5]
+    for names, weights, error, message in (
+        (["a"], [1.0], ValueError, "There are 1 models"),
+        (["a", "b"], [1.0], ValueError, "2 models and 1 weights"),
+        (["a", "b"], [0.5, 0.6], ValueError, "have the sum 1.1"),
+        (["a", "b"], [float("nan"), 0.5], ValueError, "It must be 1"),
+        (["a", "other"], half, ValueError, "no versions of one model"),
+        (["a", "wide"], half, ValueError, r"is \[300, 16\] in .* and \[400, 16\]"),
+        (["a", "none"], half, ValueError, "has no safetensors"),
+        (["lora", "dora"], half, ValueError, "LoRA with `use_dora`"),
+        (["ia3", "lora"], half, ValueError, "of the kind IA3"),
+        (["lora", "lora of b"], half, ValueError, "an average needs one base"),
+        (["b", "lora"], half, ValueError, "an average needs one base"),
+        (["lora", "elsewhere"], half, ValueError, "are of other layers each"),
+        (["a", "head"], half, ValueError, "also holds .*lm_head"),
+    ):
+        with pytest.raises(error, match=message):
+            average([paths[name] for name in names], weights, str(tmp_path / "new"))
+        assert not (tmp_path / "new").exists() and not (tmp_path / "new.part").exists()
+    with pytest.raises(FileExistsError, match="is not empty"):
+        average([paths["a"], paths["b"]], half, paths["a"])
+
+
+def test_quantised_weights_have_no_average(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    paths = []
+    for i in range(2):
+        paths.append(saved(make_model("llama"), tmp_path / str(i)))
+        file = tmp_path / str(i) / "model.safetensors"
+        save_file(
+            {**load_file(file), "packed": torch.full((4,), i, dtype=torch.uint8)}, file, metadata={"format": "pt"}
+        )
+    with pytest.raises(ValueError, match=r"packed is torch\.uint8 and differs.*quantised weights have no average"):
+        average(paths, [0.5, 0.5], str(tmp_path / "new"))
