@@ -111,10 +111,14 @@ def run_job(output_dir: Path, plan: dict, run: dict) -> dict:
     words += ["--task_seed", str(1000 + seed), "--seed", str(seed), "--max_steps", str(run["steps"])]
     words += ["--learning_rate", str(run["learning_rate"]), "--eval_strategy", "no", "--do_eval", "true"]
     words += ["--disable_tqdm", "true", "--logging_steps", "1000"]
-    for key, value in _without_what_means_nothing(settings_of(plan["arms"][run["arm"]], run["strength"])).items():
-        words += [f"--{key}", str(value)]
+    keys = _without_what_means_nothing(settings_of(plan["arms"][run["arm"]], run["strength"]))
+    weight = keys.pop("average", None)
+    for key, value in keys.items():
+        words += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
     trainer, _ = make_trainer(*make_parser().parse(words))
     trainer.train()
+    if weight is not None:
+        _average(trainer.model, output_dir / "base", weight)
     told = {**run, "seconds": time.perf_counter() - start}
     rows = list(make_arithmetic(num_train=1, seed=1000 + seed)[run["split"]])
     settings = EvaluationSettings(
@@ -130,6 +134,17 @@ def run_job(output_dir: Path, plan: dict, run: dict) -> dict:
     for which in ("frontier", "temperatures"):
         told[which] = _at_levels(results, plan["levels"], which)
     return {**told, "all_seconds": time.perf_counter() - start}
+
+
+def _average(model, base: Path, weight: float) -> None:
+    """The model's weights times `weight`, and the base's times the rest, as `trl-irl average` has them."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    before = AutoModelForCausalLM.from_pretrained(base).state_dict()
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():  # each once, also where two names share one
+            tensor.mul_(weight).add_(before[name], alpha=1 - weight)
 
 
 def _without_what_means_nothing(keys: dict) -> dict:

@@ -144,6 +144,22 @@ def pretrained_start() -> str:
     return markdown([[*header, "td_loss at the end"], *rows], left=1)
 
 
+def objective_cost() -> str:
+    """Time and memory of a step by objective, against likelihood's."""
+    cells = read_json("objectives_step_cpu.json")
+    (base,) = (cell for cell in cells if cell["variant"] == "nll")
+    rows = [
+        [
+            f"`{cell['variant'].split(',')[0]}`{''.join(cell['variant'].partition(',')[1:])}",
+            f"{cell['seconds']:.2f}",
+            f"{cell['seconds'] / base['seconds']:.2f}",
+            f"{cell['peak_mib'] / base['peak_mib']:.2f}",
+        ]
+        for cell in cells
+    ]
+    return markdown([["objective", "s/step", "time against nll", "memory against nll"], *rows], left=1)
+
+
 TABLES = {
     "demo": demo,
     "demo_equal_diversity": demo_equal_diversity,
@@ -153,6 +169,7 @@ TABLES = {
     "reward": reward,
     "rlhf": rlhf,
     "pretrained_start": pretrained_start,
+    "objective_cost": objective_cost,
 }
 
 

@@ -1,0 +1,76 @@
+"""The plan of benchmarks/referee.py: what an arm chooses, from what, and what is run when."""
+
+import random
+
+from benchmarks.referee import HERE, chosen, jobs, key_of, plan_of, report, settings_of, strengths_of
+
+
+PLAN = {
+    "demonstrations": {300: [300, 150], 2500: [400, 200]},
+    "learning_rates": [1e-3, 3e-4],
+    "seeds": [0, 1],
+    "levels": [90, 80],
+    "arms": {"MLE": {"objective": "nll"}, "z": {"objective": "z_loss", "strength": {"z_loss_weight": [0.1, 1.0]}}},
+}
+
+
+def row(run, accuracy):
+    at = {"accuracy": [accuracy, None], "pass@4": [accuracy, None]}
+    area = {"accuracy": random.random(), "pass@4": 0.5}
+    cells = {"t=0": {"accuracy": accuracy}}
+    return {**run, "frontier": at, "temperatures": at, "area": area, "samplers": cells, "nll": 0.3}
+
+
+def study(plan, accuracy):
+    """All that is run, in its order, where a run's accuracy is what the function says."""
+    done, order = {}, []
+    while ready := list(jobs(plan, done)):
+        order.append(ready[0])
+        done[key_of(ready[0])] = row(ready[0], accuracy(ready[0]))
+    return order, done
+
+
+def wanted(run):
+    """The best on validation: rate 3e-4, strength 1, the second number of steps. On the test problems the opposite."""
+    good = (run["learning_rate"] == 3e-4) + (run["strength"] == 1.0) + (run["steps"] in (150, 200))
+    return good / 4 if run["split"] == "validation" else 1 - good / 4
+
+
+def test_an_arm_chooses_on_validation_and_seed_0_alone():
+    order, done = study(PLAN, wanted)
+    for size, steps in ((300, 150), (2500, 200)):
+        found = chosen(PLAN, done, size, "z")
+        assert (found["learning_rate"], found["strength"], found["steps"]) == (3e-4, 1.0, steps)
+        tested = [run for run in order if (run["split"], run["demonstrations"], run["arm"]) == ("test", size, "z")]
+        assert [run["seed"] for run in tested] == [0, 1]
+        assert {(run["learning_rate"], run["strength"], run["steps"]) for run in tested} == {(3e-4, 1.0, steps)}
+    assert {run["seed"] for run in order if run["split"] == "validation"} == {0}
+    # Whatever the test problems say, the choice is the same.
+    other = {key: row(one, random.random()) if one["split"] == "test" else one for key, one in done.items()}
+    assert chosen(PLAN, other, 300, "z") == chosen(PLAN, done, 300, "z")
+    assert len(order) == len({key_of(run) for run in order})  # nothing twice
+    assert "+" in report(PLAN, list(done.values())) or "-" in report(PLAN, list(done.values()))
+
+
+def test_few_demonstrations_come_first_and_one_that_is_waited_for_is_no_standstill():
+    order, _ = study(PLAN, wanted)
+    sizes = [run["demonstrations"] for run in order]
+    assert sizes == sorted(sizes)
+    ready = list(jobs(PLAN, {}))
+    assert {run["arm"] for run in ready} == {"MLE", "z"}  # so that two workers both have something to do
+
+
+def test_the_arms_that_are_shipped():
+    """Each with four strengths or none, a decade from the least to the most, all of its keys IRLConfig's."""
+    from trl_irl import IRLConfig
+    from trl_irl.soft_q.objectives import OBJECTIVES
+
+    plan = plan_of(HERE / "referee.yaml")
+    assert {arm["objective"] for arm in plan["arms"].values()} == set(OBJECTIVES)
+    for name, arm in plan["arms"].items():
+        values = strengths_of(arm)
+        assert len(values) in (1, 4, 5), name
+        for strength in values:
+            keys = settings_of(arm, strength)
+            keys.pop("average", None)
+            IRLConfig("unused", use_cpu=True, bf16=False, report_to="none", **keys)
