@@ -18,6 +18,7 @@ from trl_irl.commands import evaluate
 from trl_irl.evaluation import EvaluationSettings
 from trl_irl.evaluation import evaluate as evaluated
 from trl_irl.soft_q import attach_soft_q_head
+from trl_irl.text.samplers import Sampler
 
 
 PAGE = Path(__file__).parents[1] / "docs/extending.md"
@@ -100,7 +101,7 @@ def test_a_task(of_page, model_folder, tmp_path, capsys):
     with pytest.raises(ValueError, match="`task: short:TASK` with `source_column` not set"):
         EvaluationSettings(task="short:TASK")
     alone = evaluated({"base": str(model_folder)}, rows, EvaluationSettings(task="short:TASK", split="train", **NAMED))
-    assert alone.values["base", 1.0]["shorter"].value == pytest.approx(sum(expected) / len(expected))
+    assert alone.values["base", Sampler(1.0)]["shorter"].value == pytest.approx(sum(expected) / len(expected))
 
 
 NAMED = {"source_column": "text", "target_column": "summary", "temperatures": [1.0], "max_new_tokens": 6}
