@@ -9,8 +9,7 @@ What r^2 does: the gradients of its three terms over a training, and V along com
 
 r = log pi + (V - gamma V'), so r^2 = (log pi)^2 + 2 log pi (V - gamma V') + (V - gamma V')^2. At some steps of a
 training with r^2 the gradients of the likelihood and of the three terms are taken on 64 rows, the same each time:
-their norms, their cosines, and the share of each term in the gradient of r^2 (its projection on it; the three add up
-to 1).
+their norms and their cosines.
 """
 
 import argparse
@@ -52,7 +51,7 @@ def gradients(trainer, batch: dict) -> dict[str, "object"]:
 
 
 def compared(found: dict) -> dict:
-    """Norms, cosines with the likelihood and with r^2, and each term's share of the gradient of r^2."""
+    """Norms, cosines with the likelihood and with r^2, and that of the second term with the third."""
     from torch.nn.functional import cosine_similarity
 
     whole = sum(found[name] for name in TERMS)
@@ -60,7 +59,7 @@ def compared(found: dict) -> dict:
         "norm": {name: vector.norm().item() for name, vector in {**found, "r^2": whole}.items()},
         "cosine with nll": {name: cosine_similarity(found[name], found["nll"], dim=0).item() for name in TERMS},
         "cosine with r^2": {name: cosine_similarity(found[name], whole, dim=0).item() for name in TERMS},
-        "share": {name: (found[name] @ whole / (whole @ whole)).item() for name in TERMS},
+        "cosine of the last two": cosine_similarity(found[TERMS[1]], found[TERMS[2]], dim=0).item(),
     }
 
 
@@ -120,16 +119,17 @@ def along(values: list[list[float]], positions: int = 40) -> dict:
 
 
 def draw(found: dict) -> None:
-    """Shares of the terms over the training, and V along completions."""
+    """Norms of the gradients over the training, and V along completions."""
     import matplotlib.pyplot as plt
 
     for theme, ink in INK.items():
         with plt.rc_context({"svg.hashsalt": "mechanism", "text.color": ink, "axes.labelcolor": ink}):
             picture, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
             steps = [one["step"] for one in found["gradients"]]
-            for name in TERMS:
-                left.plot(steps, [one["share"][name] for one in found["gradients"]], marker="o", label=name)
-            left.set(xlabel="training step", ylabel="share of the gradient of r²")
+            for name in (*TERMS, "r^2"):
+                style = {"color": ink, "linestyle": "--"} if name == "r^2" else {"marker": "o"}
+                left.plot(steps, [one["norm"][name] for one in found["gradients"]], label=name, **style)
+            left.set(xlabel="training step", ylabel="norm of the gradient", yscale="log")
             for name, values in found["values"].items():
                 right.plot(values["mean at position"], label=name, linestyle="--" if name == "base" else "-")
             right.set(xlabel="token of the reference", ylabel="V (nats), mean of 200 completions")

@@ -8,9 +8,10 @@ others and by its best samplers. A day on 2 cores; what is done is kept, so it c
 ```
 
 The arms are in `referee.yaml`. On seed 0 each arm chooses its learning rate (with the first strength and steps), then
-its strength (with that rate), then its number of steps, by its accuracy on the validation problems, on the frontier,
-in the mean over the values of self-BLEU that the tables have. With what it has chosen it is trained on every seed, and
-judged on the test problems. A seed draws its own demonstrations, problems, order of training and samples, all alike
+its strength (with that rate), then its number of steps; one without a strength chooses its rate and steps from all
+pairs, so that it tries as many. The choice is by accuracy on the validation problems, on the frontier, in the mean
+over the values of self-BLEU that the tables have. With what it has chosen an arm is trained on seeds 1 to 5, and
+judged on their test problems. A seed draws its own demonstrations, problems, order of training and samples, all alike
 for every arm; so differences are paired by seed, and their intervals are Student's.
 """
 
@@ -52,6 +53,17 @@ def key_of(run: dict) -> str:
     return json.dumps([run[name] for name in names])
 
 
+def done_of(plan: dict, rows: list[dict]) -> dict[str, dict]:
+    """What is there, by run: of arms that are still what they were, and judged as they would be now."""
+    return {
+        key_of(row): row
+        for row in rows
+        if row["arm"] in plan["arms"]
+        and row["keys"] == settings_of(plan["arms"][row["arm"]], row["strength"])
+        and list(row["samplers"]) == plan[row["split"]]["samplers"]
+    }
+
+
 def best(runs: list[dict]) -> dict:
     """The run whose accuracy on the frontier is the largest, in the mean; one that does not get there has 0."""
 
@@ -66,6 +78,10 @@ def chosen(plan: dict, done: dict[str, dict], size: int, name: str) -> dict | li
     arm, steps = plan["arms"][name], plan["demonstrations"][size]
     run = {"split": "validation", "demonstrations": size, "seed": 0, "arm": name}
     run |= {"strength": strengths_of(arm)[0], "learning_rate": plan["learning_rates"][0], "steps": steps[0]}
+    if "strength" not in arm:
+        runs = [run | {"learning_rate": rate, "steps": count} for rate in plan["learning_rates"] for count in steps]
+        missing = [one for one in runs if key_of(one) not in done]
+        return missing or {name: best([done[key_of(one)] for one in runs])[name] for name in run}
     for key, values in (
         ("learning_rate", plan["learning_rates"]),
         ("strength", strengths_of(arm)),
@@ -119,7 +135,8 @@ def run_job(output_dir: Path, plan: dict, run: dict) -> dict:
     trainer.train()
     if weight is not None:
         _average(trainer.model, output_dir / "base", weight)
-    told = {**run, "seconds": time.perf_counter() - start}
+    told = {**run, "keys": settings_of(plan["arms"][run["arm"]], run["strength"])}
+    told["seconds"] = time.perf_counter() - start
     rows = list(make_arithmetic(num_train=1, seed=1000 + seed)[run["split"]])
     settings = EvaluationSettings(
         metrics=["accuracy", "nll"], max_new_tokens=80, batch_size=400, seeds=[seed], **plan[run["split"]]
@@ -178,7 +195,7 @@ def work(options: argparse.Namespace) -> None:
             for process in running.values():
                 process.wait()
             raise SystemExit("A run failed; start the study again to go on.")
-        done = {key_of(row): row for row in read_rows(options.results)}
+        done = done_of(plan, read_rows(options.results))
         ready = [run for run in jobs(plan, done) if key_of(run) not in running]
         if not ready and not running:
             return
@@ -264,7 +281,7 @@ def main() -> None:
 
         pretrained_base(options.output_dir)
         work(options)
-    print(report(plan, read_rows(options.results)))
+    print(report(plan, list(done_of(plan, read_rows(options.results)).values())))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 import random
 
-from benchmarks.referee import HERE, chosen, jobs, key_of, plan_of, report, settings_of, strengths_of
+from benchmarks.referee import HERE, chosen, done_of, jobs, key_of, plan_of, report, settings_of, strengths_of
 
 
 PLAN = {
+    "validation": {"samplers": ["t=0"]},
+    "test": {"samplers": ["t=0"]},
     "demonstrations": {300: [300, 150], 2500: [400, 200]},
     "learning_rates": [1e-3, 3e-4],
-    "seeds": [0, 1],
+    "seeds": [1, 2],
     "levels": [90, 80],
     "arms": {"MLE": {"objective": "nll"}, "z": {"objective": "z_loss", "strength": {"z_loss_weight": [0.1, 1.0]}}},
 }
@@ -18,7 +20,8 @@ def row(run, accuracy):
     at = {"accuracy": [accuracy, None], "pass@4": [accuracy, None]}
     area = {"accuracy": random.random(), "pass@4": 0.5}
     cells = {"t=0": {"accuracy": accuracy}}
-    return {**run, "frontier": at, "temperatures": at, "area": area, "samplers": cells, "nll": 0.3}
+    keys = settings_of(PLAN["arms"][run["arm"]], run["strength"])
+    return {**run, "keys": keys, "frontier": at, "temperatures": at, "area": area, "samplers": cells, "nll": 0.3}
 
 
 def study(plan, accuracy):
@@ -42,7 +45,7 @@ def test_an_arm_chooses_on_validation_and_seed_0_alone():
         found = chosen(PLAN, done, size, "z")
         assert (found["learning_rate"], found["strength"], found["steps"]) == (3e-4, 1.0, steps)
         tested = [run for run in order if (run["split"], run["demonstrations"], run["arm"]) == ("test", size, "z")]
-        assert [run["seed"] for run in tested] == [0, 1]
+        assert [run["seed"] for run in tested] == [1, 2]
         assert {(run["learning_rate"], run["strength"], run["steps"]) for run in tested} == {(3e-4, 1.0, steps)}
     assert {run["seed"] for run in order if run["split"] == "validation"} == {0}
     # Whatever the test problems say, the choice is the same.
@@ -50,6 +53,24 @@ def test_an_arm_chooses_on_validation_and_seed_0_alone():
     assert chosen(PLAN, other, 300, "z") == chosen(PLAN, done, 300, "z")
     assert len(order) == len({key_of(run) for run in order})  # nothing twice
     assert "+" in report(PLAN, list(done.values())) or "-" in report(PLAN, list(done.values()))
+
+
+def test_an_arm_without_a_strength_tries_all_pairs():
+    order, done = study(PLAN, wanted)
+    tried = [run for run in order if (run["arm"], run["split"], run["demonstrations"]) == ("MLE", "validation", 300)]
+    assert len(tried) == 4
+    found = chosen(PLAN, done, 300, "MLE")
+    assert (found["learning_rate"], found["steps"]) == (3e-4, 150)
+
+
+def test_what_was_run_of_another_plan_is_not_taken():
+    _, done = study(PLAN, wanted)
+    rows = list(done.values())
+    assert done_of(PLAN, rows) == done
+    arms = {**PLAN["arms"], "z": {**PLAN["arms"]["z"], "z_loss_center": "measured"}}
+    assert {row["arm"] for row in done_of({**PLAN, "arms": arms}, rows).values()} == {"MLE"}
+    other = {**PLAN, "test": {"samplers": ["t=0", "t=1"]}}
+    assert {row["split"] for row in done_of(other, rows).values()} == {"validation"}
 
 
 def test_few_demonstrations_come_first_and_one_that_is_waited_for_is_no_standstill():
@@ -66,6 +87,7 @@ def test_the_arms_that_are_shipped():
     from trl_irl.soft_q.objectives import OBJECTIVES
 
     plan = plan_of(HERE / "referee.yaml")
+    assert 0 not in plan["seeds"]  # on which everything is chosen
     assert {arm["objective"] for arm in plan["arms"].values()} == set(OBJECTIVES)
     for name, arm in plan["arms"].items():
         values = strengths_of(arm)

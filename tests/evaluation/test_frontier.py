@@ -8,8 +8,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_irl import evaluate
 from trl_irl.evaluation import EvaluationSettings
+from trl_irl.evaluation.comparison import at_equal_diversity
 from trl_irl.evaluation.equal_diversity import interpolate
-from trl_irl.evaluation.frontier import families, frontier, frontiers
+from trl_irl.evaluation.frontier import families, frontier, frontiers, halves_of
 from trl_irl.evaluation.statistics import Statistic, mean_of
 from trl_irl.text.samplers import GREEDY, Sampler
 
@@ -23,29 +24,30 @@ def greedy(accuracy):
 
 
 def test_families_begin_at_greedy_decoding():
-    values = {
-        ("a", GREEDY): 0,
-        ("a", Sampler(0.5)): 1,
-        ("a", Sampler(1.0)): 2,
-        ("a", Sampler(1.0, top_p=0.9)): 3,
-        ("a", Sampler(0.0, beams=4)): 4,
-        ("b", Sampler(1.0)): 5,
-        ("b", Sampler(1.0, top_k=3)): 6,
-        ("b", Sampler(2.0, top_k=3)): 7,
-    }
+    samplers = ["t=0", "t=0.5", "t=1", "t=1,top_p=0.9", "beams=4"]
+    values = {("a", Sampler.parse(text)): {"self_bleu": text} for text in samplers}
+    values |= {("b", Sampler.parse(text)): {"self_bleu": text} for text in ("t=1", "t=1,top_k=3", "t=2,top_k=3")}
     found = families(values, "a")
-    assert {family: list(curve.values()) for family, curve in found.items()} == {
-        "temperature": [0, 1, 2],
-        "top-p 0.9": [0, 3],
+    assert {family: [x["self_bleu"] for x in curve.values()] for family, curve in found.items()} == {
+        "temperature": ["t=0", "t=0.5", "t=1"],
+        "top-p 0.9": ["t=0", "t=1,top_p=0.9"],
     }
     assert list(families(values, "b")) == ["top-k 3"]  # one point is no curve
 
 
 def test_by_hand():
-    """Four prompts: the halves are prompts 0 and 2, and 1 and 3. Each chooses a family, and judges the other's."""
+    """Four prompts in two halves. Each chooses a family, and judges the other's."""
+    (i, j), (k, m) = halves_of(4)
+    assert {i, j, k, m} == {0, 1, 2, 3}
+
+    def of(first, second):
+        values = np.zeros(4)
+        values[[i, j]], values[[k, m]] = first, second
+        return cell(values, [60] * 4)
+
     curves = {
-        "temperature": {GREEDY: greedy([1, 1, 1, 1]), Sampler(1.0): cell([0.8, 0.2, 0.8, 0.2], [60] * 4)},
-        "top-p 0.9": {GREEDY: greedy([1, 1, 1, 1]), Sampler(1.0, 0.9): cell([0.4, 0.6, 0.4, 0.6], [60] * 4)},
+        "temperature": {GREEDY: greedy([1, 1, 1, 1]), Sampler(1.0): of(0.8, 0.2)},
+        "top-p 0.9": {GREEDY: greedy([1, 1, 1, 1]), Sampler(1.0, 0.9): of(0.4, 0.6)},
     }
     value, _ = frontier(curves, "accuracy", [100.0, 80.0, 60.0, 50.0])
     # At 60 the first half takes the temperature (0.8 > 0.4), which has 0.2 on the second; that takes top-p (0.6 >
@@ -91,15 +93,58 @@ def test_differences_are_paired_and_the_area_is_the_mean_over_diversities():
         if one.minus:  # of the same prompts: no more noise than the sums have
             assert (one.value.mean, one.value.low, one.value.high) == pytest.approx((0.1,) * 3)
     first, second = areas
-    assert first.value.mean == pytest.approx(0.6 * base.mean(), abs=1e-9)  # flat from self-BLEU 99 to 40
+    assert first.value.mean == pytest.approx(0.6 * base.mean(), abs=1e-9)  # flat from self-BLEU 100 to 40
     assert (second.minus, second.value.mean) == ("a", pytest.approx(0.06)) and 0 not in second.value
     ours = interpolate([100, 40], [1.0, 0.5], [70.0])
     assert ours[0] == 0.75 and isinstance(values["a", samplers[0]]["accuracy"], Statistic)
 
 
+@pytest.mark.parametrize(
+    "points, area",
+    [
+        ({GREEDY: (0.5, 100), Sampler(1.0): (0.5, 0)}, 0.5),  # as good at every diversity
+        ({Sampler(0.5): (1.0, 60), Sampler(1.0): (1.0, 40)}, 0.6),  # what is had at 60 is had at less diversity too
+        ({GREEDY: (0.0, 100), Sampler(1.0): (1.0, 40)}, 0.6),  # greedy decoding is dominated
+        ({GREEDY: (1.0, 100), Sampler(1.0): (0.0, 50)}, 0.25),  # a triangle
+    ],
+)
+def test_the_area_is_a_hypervolume(points, area):
+    values = {}
+    for sampler, (accuracy, self_bleu) in points.items():
+        at = cell([accuracy] * 10, [self_bleu] * 10)
+        values["a", sampler] = at if sampler.is_random else {k: x for k, x in at.items() if k != "self_bleu"}
+    values["a", Sampler(1.0, top_k=1)] = greedy([0.0] * 10)  # one sample: no diversity is known of it
+    _, ((one,)) = frontiers(values, ["a"], ["accuracy"])
+    assert (one.value.mean, one.value.low, one.value.high) == pytest.approx((area,) * 3, abs=0.006)  # of its grid
+
+
+def test_one_family_alone_is_compared_at_equal_diversity_whatever_it_cuts():
+    values = {}
+    for model, more in (("a", 0.0), ("b", 0.1)):
+        values[model, GREEDY] = greedy([0.8 + more] * 4)
+        values[model, Sampler(1.0, top_p=0.9)] = cell([0.6 + more] * 4, [60] * 4)
+    found = at_equal_diversity(values, "a", ["accuracy"])
+    assert {one.self_bleu for one in found} == {90.0, 80.0, 70.0, 60.0}
+    assert all(one.value.mean == pytest.approx(0.1) for one in found if one.minus)
+    values |= {(model, Sampler(1.0, top_k=3)): cell([0.1] * 4, [50] * 4) for model in "ab"}
+    assert at_equal_diversity(values, "a", ["accuracy"]) == []  # greedy decoding is no curve
+
+
+@pytest.mark.parametrize("count, metrics, samples", [(1, ["rouge"], 3), (8, ["nll"], 3), (8, ["rouge"], 1)])
+def test_where_there_is_no_frontier_it_is_said(count, metrics, samples, model_folder):
+    """One prompt, no metric of the task, or one sample: after hours of sampling is no time for an error."""
+    pair = AutoModelForCausalLM.from_pretrained(model_folder), AutoTokenizer.from_pretrained(model_folder)
+    rows = [{"prompt": "The quick", "completion": " brown"}] * count
+    settings = {"samplers": ["t=0", "t=1", "t=1,top_k=5"], "num_samples": samples, "max_new_tokens": 4}
+    results = evaluate({"a": pair}, rows, EvaluationSettings(metrics=metrics, **settings))
+    assert results.has_frontier and results.frontier_areas == [] == results.at_frontier
+    assert "There is none: each family needs two temperatures" in results.to_markdown()
+
+
 def test_one_call(model_folder, tmp_path):
     pair = AutoModelForCausalLM.from_pretrained(model_folder), AutoTokenizer.from_pretrained(model_folder)
-    rows = [{"prompt": text, "completion": f" {text}"} for text in ("The quick", "One two", "What is", "It is")]
+    texts = ("The quick", "One two", "What is", "It is", "The sky", "Two", "Fox", "Dog")
+    rows = [{"prompt": text, "completion": f" {text}"} for text in texts]
     samplers = ["t=0", "t=1", "t=2", "t=1,top_k=5", "t=1,min_p=0.3", "beams=2"]
     settings = {"samplers": samplers, "num_samples": 3, "max_new_tokens": 5, "metrics": ["rouge"]}
     results = evaluate({"a": pair, "b": pair}, rows, EvaluationSettings(**settings))

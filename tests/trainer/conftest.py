@@ -45,6 +45,8 @@ def make_trainer(tokenizer, tmp_path):
         own += ("formatting_func", "processing_class")
         trainer_kwargs = {name: kwargs.pop(name) for name in own if name in kwargs}
         trainer_kwargs.setdefault("processing_class", tokenizer)
+        if "trainer_objective" in kwargs:  # the trainer's argument; `objective` is that of IRLConfig
+            trainer_kwargs["objective"] = kwargs.pop("trainer_objective")
         return IRLTrainer(
             model=make_model("qwen2") if model is None else model,
             args=IRLConfig(**{"terminal_value": "zero", "td_scale": 1.0, **settings(tmp_path / "run", **kwargs)}),

@@ -39,7 +39,7 @@ def test_whole_models(shards, dtype, tokenizer, tmp_path):
     assert ((out / "model.safetensors.index.json").is_file()) == (shards == "10KB")
     assert AutoTokenizer.from_pretrained(out).get_vocab() == tokenizer.get_vocab()
     assert (out / "soft_q.json").is_file() and not (out / "optimizer.pt").exists()
-    assert not list(tmp_path.glob("*.part"))
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "1", "2", "out"}
 
 
 def adapter(base, folder, seed, **options):
@@ -106,7 +106,9 @@ def test_what_cannot_be_averaged_leaves_nothing_behind(tmp_path):
     pickled = make_model("llama")
     paths["none"] = str(tmp_path / "none")
     pickled.config.save_pretrained(paths["none"])
-    half = [0.5, 0.5]
+    paths["row 5"], _ = adapter(paths["a"], tmp_path / "row5", 0, trainable_token_indices=[5])
+    paths["row 6"], _ = adapter(paths["a"], tmp_path / "row6", 0, trainable_token_indices=[6])
+    half, before = [0.5, 0.5], {path.name for path in tmp_path.iterdir()}
     for names, weights, error, message in (
         (["a"], [1.0], ValueError, "There are 1 models"),
         (["a", "b"], [1.0], ValueError, "2 models and 1 weights"),
@@ -121,23 +123,42 @@ def test_what_cannot_be_averaged_leaves_nothing_behind(tmp_path):
         (["b", "lora"], half, ValueError, "an average needs one base"),
         (["lora", "elsewhere"], half, ValueError, "are of other layers each"),
         (["a", "head"], half, ValueError, "also holds .*lm_head"),
+        (["row 5", "row 6"], half, ValueError, "other rows of the embeddings"),
     ):
         with pytest.raises(error, match=message):
             average([paths[name] for name in names], weights, str(tmp_path / "new"))
-        assert not (tmp_path / "new").exists() and not (tmp_path / "new.part").exists()
+        assert {path.name for path in tmp_path.iterdir()} == before
     with pytest.raises(FileExistsError, match="is not empty"):
         average([paths["a"], paths["b"]], half, paths["a"])
 
 
-def test_quantised_weights_have_no_average(tmp_path):
+def test_where_it_may_be_written(tmp_path, monkeypatch):
+    """A folder beside it that has a like name is the user's; a link to a folder is one, and so is where one stands."""
+    paths = [saved(make_model("llama", seed=seed), tmp_path / f"in/{seed}") for seed in range(2)]
+    (tmp_path / "out.part").mkdir()
+    (tmp_path / "out.part/mine").write_text("precious")
+    average(paths, [0.5, 0.5], str(tmp_path / "out"))
+    assert (tmp_path / "out.part/mine").read_text() == "precious"
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    average(paths, [0.5, 0.5], str(tmp_path / "link"))
+    assert (tmp_path / "real/config.json").is_file()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    average(paths, [0.5, 0.5], ".")
+    assert (tmp_path / "here/config.json").is_file()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.uint8])
+def test_quantised_weights_have_no_average(dtype, tmp_path):
     from safetensors.torch import load_file, save_file
 
     paths = []
     for i in range(2):
         paths.append(saved(make_model("llama"), tmp_path / str(i)))
         file = tmp_path / str(i) / "model.safetensors"
-        save_file(
-            {**load_file(file), "packed": torch.full((4,), i, dtype=torch.uint8)}, file, metadata={"format": "pt"}
-        )
-    with pytest.raises(ValueError, match=r"packed is torch\.uint8 and differs.*quantised weights have no average"):
+        save_file({**load_file(file), "packed": torch.full((4,), i).to(dtype)}, file, metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"packed is torch\.(uint8|float8_e4m3fn) and differs.*quantised weights have no average"
+    ):
         average(paths, [0.5, 0.5], str(tmp_path / "new"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..text.samplers import Sampler
+from ..text.samplers import GREEDY, Sampler
 from .equal_diversity import Curve, at_levels, common_levels, difference_at_levels
 from .statistics import Interval, Statistic
 
@@ -104,12 +104,14 @@ class AtDiversity:
 def at_equal_diversity(values: Values, baseline: str, metrics: Sequence[str]) -> list[AtDiversity]:
     """
     Each metric of each model at every value of self-BLEU that all models' temperatures span: first the baseline's,
-    then the other models' minus it, paired by prompt. Empty if there is no such value, or one model has no samplers
-    that are a temperature alone; of the others see [`~evaluation.frontier`].
+    then the other models' minus it, paired by prompt. Empty if there is no such value. Of several families of samplers
+    it is the temperatures alone; of the others see [`~evaluation.frontier`].
     """
+    families = {sampler.family for _, sampler in values if sampler.is_random}
+    shown = families if len(families) == 1 else {"temperature"}
     curves: dict[str, Curve] = {model: {} for model, _ in values}
     for (model, sampler), statistics in values.items():
-        if sampler == Sampler(sampler.temperature):
+        if sampler in (GREEDY, AS_GIVEN) or (sampler.is_random and sampler.family in shown):
             curves[model][sampler] = statistics
     if not all(curves.values()):
         return []
@@ -148,10 +150,10 @@ def table_at_equal_diversity(values: Sequence[AtDiversity], intervals: bool = Tr
 @dataclass(frozen=True)
 class Area:
     """
-    The area under a model's frontier ([`~evaluation.frontier`]), over diversities (100 - self-BLEU) from 0 to 100: the
-    mean of its performance over all of them, 0 beyond the most diverse that a sampler of its reached. It is the
-    hypervolume of its samplers with respect to no diversity and no performance. Of all models but the baseline, minus
-    the baseline's.
+    The area that a model's frontier ([`~evaluation.frontier`]) dominates: at each diversity (100 - self-BLEU) from 0
+    to 100 the best performance that is had there or at a higher one, 0 beyond the most diverse sampler; in the mean
+    over all of them. It is the hypervolume with respect to no diversity and no performance, over 100. Of all models
+    but the baseline, minus the baseline's.
     """
 
     model: str

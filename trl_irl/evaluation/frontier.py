@@ -21,15 +21,19 @@ from .equal_diversity import Curve, common_levels, diversity, performance, read_
 from .statistics import Statistic, percentile_interval
 
 
-_GRID = [float(level) for level in range(1, 100)]  # of self-BLEU, for the area
+_GRID = [level + 0.5 for level in range(100)]  # of self-BLEU, for the area
+_FEWEST = 8  # prompts
 
 
 def families(values: Values, model: str) -> dict[str, Curve]:
-    """A model's curves by family, each with greedy decoding where there is one; two samplers make a curve."""
+    """
+    A model's curves by family, each with greedy decoding where there is one; two samplers make a curve. Beam search
+    has no diversity, and belongs to none.
+    """
     own = {sampler: statistics for (name, sampler), statistics in values.items() if name == model}
     curves: dict[str, Curve] = {}
     for sampler, statistics in own.items():
-        if sampler.is_random:
+        if sampler.is_random and "self_bleu" in statistics:
             curves.setdefault(sampler.family, {})[sampler] = statistics
     end = {GREEDY: own[GREEDY]} if GREEDY in own else {}
     return {family: {**end, **curve} for family, curve in curves.items() if len(curve) + len(end) > 1}
@@ -71,10 +75,11 @@ def _best(by: np.ndarray, on: np.ndarray) -> np.ndarray:
 
 
 def _half(curve: Curve, metric: str, half: int) -> Curve:
-    """The statistics of every second prompt that a frontier needs."""
+    """The statistics of a random half of the prompts, the same one for every model and sampler."""
+    chosen = halves_of(len(next(iter(curve.values()))["length"].sums))[half]
     return {
         sampler: {
-            name: Statistic(one.sums[half::2], one.score)
+            name: Statistic(one.sums[chosen], one.score)
             for name, one in {"self_bleu": diversity(of_sampler), metric: performance(of_sampler, metric)}.items()
             if one is not None
         }
@@ -82,13 +87,21 @@ def _half(curve: Curve, metric: str, half: int) -> Curve:
     }
 
 
+def halves_of(prompts: int) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the prompts in each half: drawn, since data may alternate between two kinds."""
+    order = np.random.default_rng(0).permutation(prompts)
+    return np.sort(order[::2]), np.sort(order[1::2])
+
+
 def frontiers(values: Values, models: Sequence[str], metrics: Sequence[str]) -> tuple[list[AtDiversity], list[Area]]:
     """
     Each metric on the frontier of each model, at the values of self-BLEU that every model spans, and the area under
-    it: first the baseline's, then the other models' minus it, paired by prompt. Empty where a model has no curve.
+    it: first the baseline's, then the other models' minus it, paired by prompt. Empty where a model has no curve, or
+    there are too few prompts to halve.
     """
     of_models = {model: families(values, model) for model in models}
-    if not all(of_models.values()):
+    prompts = len(next(iter(values.values()))["length"].sums) if values else 0
+    if not all(of_models.values()) or prompts < _FEWEST:
         return [], []
     levels = common_levels([_together(curves) for curves in of_models.values()])
     at, areas = [], []
@@ -96,7 +109,7 @@ def frontiers(values: Values, models: Sequence[str], metrics: Sequence[str]) -> 
         baseline = None
         for model, curves in of_models.items():
             value, resampled = frontier(curves, metric, [*levels, *_GRID])
-            area, of_area = (np.nan_to_num(x[..., len(levels) :]).sum(axis=-1) / 100 for x in (value, resampled))
+            area, of_area = (_area(x[..., len(levels) :]) for x in (value, resampled))
             found = value[: len(levels)], resampled[:, : len(levels)], area, of_area
             minus = None if baseline is None else models[0]
             shown = found if baseline is None else tuple(a - b for a, b in zip(found, baseline, strict=True))
@@ -107,6 +120,13 @@ def frontiers(values: Values, models: Sequence[str], metrics: Sequence[str]) -> 
             ]
             areas.append(Area(model, minus, metric, percentile_interval(shown[2], shown[3])))
     return at, areas
+
+
+def _area(values: np.ndarray) -> np.ndarray:
+    """What dominates: at each diversity the best that is had there or at a higher one; its mean over all of them."""
+    known = np.where(np.isnan(values), -np.inf, values)
+    best = np.maximum.accumulate(known, axis=-1)  # levels rise in self-BLEU, the most diverse first
+    return np.where(np.isinf(best), 0.0, best).mean(axis=-1)
 
 
 def _together(curves: Mapping[str, Curve]) -> Curve:

@@ -97,12 +97,17 @@ def _told_of_frontier(results) -> list[str]:
     text = (
         "Samplers that cut off the same and differ in temperature are a family, a curve over self-BLEU from greedy "
         "decoding on. The frontier is the best family at each self-BLEU, chosen on one half of the prompts and judged "
-        "on the other, and the other way round; intervals hold the choice. The area is the mean of the frontier over "
-        "diversities (100 - self-BLEU) from 0 to 100, 0 beyond the most diverse sampler."
+        "on the other, and the other way round; intervals hold the choice. The area is what it dominates: at each "
+        "diversity (100 - self-BLEU) from 0 to 100 the best that is had there or at a higher one, in the mean. Beam "
+        "search has no diversity, and is in the table alone."
     )
     parts = [f"## The frontier{f', minus {baseline}' if others else ''}", text]
     if not results.frontier_areas:
-        return [*parts, "A model has no curve: give each family two temperatures, or greedy decoding (`t=0`) to all."]
+        return [
+            *parts,
+            "There is none: each family needs two temperatures, or greedy decoding (`t=0`), with two samples a "
+            "prompt, and there must be a metric of the task and eight prompts or more.",
+        ]
     parts.append(markdown(comparison.table_of_areas(results.frontier_areas)))
     if results.at_frontier:
         parts.append(markdown(comparison.table_at_equal_diversity(results.at_frontier)))

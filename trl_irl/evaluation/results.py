@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ..text.samplers import Sampler
 from . import comparison
 from .comparison import Area, AtDiversity, Result, Values
 from .frontier import frontiers
@@ -19,6 +18,7 @@ from .reward_report import Findings
 from .settings import EvaluationSettings
 
 
+_DIVERSITY = ("self_bleu", "distinct", "vendi", "unique_answers", "length", "ended", "empty", "answered")
 _NOT_IN_TERMINAL = ("accuracy_math", "distinct", "vendi", "unique_answers", "length")
 
 
@@ -90,8 +90,8 @@ class Results:
 
     @property
     def has_frontier(self) -> bool:
-        """Whether some sampler is more than a temperature, so that there is a best one at each diversity to choose."""
-        return any(sampler != Sampler(sampler.temperature) for _, sampler in self.values)
+        """Whether there are several families of samplers, so that there is a best one at each diversity to choose."""
+        return len({sampler.family for _, sampler in self.values if sampler.is_random}) > 1
 
     @cached_property
     def _frontiers(self) -> tuple[list[AtDiversity], list[Area]]:
@@ -112,7 +112,9 @@ class Results:
 
     @property
     def _performance(self) -> list[str]:
-        return [name for name in self.shown if name == self.shown[0] or name.startswith("pass@")]
+        """The task's first metric and pass@k, where there is a task's metric."""
+        first = [] if self.shown[0] in _DIVERSITY else [self.shown[0]]
+        return [name for name in self.shown if name in first or name.startswith("pass@")]
 
     @property
     def title(self) -> str:

@@ -151,7 +151,7 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
             raise ValueError(f"`top_p: {self.top_p}` is a probability above 0, up to 1 (off).")
         if self.temperatures is None:
             self.temperatures = [] if self.samplers else [0.0, 0.5, 1.0]
-        if any(temperature < 0 for temperature in self.temperatures):
+        if not all(0 <= temperature < float("inf") for temperature in self.temperatures):
             raise ValueError(f"`temperatures: {self.temperatures}` must be 0 (greedy) or more.")
         self._check_samplers()
         for key in ("reward_models", "reward_ref_model"):

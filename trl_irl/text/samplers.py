@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 
@@ -57,6 +58,9 @@ class Sampler:
             given[key] = number
         if "beams" in given:
             given.setdefault("temperature", 0.0)
+        for key in ("top_k", "beams"):
+            if not float(given.get(key, 0)).is_integer():
+                raise ValueError(f"the sampler {text!r} is out of range: `{key}` must be a whole number.")
         sampler = cls(**{key: int(x) if key in ("top_k", "beams") else x for key, x in given.items()})
         sampler.check(text)
         return sampler
@@ -67,7 +71,7 @@ class Sampler:
             `ValueError`: a number is out of range, or has no effect.
         """
         for name, is_right, what in (
-            ("temperature", self.temperature >= 0, "0 (greedy) or more"),
+            ("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or more, and finite"),
             ("top_p", 0 < self.top_p <= 1, "a probability above 0, up to 1 (off)"),
             ("top_k", self.top_k >= 0, "0 (off) or more"),
             ("min_p", 0 <= self.min_p < 1, "a share from 0 (off) to below 1"),

@@ -14,7 +14,7 @@ from tests.conftest import make_model
 from tests.trainer.conftest import ROWS, one_step, settings
 from trl_irl import IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
 from trl_irl.rewards.soft_q_settings import saved_settings
-from trl_irl.soft_q.objectives import NLL, OBJECTIVES
+from trl_irl.soft_q.objectives import NLL, OBJECTIVES, InverseSoftQ
 
 
 GAMMA, STOP = 0.9, 1
@@ -262,6 +262,10 @@ def test_what_scale_is_measured_is_that_of_what_is_squared(make_trainer):
 @pytest.mark.parametrize(
     "keys, message",
     [
+        ({"objective": ["gem", "soft_q"]}, "is no name; several are written in one"),
+        ({"objective": None}, "`objective=None` is no name"),
+        ({"td_weights": None}, "must be three finite numbers"),
+        ({"td_weights": 1.0}, "must be three finite numbers"),
         ({"objective": "mle"}, "`objective='mle'` is unknown: there is no 'mle'; there are soft_q, "),
         ({"objective": "nll+nll"}, "nll is named twice"),
         ({"objective": "soft_q+"}, "there is no ''"),
@@ -321,6 +325,7 @@ def test_lambda_td_rises_and_falls(tmp_path):
     [
         ({"objective": "dft"}, NLL(), "Both `objective` and `args.objective='dft'`"),
         ({"lambda_kl": 0.1}, NLL(), "`args.lambda_kl=0.1` makes the reference.*`lambda_kl=0.0`"),
+        ({"td_weights": [1.0, 0.0, 1.0]}, NLL(), "`td_weights=.* an objective was passed"),
         ({}, NLL(lambda_kl=0.1), "`args.lambda_kl=0.0` makes the reference.*`lambda_kl=0.1`"),
     ],
 )
@@ -328,6 +333,37 @@ def test_an_objective_that_is_passed_agrees_with_the_arguments(keys, objective, 
     args = IRLConfig(**settings(tmp_path, **PLAIN, **keys))
     with pytest.raises(ValueError, match=message):
         IRLTrainer(make_model("llama"), args, train_dataset=Dataset.from_list(ROWS), objective=objective)
+
+
+@pytest.mark.parametrize("keys", [{"td_weights": [1.0, 0.0, 0.0]}, {"value_temperature": 0.2}])
+def test_online_has_no_variants(keys, tmp_path):
+    with pytest.raises(ValueError, match=f"`{next(iter(keys))}=.*has no online form"):
+        OnlineIRLConfig(**settings(tmp_path, **keys))
+
+
+def test_what_is_saved_is_of_the_objective_that_was_passed(make_trainer, tmp_path):
+    trainer = make_trainer(make_model("llama"), trainer_objective=InverseSoftQ(value_temperature=0.5))
+    trainer._save(str(tmp_path / "saved"))
+    saved = saved_settings(str(tmp_path / "saved"))
+    assert (saved["objective"], saved["value_temperature"]) == ("InverseSoftQ", 0.5)
+
+
+@pytest.mark.parametrize(
+    "keys, warns",
+    [
+        ({"objective": "soft_q", "td_weights": [1.0, 0.0, 0.0], "td_scale": None, "lambda_td": 1.0}, False),
+        ({"objective": "soft_q"}, True),
+        ({"objective": "soft_q+nll"}, True),
+        ({"objective": "value_consistency"}, True),
+        ({"objective": "z_loss", "z_loss_weight": 1.0, **PLAIN}, False),  # it has no such term
+    ],
+)
+def test_a_term_that_drowns_the_likelihood_is_named_whatever_it_squares(keys, warns, make_trainer, caplog):
+    make_trainer(wild(), max_steps=1, **{"td_scale": 1.0, **keys}).train()
+    said = [record.getMessage() for record in caplog.records if "temporal-difference term is" in record.getMessage()]
+    assert len(said) == warns
+    if keys["objective"] == "value_consistency":
+        assert "value_drop_squared" in said[0]
 
 
 def test_online_takes_no_offline_objective(tokenizer, tmp_path):

@@ -47,7 +47,8 @@ class Objective:
     statistics: Statistics = Statistics()
     measures: tuple[str, ...] = ()
     is_scheduled: bool = True  # whether `lambda_td` weighs something of it
-    tempers_values: bool = False  # whether the reward's values are those of `statistics.temperature`
+    value_temperature: float = 1.0  # of the reward's values; if it is not 1, it is that of `statistics`
+    squares_logged: tuple[str, ...] = ()  # the logged metrics whose sum is what `lambda_td` weighs
 
     def __call__(self, terms: SoftQTerms, output: SoftQOutput, lambda_td: float) -> torch.Tensor:
         """

@@ -47,11 +47,11 @@ class InverseSoftQ(PerToken):
 
     @property
     def statistics(self) -> Statistics:
-        return Statistics(temperature=self.value_temperature if self.tempers_values else None)
+        return Statistics(temperature=None if self.value_temperature == 1 else self.value_temperature)
 
     @property
-    def tempers_values(self) -> bool:
-        return self.value_temperature != 1
+    def squares_logged(self) -> tuple[str, ...]:
+        return ("td_loss",) if tuple(self.td_weights) == (1, 1, 1) else ("td_weighted",)
 
     def squares(self, terms, output):
         if tuple(self.td_weights) == (1, 1, 1):

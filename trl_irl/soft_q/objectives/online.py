@@ -84,6 +84,7 @@ class OnlineInverseSoftQ(Objective):
     chi2_on: str = "mixture"
     lambda_kl: float = 0.0
     measures = ("td_scale",)
+    squares_logged = ("td_loss",)
     formula = "online inverse soft-Q: nll + value drop of the policy + lambda_td / td_scale * r^2"
 
     def __post_init__(self):

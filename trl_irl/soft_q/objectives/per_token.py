@@ -130,8 +130,12 @@ class Combined(PerToken):
         return any(part.is_scheduled for part in self.parts)
 
     @property
-    def tempers_values(self) -> bool:
-        return any(part.tempers_values for part in self.parts)
+    def value_temperature(self) -> float:
+        return next((part.value_temperature for part in self.parts if part.value_temperature != 1), 1.0)
+
+    @property
+    def squares_logged(self) -> tuple[str, ...]:
+        return tuple(name for part in self.parts for name in part.squares_logged)
 
     @property
     def measures(self) -> tuple[str, ...]:

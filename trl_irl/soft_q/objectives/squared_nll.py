@@ -21,6 +21,7 @@ class SquaredNLL(PerToken):
     title = "squared likelihood"
     adds = "lambda_td / td_scale * (log pi)^2"
     uses = SCHEDULE
+    squares_logged = ("log_pi_squared",)
 
     def squares(self, terms, output):
         return terms.nll.masked_fill(~terms.has_reward, 0).square(), terms.has_reward

@@ -24,6 +24,7 @@ class ValueConsistency(PerToken):
     title = "value consistency"
     adds = "lambda_td / td_scale * (V - gamma V')^2"
     uses = (*SCHEDULE, "gamma", "td_target_grad")
+    squares_logged = ("value_drop_squared",)
 
     def squares(self, terms, output):
         return terms.value_drop.square(), terms.has_reward

@@ -38,6 +38,11 @@ def check_arguments(
         raise ValueError(
             f"Both `objective` and `args.objective={args.objective!r}` say what to minimise. Leave one of them out."
         )
+    if objective is not None and (told := args.strengths_told()):
+        raise ValueError(
+            f"`{told[0]}={getattr(args, told[0])}` is of the objectives that `args.objective` names, and an objective "
+            "was passed, which has strengths of its own. Leave it out."
+        )
     if objective is not None and objective.lambda_kl != args.lambda_kl:
         raise ValueError(
             f"`args.lambda_kl={args.lambda_kl}` makes the reference, and the objective that was passed has "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ class FirstStep:
             self._take(self._means(batches, wanted))
 
     def to_save(self) -> dict[str, Any]:
-        return {"td_scale": None, **self.measured, "objective": self._name}
+        told = {"objective": self._name, "value_temperature": self._trainer.objective.value_temperature}
+        return {"td_scale": None, **self.measured, **told}
 
     def resume(self, saved: dict[str, Any]) -> None:
         """Take over what the run that goes on has measured."""
@@ -99,15 +101,19 @@ class ScheduleCheck(TrainerCallback):
         )
 
 
-def drowning(metrics: dict[str, float], td_scale: float) -> str | None:
-    """What to say if the temporal-difference term of logged metrics is far above the likelihood."""
-    nll, td_loss, lambda_td = metrics["nll"], metrics["td_loss"], metrics["lambda_td"]
+def drowning(metrics: dict[str, float], td_scale: float, squares: Sequence[str]) -> str | None:
+    """
+    What to say if the temporal-difference term of logged metrics, which is of those of the names `squares`, is far
+    above the likelihood.
+    """
+    nll, lambda_td = metrics["nll"], metrics["lambda_td"]
+    td_loss = sum(metrics[name] for name in squares)
     term = lambda_td / td_scale * td_loss
     if not term > 2 * nll:
         return None
     return (
-        f"The temporal-difference term is {term:.3g} (lambda_td {lambda_td:.3g} / td_scale {td_scale:.3g} x td_loss "
-        f"{td_loss:.3g}) and the nll is {nll:.3g}: training is about the term first, and the likelihood may get worse "
-        f"than SFT's. Leave `td_scale` unset to have it measured, or set `td_scale: {max(td_loss, 1.0):.3g}`, or "
-        f"`lambda_td: {0.1 * nll * td_scale / td_loss:.1g}`."
+        f"The temporal-difference term is {term:.3g} (lambda_td {lambda_td:.3g} / td_scale {td_scale:.3g} x "
+        f"{' + '.join(squares)} {td_loss:.3g}) and the nll is {nll:.3g}: training is about the term first, and the "
+        f"likelihood may get worse than SFT's. Leave `td_scale` unset to have it measured, or set "
+        f"`td_scale: {max(td_loss, 1.0):.3g}`, or `lambda_td: {0.1 * nll * td_scale / td_loss:.1g}`."
     )

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from ...soft_q.objectives import CENTERS, OBJECTIVES, kinds_of, objective_of
+from ...soft_q.objectives.per_token import SCHEDULE
 from ...soft_q.statistics import GEM_FORMS
 from ...soft_q.terms import TERMINAL_VALUES
 
@@ -66,7 +67,8 @@ class ObjectiveArguments:
         z_loss_weight (`float`, *optional*, defaults to `1e-4`):
             `objective: z_loss`: weight of V^2 (arXiv 2204.02311).
         z_loss_center (`str`, *optional*, defaults to `"zero"`):
-            `objective: z_loss`: what V is held near; `"measured"` is its mean over the first step's tokens.
+            `objective: z_loss`: what V is held near; `"measured"` is its mean over the first step's tokens (before
+            that step, in an evaluation, it is 0, as `td_scale` is 1).
 
         > Parameters that control the schedule
 
@@ -165,11 +167,24 @@ class ObjectiveArguments:
         metadata={"help": "Optimiser steps after those over which lambda_td falls linearly to 0; 0: it does not."},
     )
 
+    def strengths_told(self) -> list[str]:
+        """The keys of some objective alone that are not the defaults: not those of the schedule or the reward."""
+        fresh, common = ObjectiveArguments(), (*SCHEDULE, "gamma", "td_target_grad")
+        return [key for key in _OF_SOME if key not in common and getattr(self, key) != getattr(fresh, key)]
+
     def check_objective(self) -> None:
         """
         Raises:
             `ValueError`: a key of the objective is out of range, or means nothing to it.
         """
+        if not isinstance(self.objective, str):
+            raise ValueError(
+                f"`objective={self.objective!r}` is no name; several are written in one, such as 'gem+soft_q'."
+            )
+        try:
+            self.td_weights = [float(weight) for weight in self.td_weights]
+        except (TypeError, ValueError):
+            raise ValueError(f"`td_weights={self.td_weights!r}` must be three finite numbers.") from None
         try:
             kinds = kinds_of(self.objective)
         except ValueError as error:
@@ -241,7 +256,7 @@ class ObjectiveArguments:
         for name, known in (("gem_form", GEM_FORMS), ("z_loss_center", CENTERS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"`{name}={getattr(self, name)!r}` is unknown; there are {', '.join(known)}.")
-        weights = list(self.td_weights)
+        weights = self.td_weights
         if len(weights) != 3 or not all(map(math.isfinite, weights)):
             raise ValueError(
                 f"`td_weights={weights}` must be three finite numbers: the weights of (log pi)^2, "

@@ -25,7 +25,7 @@ from ...rewards.frozen_models import check_language_model, whole_language_model
 from ...rewards.soft_q_settings import save_settings, saved_settings
 from ...soft_q import SoftQOutput, SoftQTerms, attach_soft_q_head, soft_q_terms
 from ...soft_q.head import Reference, can_run, projection_of
-from ...soft_q.objectives import InverseSoftQ, Objective, OnlineInverseSoftQ, objective_of
+from ...soft_q.objectives import Objective, objective_of
 from ...soft_q.own_forward import embedding_rows
 from ...text.stop_tokens import stop_token_ids
 from ..runtime.interruption import Interruptible
@@ -273,7 +273,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
             gamma=self.args.gamma,
             terminal_value=self.args.terminal_value,
             td_target_grad=self.args.td_target_grad,
-            soft_v=output.v_tempered if self.objective.tempers_values else None,
+            soft_v=output.v_tempered if self.objective.value_temperature != 1 else None,
         )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -360,8 +360,7 @@ class IRLTrainer(Interruptible, SFTTrainer):
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            names = ("gamma", "terminal_value", "lambda_td", "value_temperature")
-            settings = {name: getattr(self.args, name) for name in names}
+            settings = {name: getattr(self.args, name) for name in ("gamma", "terminal_value", "lambda_td")}
             save_settings(output_dir or self.args.output_dir, {**settings, **self._first_step.to_save()})
 
     def _load_optimizer_and_scheduler(self, checkpoint):
@@ -375,9 +374,8 @@ class IRLTrainer(Interruptible, SFTTrainer):
         if (
             mode == "train"
             and "nll" in metrics
-            and isinstance(self.objective, InverseSoftQ | OnlineInverseSoftQ)
             and not self._warned_of_td
-            and (said := drowning(metrics, self.td_scale))
+            and (said := drowning(metrics, self.td_scale, self.objective.squares_logged))
         ):
             self._warned_of_td = True
             logger.warning(said)

@@ -64,6 +64,10 @@ class OnlineIRLConfig(VLLMArguments, IRLConfig):
             raise ValueError(
                 f"`temperature={self.temperature}` must be above 0: greedy completions are no samples of the policy."
             )
+        if told := self.strengths_told():
+            raise ValueError(
+                f"`{told[0]}={getattr(self, told[0])}` has no online form: train with `IRLTrainer`, or unset it."
+            )
         if self.objective != "soft_q":
             raise ValueError(
                 f"`objective={self.objective!r}` has no online form: train with `IRLTrainer`, or unset it."

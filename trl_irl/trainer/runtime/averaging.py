@@ -16,6 +16,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,6 +31,8 @@ from ...rewards.adapters import is_adapter
 _INDEX, _WHOLE, _ADAPTER = "model.safetensors.index.json", "model.safetensors", "adapter_model.safetensors"
 _LORA = {"lora_A": 0, "lora_B": 1, "lora_embedding_A": 0, "lora_embedding_B": 1}  # along which dimension the rank is
 _OF_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".msgpack", ".h5")
+_TOKENS = "trainable_token_indices"
+_TEMPLATES = "additional_chat_templates"  # of a tokenizer
 _OF_TRAINING = ("optimizer", "scheduler", "rng_state", "scaler", "training_args", "trainer_state")
 
 
@@ -63,14 +66,13 @@ def average(paths: Sequence[str], weights: Sequence[float], output_dir: str) -> 
         raise ValueError(
             f"The weights {' '.join(f'{x:g}' for x in weights)} have the sum {sum(weights):g}. It must be 1."
         )
-    folder = Path(output_dir)
+    folder = Path(output_dir).resolve()
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"`output_dir: {output_dir}` is not empty. Name a new folder.")
     adapters = [is_adapter(path) for path in paths]
     folders = [_local(path) for path in paths]
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
     try:
         if any(adapters):
             _average_adapters(paths, folders, adapters, weights, part)
@@ -155,7 +157,7 @@ def _check_same(first: _Tensors, other: _Tensors) -> None:
 def _mean(name: str, models: Sequence[_Tensors], weights: Sequence[float]) -> torch.Tensor:
     tensors = [model[name] for model in models]
     first = tensors[0]
-    if not first.is_floating_point():
+    if not first.is_floating_point() or first.dtype.itemsize == 1:
         if all(torch.equal(first, other) for other in tensors[1:]):
             return first
         raise ValueError(
@@ -187,6 +189,11 @@ def _average_adapters(
         )
     for i in chosen:
         _check_lora(configs[i], paths[i])
+    if any(configs[i].get(_TOKENS) != configs[chosen[0]].get(_TOKENS) for i in chosen):
+        raise ValueError(
+            f"The adapters {', '.join(paths[i] for i in chosen)} train other rows of the embeddings each "
+            f"(`{_TOKENS}`). Merge them into the base first, and average whole models."
+        )
     found = {i: _adapter_tensors(folders[i], paths[i]) for i in chosen}
     names = [found[i].keys() for i in chosen]
     if any(one != names[0] for one in names[1:]):
@@ -224,7 +231,7 @@ def _average_adapters(
 
 
 def _check_lora(config: dict, path: str) -> None:
-    more = next((name for name in ("use_dora", "lora_bias") if config.get(name)), None)
+    more = next((name for name in ("use_dora", "lora_bias", "target_parameters") if config.get(name)), None)
     if config.get("peft_type") != "LORA" or more:
         kind = f"LoRA with `{more}`" if more else config.get("peft_type")
         raise ValueError(
@@ -269,6 +276,8 @@ def _copy_rest(folder: Path, out: Path) -> None:
     for path in _files(folder):
         if not (out / path.name).exists():
             shutil.copy(path, out / path.name)
+    if (folder / _TEMPLATES).is_dir():
+        shutil.copytree(folder / _TEMPLATES, out / _TEMPLATES)
 
 
 def _files(folder: Path) -> Iterator[Path]:
