@@ -151,8 +151,9 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
             raise ValueError(f"`top_p: {self.top_p}` is a probability above 0, up to 1 (off).")
         if self.temperatures is None:
             self.temperatures = [] if self.samplers else [0.0, 0.5, 1.0]
-        if not all(0 <= temperature < float("inf") for temperature in self.temperatures):
-            raise ValueError(f"`temperatures: {self.temperatures}` must be 0 (greedy) or more.")
+        for temperature in self.temperatures:
+            if not 0 <= temperature < float("inf"):
+                raise ValueError(f"`temperatures: {temperature:g}` must be 0 (greedy) or more, and finite.")
         self._check_samplers()
         for key in ("reward_models", "reward_ref_model"):
             if getattr(self, key) is not None and not self.judges_by_rewards:
