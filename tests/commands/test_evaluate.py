@@ -174,7 +174,7 @@ def test_adapters_and_the_command_line(model_folder, tmp_path):
         ("--split dev", ["`split: dev`", "test"]),
         ("--num_samples 0", ["`num_samples: 0`", "1 or more"]),
         ("--top_p 2", ["`top_p: 2.0`", "up to 1"]),
-        ("--temperatures -1", ["`temperatures: [-1.0]`", "0 (greedy) or more"]),
+        ("--temperatures -1", ["`temperatures: -1`", "0 (greedy) or more"]),
         ("--max_new_tokens 250", ["6 of 6 prompts", "context of 256 tokens", "Lower `max_new_tokens`"]),
         ("--models ./nowhere", ["`models: ./nowhere` is not there"]),
         ("--models EMPTY", ["neither config.json nor", "Hub id"]),
