@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks.seeds import RESULTS, add_row, read_rows
+from benchmarks.seeds import RESULTS, add_row, difference, read_rows
 
 
 TEMPERATURES = (0.0, 0.3, 0.6, 1.0)
@@ -116,17 +116,6 @@ def _seeds_of(found: dict, name: str) -> list[int]:
     return [seed for other, seed in found if other == name and ("mle", seed) in found]
 
 
-def _difference(values) -> str:
-    """Mean and Student's 95 % interval of paired differences over seeds, a star where it leaves out 0."""
-    import numpy as np
-    from scipy import stats
-
-    if len(values) < 2 or np.isnan(values).any():
-        return ""
-    low, high = stats.ttest_1samp(values, 0).confidence_interval()
-    return f"{np.mean(values):+.1f} [{low:+.1f}, {high:+.1f}]{'' if low <= 0 <= high else ' *'}"
-
-
 def at_equal_diversity(found: dict) -> list[list[str]]:
     """
     Rows of a table, the header first: MLE's percentages, and the other objectives' minus them, paired by seed, with
@@ -149,7 +138,7 @@ def at_equal_diversity(found: dict) -> list[list[str]]:
             i = LEVELS.index(level)
             mine = np.array([at[metric, (name, seed)][i] for seed in _seeds_of(found, name)])
             of_mle = np.array([at[metric, ("mle", seed)][i] for seed in _seeds_of(found, name)])
-            cells.append(f"{of_mle.mean():.1f}" if name == "mle" else _difference(mine - of_mle))
+            cells.append(f"{of_mle.mean():.1f}" if name == "mle" else difference(mine - of_mle))
         rows.append([name, str(len(_seeds_of(found, name))), *cells])
     return rows
 
@@ -164,7 +153,7 @@ def _mask_minus_zero(found: dict) -> str:
             for (name, seed), result in found.items()
             if name == f"{value:g} mask" and (f"{value:g} zero", seed) in found
         ]
-        cells = [_difference([scale * (a[name] - b[name]) for a, b in pairs]) for name, scale in shown.items()]
+        cells = [difference([scale * (a[name] - b[name]) for a, b in pairs]) for name, scale in shown.items()]
         lines.append(f"| {value:g} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -27,7 +27,7 @@ from statistics import fmean
 
 import yaml
 
-from benchmarks.seeds import RESULTS, add_row, read_rows
+from benchmarks.seeds import RESULTS, add_row, difference, read_rows
 
 
 HERE = Path(__file__).parent
@@ -234,8 +234,6 @@ def numbers_of(row: dict, which: str, levels: list[float]) -> dict[str, float]:
 
 def _table(plan: dict, rows: list[dict], which: str) -> list[list[str]]:
     """MLE's numbers, and the other arms' minus them, paired by seed, with 95 % intervals."""
-    from benchmarks.diversity_study import _difference
-
     by_arm = {name: {row["seed"]: row for row in rows if row["arm"] == name} for name in plan["arms"]}
     table: list[list[str]] = []
     for name, runs in by_arm.items():
@@ -248,7 +246,7 @@ def _table(plan: dict, rows: list[dict], which: str) -> list[list[str]]:
             if name == "MLE":
                 cells.append(f"{fmean(one[key] for one in ours):.{3 if key == 'nll' else 1}f}")
             else:
-                cells.append(_difference([a[key] - b[key] for a, b in zip(ours, base, strict=True)]))
+                cells.append(difference([a[key] - b[key] for a, b in zip(ours, base, strict=True)]))
         table = table or [["arm", "seeds", *ours[0]]]
         table.append([name, str(len(seeds)), *cells])
     return table

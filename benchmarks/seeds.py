@@ -17,6 +17,17 @@ def shown(values: list[float], factor: float = 1, digits: int = 1) -> str:
     return f"{factor * fmean(values):.{digits}f}{spread}"
 
 
+def difference(values: list[float]) -> str:
+    """Mean and Student's 95 % interval of paired differences over seeds, a star where it leaves out 0."""
+    import numpy as np
+    from scipy import stats
+
+    if len(values) < 2 or np.isnan(values).any():
+        return ""
+    low, high = stats.ttest_1samp(values, 0).confidence_interval()
+    return f"{np.mean(values):+.1f} [{low:+.1f}, {high:+.1f}]{'' if low <= 0 <= high else ' *'}"
+
+
 def read_rows(path: Path) -> list[dict]:
     """The rows of a file with one JSON object per line; none if it is not there."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []

@@ -46,8 +46,7 @@ class Result:
 
 def of_sampler(sampler: Sampler) -> dict:
     """What files say of a sampler: its temperature and, if it cuts something off, all of it as text."""
-    plain = {"temperature": sampler.temperature}
-    return plain if sampler == Sampler(sampler.temperature) else plain | {"sampler": str(sampler)}
+    return {"temperature": sampler.temperature, **({} if sampler.is_plain else {"sampler": str(sampler)})}
 
 
 def sampler_of(line: Mapping) -> Sampler:

@@ -29,8 +29,8 @@ class CellKey:
         settings = {**self.settings, "top_p": self.sampler.top_p, **cuts}
         key = {"model": self.model, "temperature": self.sampler.temperature, "seed": self.seed, "settings": settings}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
-        plain = self.sampler == Sampler(self.sampler.temperature)
-        how = f"T{self.sampler.temperature:g}" if plain else str(self.sampler).replace("=", "").replace(",", "-")
+        how = str(self.sampler).replace("=", "").replace(",", "-")
+        how = f"T{self.sampler.temperature:g}" if self.sampler.is_plain else how
         name = "".join(c if c.isalnum() or c in "-_." else "-" for c in self.model)
         return output_dir / "cells" / f"{name}-{how}-seed{self.seed}-{digest}.jsonl"
 

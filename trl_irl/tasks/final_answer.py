@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
-from ..text.messages import as_messages, is_messages
+from ..text.messages import last_content
 
 
 Answer = Decimal | Fraction | str
@@ -145,7 +145,7 @@ _HOW = (
 
 def _text(value) -> str:
     """Text, the last of some messages, or a number as text."""
-    said = as_messages(value)[-1].get("content") if is_messages(value) else value
+    said = last_content(value)
     if said is None or said == [] or said != said:  # NaN is what pandas makes of a missing cell
         raise NoFinalAnswer(f"the reference is {said}. {_HOW}")
     if isinstance(said, list | tuple | dict):

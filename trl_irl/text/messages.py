@@ -73,9 +73,14 @@ def completion_text(completion: str | Sequence[Mapping]) -> str:
     return completion if isinstance(completion, str) else Turns.of(as_messages(completion))
 
 
+def last_content(value):
+    """A value as it is, of messages what the last one says, text or not."""
+    return as_messages(value)[-1].get("content") if is_messages(value) else value
+
+
 def last_text(value: str | Sequence[Mapping]) -> str:
     """Text as it is, of messages what the last one says; numbers and the like as text."""
-    said = as_messages(value)[-1].get("content") if is_messages(value) else value
+    said = last_content(value)
     return said if isinstance(said, str) else str(said)
 
 

@@ -89,6 +89,11 @@ class Sampler:
         """Whether it says another completion each time."""
         return self.temperature > 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a temperature alone."""
+        return self == Sampler(self.temperature)
+
     def __str__(self) -> str:
         if self.beams > 1:
             return f"beams={self.beams}"

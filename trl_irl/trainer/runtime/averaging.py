@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -261,8 +262,6 @@ def _module(name: str) -> str:
 
 def _scaling(config: dict, name: str, rank: int) -> float:
     """alpha / r of a layer, or alpha / sqrt(r) with rsLoRA; patterns match the end of a layer's name, as in PEFT."""
-    import re
-
     module, alpha = _module(name), config["lora_alpha"]
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
