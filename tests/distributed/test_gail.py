@@ -49,7 +49,7 @@ def run(inputs, folder, launcher, lora, processes=2, **keys):
     return history(folder), load_file(next(folder.glob("*.safetensors"))), ranks
 
 
-# Adam divides a gradient by its own size, so at its usual epsilon a weight whose gradient is rounding alone moves as far
+# Adam divides a gradient by its own size: at its usual epsilon a weight whose gradient is rounding alone moves as far
 # as any other, and in a direction that the machine chooses.
 WARM_UP = {"discriminator_warmup_steps": 9, "beta": 0.0, "mle_coef": 1.0, "adam_epsilon": 1.0e-3}
 

@@ -94,21 +94,22 @@ def test_rouge_of_the_library_and_by_hand():
 
 PREDICTIONS = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]
 REFERENCES = ["The dog bit the man.", "It was not unexpected.", "The man bit him first."]
+ONE_EACH = [[text] for text in REFERENCES]
 
 
 def test_corpus_scores_by_hand():
     """The sentences of sacrebleu's README: n-grams in common 12 of 17, 6 of 14, 4 of 11, 3 of 8, and equal lengths."""
     expected = 100 * (12 / 17 * 6 / 14 * 4 / 11 * 3 / 8) ** 0.25
-    assert corpus_statistics("bleu", [[text] for text in PREDICTIONS], REFERENCES).value == pytest.approx(expected)
+    assert corpus_statistics("bleu", [[text] for text in PREDICTIONS], ONE_EACH).value == pytest.approx(expected)
     for name in ("bleu", "chrf"):
-        assert corpus_statistics(name, [[text] for text in REFERENCES], REFERENCES).value == pytest.approx(100)
+        assert corpus_statistics(name, ONE_EACH, ONE_EACH).value == pytest.approx(100)
 
 
 @pytest.mark.parametrize("name, metric", [("bleu", BLEU()), ("chrf", CHRF())])
 def test_corpus_scores_are_the_librarys_with_several_samples_and_in_resamples(name, metric):
     groups = [PREDICTIONS[:2], PREDICTIONS[1:], PREDICTIONS[::2]]
     flat = [(sample, reference) for group, reference in zip(groups, REFERENCES, strict=True) for sample in group]
-    found = corpus_statistics(name, groups, REFERENCES)
+    found = corpus_statistics(name, groups, ONE_EACH)
     expected = metric.corpus_score([sample for sample, _ in flat], [[reference for _, reference in flat]]).score
     assert found.value == pytest.approx(expected)
     # Every resample is the score of a corpus in which whole prompts stand several times or not at all.
@@ -117,6 +118,26 @@ def test_corpus_scores_are_the_librarys_with_several_samples_and_in_resamples(na
         pairs = [(sample, REFERENCES[i]) for i in draw for sample in groups[i]]
         possible.add(round(metric.corpus_score([s for s, _ in pairs], [[r for _, r in pairs]]).score, 6))
     assert {round(value, 6) for value in found.resampled(200)} <= possible
+
+
+@pytest.mark.parametrize("name, metric", [("bleu", BLEU()), ("chrf", CHRF())])
+def test_corpus_scores_of_several_references_and_not_as_many_of_each(name, metric):
+    """sacrebleu's own layout is a list per number of reference, with None where a sentence has no such reference."""
+    several = [REFERENCES[:1], [REFERENCES[1], "It was no surprise.", "It wasn't surprising!"], REFERENCES[2:]]
+    several[2].append("The man had just been bitten.")
+    streams = [[of[i] if i < len(of) else None for of in several for _ in range(2)] for i in range(3)]
+    groups = [PREDICTIONS[:2], PREDICTIONS[1:], PREDICTIONS[::2]]
+    expected = metric.corpus_score([sample for group in groups for sample in group], streams).score
+    found = corpus_statistics(name, groups, several)
+    assert found.value == pytest.approx(expected)
+    assert found.value > corpus_statistics(name, groups, ONE_EACH).value + 1
+
+
+def test_rouge_takes_of_each_kind_the_reference_that_is_nearest():
+    near, order = "a b c d e f", "f e d c b a"
+    found = rouge("a b c x y z", order, near)
+    assert found == {name: max(rouge("a b c x y z", one)[name] for one in (near, order)) for name in found}
+    assert found["rouge2"] == pytest.approx(rouge("a b c x y z", near)["rouge2"]) > 0
 
 
 def test_the_bootstrap_covers_the_mean_as_often_as_it_says():

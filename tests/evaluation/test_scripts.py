@@ -40,7 +40,7 @@ ALL = [(tokenizer, text) for tokenizer, texts in TEXTS.items() for text in texts
 @pytest.mark.parametrize("tokenizer, text", ALL)
 def test_the_same_is_100_and_a_near_copy_is_near(tokenizer, text):
     assert bleu_tokenizer([text]) == tokenizer
-    assert corpus_statistics("bleu", [[text]], [text]).value == pytest.approx(100)
+    assert corpus_statistics("bleu", [[text]], [[text]]).value == pytest.approx(100)
     assert rouge(text, text) == {name: pytest.approx(100) for name in ("rouge1", "rouge2", "rougeL")}
     stripped = text.rstrip(".。")
     near = stripped[:-1] if tokenizer != "13a" else stripped.rsplit(" ", 1)[0]

@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from itertools import zip_longest
 
 import numpy as np
 
@@ -153,24 +154,28 @@ def pass_at_k(correct: Sequence[bool], k: int) -> float:
     return 1 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def corpus_statistics(name: str, predictions: Sequence[Sequence[str]], references: Sequence[str]) -> Statistic:
+def corpus_statistics(
+    name: str, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
+) -> Statistic:
     """
-    sacrebleu's corpus BLEU, with the references' [`bleu_tokenizer`], or chrF, from 0 to 100, one reference a prompt;
-    all samples of all prompts are one corpus.
+    sacrebleu's corpus BLEU, with the references' [`bleu_tokenizer`], or chrF, from 0 to 100; all samples of all
+    prompts are one corpus.
 
     Args:
         name (`str`):
             `"bleu"` or `"chrf"`.
         predictions (`Sequence[Sequence[str]]`):
             For each prompt its samples.
-        references (`Sequence[str]`)
+        references (`Sequence[Sequence[str]]`):
+            For each prompt one or more; not all need have as many.
     """
     from sacrebleu.metrics import BLEU, CHRF
 
-    metric = CHRF() if name == "chrf" else BLEU(tokenize=bleu_tokenizer(references))
-    flat = [(sample, reference) for group, reference in zip(predictions, references, strict=True) for sample in group]
+    metric = CHRF() if name == "chrf" else BLEU(tokenize=bleu_tokenizer([text for of in references for text in of]))
+    flat = [(sample, of) for group, of in zip(predictions, references, strict=True) for sample in group]
+    streams = zip_longest(*(of for _, of in flat))  # the first of each, the second of each or None, ...
     # What sacrebleu's own bootstrap is made of; its public `corpus_score` would read every text at each resample.
-    counts = np.asarray(metric._extract_corpus_statistics([s for s, _ in flat], [[r for _, r in flat]]), dtype=float)
+    counts = np.asarray(metric._extract_corpus_statistics([s for s, _ in flat], list(streams)), dtype=float)
     starts = np.cumsum([0, *map(len, predictions[:-1])])
 
     def score(sums: np.ndarray) -> np.ndarray:

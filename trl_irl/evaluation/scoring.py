@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from ..tasks.columns import references_of
 from .metrics import bleu_tokenizer, corpus_statistics, distinct_n, distinct_share, pass_at_k, self_bleu, vendi_score
 from .statistics import Statistic, mean_of
 
@@ -52,7 +53,7 @@ class Scorer:
             From a completion's text and its row to named numbers. `accuracy`, if there, is 0 or 1 and gives `pass@k`;
             a completion for which some number is not there is left out of that number's means.
         corpus (`Sequence[str]`, *optional*):
-            Among `"bleu"` and `"chrf"`: sacrebleu's corpus scores against `row["completion"]`.
+            Among `"bleu"` and `"chrf"`: sacrebleu's corpus scores against the row's references.
         taken (`Sequence[str]`, *optional*):
             Names of further metrics that others measure, such as `reward`.
         answers (`Callable[[str], Hashable]`, *optional*):
@@ -112,7 +113,7 @@ class Scorer:
         statistics = {name: mean_of(column) for name, column in padded.items()}
         texts = [[completion["text"] for completion in group] for group in groups]
         for name in self.corpus:
-            statistics[name] = corpus_statistics(name, texts, [row["completion"] for row in rows])
+            statistics[name] = corpus_statistics(name, texts, [references_of(row) for row in rows])
         return statistics
 
     def _of_prompt(self, group: Sequence[dict], row: dict, tokenizer: str) -> dict[str, float]:

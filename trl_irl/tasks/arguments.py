@@ -24,8 +24,11 @@ class TaskArguments:
             The prompt, `{source}` being the source column's text.
         calculator_annotations (`bool`, *optional*, defaults to `True`):
             GSM8K: whether to keep the `<<48/2=24>>` in solutions.
+        chat_format (`bool`, *optional*, defaults to `False`):
+            Whether to write prompt and completion as messages of a user and the assistant, which the model's chat
+            template is then asked with: for instruct models.
         task_seed (`int`, *optional*, defaults to `42`):
-            Seed of the generated rows, or of GSM8K's validation split.
+            Seed of the generated rows, or of GSM8K's and E2E's validation split.
     """
 
     task: str | None = field(
@@ -45,8 +48,11 @@ class TaskArguments:
     calculator_annotations: bool = field(
         default=True, metadata={"help": "GSM8K: whether to keep the <<48/2=24>> in solutions."}
     )
+    chat_format: bool = field(
+        default=False, metadata={"help": "Write prompt and completion as messages, for the model's chat template."}
+    )
     task_seed: int = field(
-        default=42, metadata={"help": "Seed of the generated rows, or of GSM8K's validation split."}
+        default=42, metadata={"help": "Seed of the generated rows, or of GSM8K's and E2E's validation split."}
     )
 
     def task_data(self, needs_target: bool = True) -> TaskData:
@@ -60,6 +66,7 @@ class TaskArguments:
             target_column=self.target_column,
             prompt_template=self.prompt_template,
             calculator_annotations=self.calculator_annotations,
+            chat_format=self.chat_format,
             num_train_rows=getattr(self, "num_train_rows", None),
             seed=self.task_seed,
             needs_target=needs_target,

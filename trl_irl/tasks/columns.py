@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from trl import extract_prompt
 
@@ -40,6 +40,8 @@ def format_row(row: Mapping, data: TaskData, where: str = "A row", reference: bo
     row = row_with_columns(row, data, where)
     if {"chosen", "rejected"} <= row.keys() and "completion" not in row and data.source_column is None:
         row["completion"] = row["chosen"]
+    if data.chat_format:
+        row = as_chat(row, where)
     return as_prompt_completion(row, where, reference)
 
 
@@ -129,7 +131,7 @@ def as_prompt_completion(row: dict, where: str = "", reference: bool = True) -> 
     Args:
         row (`dict`):
             With `prompt` and `completion`, as text or as messages, or with `messages` (or `conversations`) that end in
-            the assistant's.
+            the assistant's. With `references`, a list of texts, it needs no completion: the first of them is it.
         where (`str`, *optional*):
             Which row, for the message of an error.
         reference (`bool`, *optional*, defaults to `True`):
@@ -142,6 +144,7 @@ def as_prompt_completion(row: dict, where: str = "", reference: bool = True) -> 
     Raises:
         `ValueError`: it has neither, or something that is no text in their place.
     """
+    row = _with_references(row, where)
     key = next((key for key in ("messages", "conversations") if key in row), None)
     if key is not None and "prompt" not in row:
         messages = checked(row[key], key, where)
@@ -165,6 +168,54 @@ def as_prompt_completion(row: dict, where: str = "", reference: bool = True) -> 
     if "completion" not in row:
         return {**row, "prompt": prompt}
     return {**row, "prompt": prompt, "completion": one_text(checked(row["completion"], "completion", where))}
+
+
+def references_of(row: Mapping) -> list[str]:
+    """The texts that a completion of this row is compared with: its `references`, or else its `completion`."""
+    return list(row.get("references") or [row["completion"]])
+
+
+def _with_references(row: dict, where: str) -> dict:
+    """
+    The row with the first of its `references`, if it has any, as the completion that it lacks.
+
+    Raises:
+        `ValueError`: they are no list of texts.
+    """
+    references = row.get("references")
+    if references is None:
+        return row
+    at = f"{where}: its" if where else "A row's"
+    rename = "`references` are what a completion is compared with: give a column of another kind another name"
+    if isinstance(references, str) or not isinstance(references, Sequence):
+        shown = repr(references)
+        raise ValueError(f"{at} `references` are {shown[:80]}, and no list of texts. {rename}.")
+    if not references:
+        raise ValueError(f"{at} `references` are an empty list, so there is nothing to compare with. {rename}.")
+    wrong = [one for one in references if not isinstance(one, str) or not one.strip()]
+    if wrong:
+        raise ValueError(f"{at} `references` have {wrong[0]!r} among them, which is no text. {rename}.")
+    return row if row.get("completion") is not None else {**row, "completion": f" {references[0].lstrip()}"}
+
+
+def as_chat(row: Mapping, where: str = "A row") -> dict:
+    """
+    The row with `prompt` and `completion` as messages of a user and of the assistant, so that a chat template is asked
+    with them. What is messages already stays.
+
+    Raises:
+        `ValueError`: there is no prompt.
+    """
+    if "messages" in row or "conversations" in row:
+        return dict(row)
+    if "prompt" not in row:
+        raise ValueError(
+            f"{where} has no prompt to write as a user's message: the columns are {', '.join(row)}. Unset "
+            "`chat_format`, or name the columns to make one from with `source_column` and `target_column`."
+        )
+    roles = {"prompt": "user"} | dict.fromkeys(("completion", "chosen", "rejected"), "assistant")
+    texts = {key: row[key] for key in roles if isinstance(row.get(key), str)}
+    return {**row, **{key: [{"role": roles[key], "content": text.strip()}] for key, text in texts.items()}}
 
 
 def one_text(completion: str | list[dict]) -> str:

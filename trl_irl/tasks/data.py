@@ -33,6 +33,8 @@ class TaskData:
             The prompt, `{source}` being the source column's text and `{title}` that of a column `title`.
         calculator_annotations (`bool`, *optional*, defaults to `True`):
             GSM8K: whether to keep `<<48/2=24>>`.
+        chat_format (`bool`, *optional*, defaults to `False`):
+            Whether to write prompt and completion as messages.
         num_train_rows (`int`, *optional*):
             Training rows to generate, or to keep.
         seed (`int`, *optional*, defaults to `42`):
@@ -47,6 +49,7 @@ class TaskData:
     target_column: str | None = None
     prompt_template: str | None = None
     calculator_annotations: bool = True
+    chat_format: bool = False
     num_train_rows: int | None = None
     seed: int = 42
     needs_target: bool = True

@@ -36,9 +36,9 @@ def load_from_hub_or_path(
 ) -> DatasetDict | IterableDatasetDict:
     """
     Load a dataset: a local file (JSONL, JSON, Parquet, Arrow, CSV, TSV or text, packed or not, whose rows become the
-    split `train`), a local folder of such files, one that `save_to_disk` wrote, or a Hub id. No code that comes with a
-    dataset is ever run. Text stays text: every column of a CSV file is read as it is written (`007`, `1e5`, `NA`); an
-    empty cell is null.
+    split `train`), a local folder of such files, whose splits may differ in columns, one that `save_to_disk` wrote, or
+    a Hub id. No code that comes with a dataset is ever run. Text stays text: every column of a CSV file is read as it
+    is written (`007`, `1e5`, `NA`); an empty cell is null.
 
     Raises:
         `FileNotFoundError`: `name` looks like a local path and is not there.
@@ -61,6 +61,10 @@ def load_from_hub_or_path(
     try:
         if any((path / marker).is_file() for marker in _SAVED_TO_DISK):
             return _saved_to_disk(path, streaming)
+        splits = _files_of_splits(arguments) if path.is_dir() else {}
+        if len(splits) > 1:  # one by one: `datasets` wants the same columns of all
+            kind = IterableDatasetDict if streaming else DatasetDict
+            return kind({split: _split(arguments, split, files, streaming) for split, files in splits.items()})
         return load_dataset(**arguments, **_text_of_csv(arguments), streaming=streaming)
     except Exception as error:  # as many kinds as there are readers
         cause = error
@@ -85,6 +89,23 @@ def _saved_to_disk(path: Path, streaming: bool) -> DatasetDict | IterableDataset
     if not streaming:
         return splits
     return IterableDatasetDict({name: split.to_iterable_dataset() for name, split in splits.items()})
+
+
+def _files_of_splits(arguments: dict) -> dict[str, list[str]]:
+    """A folder's files by the split that `datasets` takes them for; none if its card says what the splits are."""
+    card = Path(arguments["path"]) / "README.md"
+    if card.is_file() and _has_configs(card):
+        return {}
+    return {str(split): list(files) for split, files in load_dataset_builder(**arguments).config.data_files.items()}
+
+
+def _has_configs(card: Path) -> bool:
+    return re.search(r"^(configs|dataset_info):", card.read_text(encoding="utf-8"), re.MULTILINE) is not None
+
+
+def _split(arguments: dict, split: str, files: list[str], streaming: bool):
+    arguments = {**arguments, "data_files": {split: files}}
+    return load_dataset(**arguments, **_text_of_csv(arguments), split=split, streaming=streaming)
 
 
 def _text_of_csv(arguments: dict) -> dict:
@@ -203,11 +224,7 @@ def check_no_other_splits(folder: str, key: str, splits: Iterable[str]) -> None:
     written = {Path(folder) / f"{name}.parquet" for name in splits}
     other = sorted(p for p in Path(folder).rglob("*") if loaded & set(p.suffixes) and p not in written)
     card = Path(folder) / "README.md"
-    if (
-        not other
-        and card.is_file()
-        and re.search(r"^(configs|dataset_info):", card.read_text(encoding="utf-8"), re.MULTILINE)
-    ):
+    if not other and card.is_file() and _has_configs(card):
         other = [card]  # which says what the folder's splits are
     if other:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import arithmetic, gsm8k, summarization, translation
+from . import arithmetic, e2e, gsm8k, summarization, translation
 from .own_task import own_task
 from .task import Task
 
@@ -11,6 +11,7 @@ TASKS: dict[str, Task] = {
     "gsm8k": gsm8k.TASK,
     "arithmetic": arithmetic.TASK,
     "arithmetic_facts": arithmetic.FACTS,
+    "e2e": e2e.TASK,
     "tldr": summarization.TLDR,
     "summarization": summarization.SUMMARIZATION,
     "translation": translation.TASK,

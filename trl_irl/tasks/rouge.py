@@ -1,16 +1,17 @@
-"""ROUGE of a completion against its reference, for any script."""
+"""ROUGE of a completion against its references, for any script."""
 
 import unicodedata
 from functools import cache
 
 
-def rouge(prediction: str, reference: str) -> dict[str, float]:
+def rouge(prediction: str, *references: str) -> dict[str, float]:
     """
-    F1 of `rouge1`, `rouge2` and `rougeL` with stemming, each from 0 to 100, by Google's rouge-score. Its own tokenizer
-    knows the letters a to z only; here words are of letters of any script, and where a script has no spaces between
-    words each character is one. On plain English the numbers are the same.
+    F1 of `rouge1`, `rouge2` and `rougeL` with stemming, each from 0 to 100, by Google's rouge-score; of several
+    references, each from the one that it is highest with. Its own tokenizer knows the letters a to z only; here words
+    are of letters of any script, and where a script has no spaces between words each character is one. On plain
+    English the numbers are the same.
     """
-    scores = _rouge_scorer().score(reference, prediction)
+    scores = _rouge_scorer().score_multi(references, prediction)
     return {name: 100 * score.fmeasure for name, score in scores.items()}
 
 

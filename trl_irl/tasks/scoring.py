@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from .columns import references_of
 from .final_answer import answer_text, judge_answer
 from .known import task_of
 from .rouge import rouge
@@ -69,7 +70,7 @@ def make_score(
 
         parts.append(math_answer)
     if "rouge" in metrics:
-        parts.append(lambda text, row: rouge(text, row["completion"]))
+        parts.append(lambda text, row: rouge(text, *references_of(row)))
     if len(parts) == 1:
         return parts[0]
     return lambda text, row: {name: value for part in parts for name, value in part(text, row).items()}

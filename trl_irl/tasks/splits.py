@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from datasets import Dataset, DatasetDict, IterableDatasetDict
 
-from .columns import from_columns, prompt_from_columns
+from .columns import as_chat, from_columns, prompt_from_columns
 from .data import TaskData
 from .files import load_from_hub_or_path
 from .known import TASKS
@@ -27,6 +27,8 @@ def load_task(data: TaskData, train_split: str = "train", formatted: bool = True
     task = data.kind
     if task.load is not None and data.source_column is None:
         splits = task.load(data)
+        if data.chat_format and formatted:
+            splits = splits.map(_in_chat, with_indices=True)
     else:
         name = data.dataset_name or task.dataset_name
         if name is None:
@@ -49,7 +51,7 @@ def _formatted(splits: DatasetDict | IterableDatasetDict, data: TaskData) -> Dat
                 [column for column in ("rejected",) if column in split.column_names]
             )
     if data.source_column is None:
-        return splits
+        return splits.map(_in_chat, with_indices=True) if data.chat_format else splits
     for split in splits.values():  # before a map, whose own error would come from its cache
         for row in split.take(1):
             prompt_from_columns(row, data)
@@ -57,7 +59,12 @@ def _formatted(splits: DatasetDict | IterableDatasetDict, data: TaskData) -> Dat
 
 
 def _made(row: Mapping, i: int, data: TaskData, written_by: tuple) -> dict:
-    return from_columns(row, data, f"Row {i}")
+    made = from_columns(row, data, f"Row {i}")
+    return as_chat(made) if data.chat_format else made
+
+
+def _in_chat(row: Mapping, i: int) -> dict:
+    return as_chat(row, f"Row {i}")
 
 
 def _source(task: Task) -> tuple[str, str]:
