@@ -7,12 +7,13 @@ others and by its best samplers. A day on 2 cores; what is done is kept, so it c
 .venv/bin/python -m benchmarks.referee --report
 ```
 
-The arms are in `referee.yaml`. On seed 0 each arm chooses its learning rate (with the first strength and steps), then
-its strength (with that rate), then its number of steps; one without a strength chooses its rate and steps from all
-pairs, so that it tries as many. The choice is by accuracy on the validation problems, on the frontier, in the mean
-over the values of self-BLEU that the tables have. With what it has chosen an arm is trained on seeds 1 to 5, and
-judged on their test problems. A seed draws its own demonstrations, problems, order of training and samples, all alike
-for every arm; so differences are paired by seed, and their intervals are Student's.
+The arms are in `referee.yaml`; `benchmarks.real_model_study` runs other plans of this kind. On seed 0 each arm chooses
+its learning rate (with the first strength and steps), then its strength (with that rate), then its number of steps;
+one without a strength chooses its rate and steps from all pairs, so that it tries as many. The choice is by the plan's
+first metric on the validation problems, on the frontier, in the mean over the values of self-BLEU that the tables
+have. With what it has chosen an arm is trained on the other seeds, and judged on their test problems. A seed draws its
+own demonstrations, problems, order of training and samples, all alike for every arm; so differences are paired by
+seed, and their intervals are Student's.
 """
 
 import argparse
@@ -31,7 +32,6 @@ from benchmarks.seeds import RESULTS, add_row, difference, read_rows
 
 
 HERE = Path(__file__).parent
-METRICS = ("accuracy", "pass@4")
 
 
 def plan_of(path: Path) -> dict:
@@ -64,11 +64,12 @@ def done_of(plan: dict, rows: list[dict]) -> dict[str, dict]:
     }
 
 
-def best(runs: list[dict]) -> dict:
-    """The run whose accuracy on the frontier is the largest, in the mean; one that does not get there has 0."""
+def best(plan: dict, runs: list[dict]) -> dict:
+    """The run whose first metric on the frontier is the largest, in the mean; one that does not get there has 0."""
+    metric = next(iter(plan["metrics"]))
 
     def mean(run: dict) -> float:
-        return fmean(0.0 if x is None or x != x else x for x in run["frontier"]["accuracy"])
+        return fmean(0.0 if x is None or x != x else x for x in run["frontier"][metric])
 
     return max(runs, key=mean)
 
@@ -81,7 +82,7 @@ def chosen(plan: dict, done: dict[str, dict], size: int, name: str) -> dict | li
     if "strength" not in arm:
         runs = [run | {"learning_rate": rate, "steps": count} for rate in plan["learning_rates"] for count in steps]
         missing = [one for one in runs if key_of(one) not in done]
-        return missing or {name: best([done[key_of(one)] for one in runs])[name] for name in run}
+        return missing or {name: best(plan, [done[key_of(one)] for one in runs])[name] for name in run}
     for key, values in (
         ("learning_rate", plan["learning_rates"]),
         ("strength", strengths_of(arm)),
@@ -91,7 +92,7 @@ def chosen(plan: dict, done: dict[str, dict], size: int, name: str) -> dict | li
         missing = [one for one in runs if key_of(one) not in done]
         if missing:
             return missing
-        run = {name: best([done[key_of(one)] for one in runs])[name] for name in run}
+        run = {name: best(plan, [done[key_of(one)] for one in runs])[name] for name in run}
     return run
 
 
@@ -116,10 +117,7 @@ def jobs(plan: dict, done: dict[str, dict]) -> Iterator[dict]:
 
 def run_job(output_dir: Path, plan: dict, run: dict) -> dict:
     """Train an arm, and judge it by its samplers."""
-    from trl_irl import evaluate
     from trl_irl.commands.irl import make_parser, make_trainer
-    from trl_irl.evaluation import EvaluationSettings
-    from trl_irl.tasks.arithmetic import make_arithmetic
 
     seed, start = run["seed"], time.perf_counter()
     words = ["--config", str(HERE.parent / plan["recipe"]), "--model_name_or_path", str(output_dir / "base")]
@@ -127,21 +125,19 @@ def run_job(output_dir: Path, plan: dict, run: dict) -> dict:
     words += ["--task_seed", str(1000 + seed), "--seed", str(seed), "--max_steps", str(run["steps"])]
     words += ["--learning_rate", str(run["learning_rate"]), "--eval_strategy", "no", "--do_eval", "true"]
     words += ["--disable_tqdm", "true", "--logging_steps", "1000"]
+    words += [word for key, value in plan.get("keys", {}).items() for word in (f"--{key}", str(value))]
     keys = _without_what_means_nothing(settings_of(plan["arms"][run["arm"]], run["strength"]))
     weight = keys.pop("average", None)
     for key, value in keys.items():
         words += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
-    trainer, _ = make_trainer(*make_parser().parse(words))
+    script_args, *others = make_parser().parse(words)
+    trainer, _ = make_trainer(script_args, *others)
     trainer.train()
     if weight is not None:
         _average(trainer.model, output_dir / "base", weight)
     told = {**run, "keys": settings_of(plan["arms"][run["arm"]], run["strength"])}
     told["seconds"] = time.perf_counter() - start
-    rows = list(make_arithmetic(num_train=1, seed=1000 + seed)[run["split"]])
-    settings = EvaluationSettings(
-        metrics=["accuracy", "nll"], max_new_tokens=80, batch_size=400, seeds=[seed], **plan[run["split"]]
-    )
-    results = evaluate({"arm": (trainer.model, trainer.processing_class)}, rows, settings)
+    results = _evaluated(plan, run, trainer, script_args.task_data())
     told["nll"] = results.summaries[0].metrics["nll"].mean
     told["area"] = {one.metric: one.value.mean for one in results.frontier_areas}
     told["samplers"] = {
@@ -149,8 +145,28 @@ def run_job(output_dir: Path, plan: dict, run: dict) -> dict:
         for one in results.summaries
     }
     for which in ("frontier", "temperatures"):
-        told[which] = _at_levels(results, plan["levels"], which)
+        told[which] = _at_levels(results, plan, which)
     return {**told, "all_seconds": time.perf_counter() - start}
+
+
+def _evaluated(plan: dict, run: dict, trainer, data):
+    """The trained model on the seed's problems of the split: all, or as many of them as the plan says."""
+    from trl_irl import evaluate
+    from trl_irl.evaluation import EvaluationSettings
+    from trl_irl.tasks.splits import load_split
+
+    rows, settings = load_split(data, run["split"]), dict(plan[run["split"]])
+    if "num_prompts" in settings:
+        rows = rows.shuffle(seed=run["seed"]).take(settings.pop("num_prompts"))
+    if "dtype" in plan:  # of the weights while they are sampled from
+        import torch
+
+        trainer.model.to(getattr(torch, plan["dtype"]))
+    settings |= {"task": data.task, "seeds": [run["seed"]], **plan["evaluation"]}
+    if data.task == "e2e":
+        settings["dataset_name"] = data.dataset_name
+    models = {"arm": (trainer.model, trainer.processing_class)}
+    return evaluate(models, list(rows), EvaluationSettings(chat_format=data.chat_format, **settings))
 
 
 def _average(model, base: Path, weight: float) -> None:
@@ -171,15 +187,28 @@ def _without_what_means_nothing(keys: dict) -> dict:
     return {"lambda_td": 0, "td_scale": "null", "lambda_td_warmup_steps": 0, **keys}
 
 
-def _at_levels(results, levels: list[float], which: str) -> dict[str, list[float | None]]:
+def _at_levels(results, plan: dict, which: str) -> dict[str, list[float | None]]:
     """Each metric at each value of self-BLEU, on the frontier or on the curve of temperatures alone."""
     from trl_irl.evaluation.frontier import families, frontier
 
     curves = families(results.values, "arm")
     if which == "temperatures":
         curves = {"temperature": curves["temperature"]}
-    found = {metric: frontier(curves, metric, levels)[0].tolist() for metric in METRICS}
+    found = {metric: frontier(curves, metric, plan["levels"])[0].tolist() for metric in plan["metrics"]}
     return {metric: [None if x != x else x for x in values] for metric, values in found.items()}
+
+
+def _base_model(plan: dict, output_dir: Path) -> None:
+    """The model that all arms begin with, in `output_dir / "base"`."""
+    if plan["model"] == "demo":
+        from trl_irl.demos.demo import pretrained_base
+
+        pretrained_base(output_dir)
+    elif not (output_dir / "base").exists():
+        from benchmarks.real_model import smollm2
+
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / "base").symlink_to(smollm2().resolve())
 
 
 def work(options: argparse.Namespace) -> None:
@@ -221,15 +250,17 @@ def report(plan: dict, rows: list[dict]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def numbers_of(row: dict, which: str, levels: list[float]) -> dict[str, float]:
-    """What a table has of a run, shares in percent."""
-    found = {}
-    for metric in METRICS:
-        pairs = zip(levels, row[which][metric], strict=True)
-        found |= {f"{metric} at {level}": float("nan") if x is None else 100 * x for level, x in pairs}
+def numbers_of(row: dict, which: str, plan: dict) -> dict[str, float]:
+    """What a table has of a run, each metric times the plan's factor: shares in percent."""
+    found, factors = {}, plan["metrics"]
+    for metric, factor in factors.items():
+        pairs = zip(plan["levels"], row[which][metric], strict=True)
+        found |= {f"{metric} at {level}": float("nan") if x is None else factor * x for level, x in pairs}
     if which == "frontier":
-        found |= {f"area, {metric}": 100 * row["area"][metric] for metric in METRICS}
-    return found | {"greedy": 100 * row["samplers"]["t=0"]["accuracy"], "nll": row["nll"]}
+        found |= {f"area, {metric}": factor * row["area"][metric] for metric, factor in factors.items()}
+    greedy = {metric: factor for metric, factor in factors.items() if metric in row["samplers"]["t=0"]}
+    found |= {f"{metric}, greedy": factor * row["samplers"]["t=0"][metric] for metric, factor in greedy.items()}
+    return found | {"nll": row["nll"]}
 
 
 def _table(plan: dict, rows: list[dict], which: str) -> list[list[str]]:
@@ -240,7 +271,7 @@ def _table(plan: dict, rows: list[dict], which: str) -> list[list[str]]:
         seeds = sorted(runs.keys() & by_arm["MLE"].keys())
         if not seeds:
             continue
-        ours, base = ([numbers_of(of[seed], which, plan["levels"]) for seed in seeds] for of in (runs, by_arm["MLE"]))
+        ours, base = ([numbers_of(of[seed], which, plan) for seed in seeds] for of in (runs, by_arm["MLE"]))
         cells = []
         for key in ours[0]:
             if name == "MLE":
@@ -258,26 +289,27 @@ def _choices(rows: list[dict]) -> list[list[str]]:
     return [["arm", *keys], *([name, *(f"{row[key] or ''}" for key in keys)] for name, row in found.items())]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", type=Path, default=HERE / "referee.yaml")
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/referee"), help="the base model")
-    parser.add_argument("--results", type=Path, default=RESULTS / "referee.jsonl", help="raw numbers, kept")
+def main(plan: Path = HERE / "referee.yaml", description: str | None = __doc__) -> None:
+    """The command of a study with this plan, whose name its results and its models' folder have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", type=Path, default=plan)
+    parser.add_argument("--output_dir", type=Path, help="for the base model; outputs/PLAN if unset")
+    parser.add_argument("--results", type=Path, help="raw numbers, kept; results/PLAN.jsonl if unset")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--run", help=argparse.SUPPRESS)
     parser.add_argument("--report", action="store_true", help="only print the tables of what is done")
     options = parser.parse_args()
+    options.output_dir = options.output_dir or Path("outputs") / options.plan.stem
+    options.results = options.results or RESULTS / f"{options.plan.stem}.jsonl"
     plan = plan_of(options.plan)
     if options.run:
         run = json.loads(options.run)
         told = run_job(options.output_dir, plan, run)
         add_row(options.results, told)
-        print(run, f"accuracy at {plan['levels']}: {told['frontier']['accuracy']}", flush=True)
+        print(run, f"at self-BLEU {plan['levels']}: {told['frontier']}", flush=True)
         return
     if not options.report:
-        from trl_irl.demos.demo import pretrained_base
-
-        pretrained_base(options.output_dir)
+        _base_model(plan, options.output_dir)
         work(options)
     print(report(plan, list(done_of(plan, read_rows(options.results)).values())))
 
