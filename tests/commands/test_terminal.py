@@ -115,6 +115,17 @@ def test_rows_are_counted_as_the_loss_sees_them(model_folder, tmp_path):
     assert many.count == 300 and many.looked_at == 200 and many.scored == pytest.approx(sum(scored) / 3, rel=0.1)
 
 
+def test_a_row_ends_where_a_template_writes_a_newline_behind_its_turns(model_folder, tmp_path):
+    """SmolLM2's, Qwen's and others' do, so the last scored token is no stop token."""
+    messages = [{"role": "user", "content": "One"}], [{"role": "assistant", "content": "two"}]
+    rows = [dict(zip(("prompt", "completion"), messages, strict=True))]
+    whole = rows_of(make(model_folder, tmp_path, rows, eos_token="<|im_end|>"))
+    assert whole.ended == 1.0
+    for cut, ended in ((1, 1.0), (2, 0.0)):  # the newline, and the stop token
+        settings = {"eos_token": "<|im_end|>", "max_length": int(whole.tokens) - cut}
+        assert rows_of(make(model_folder, tmp_path, rows, **settings)).ended == ended
+
+
 def test_the_table_tells_the_objective_in_force(model_folder, tmp_path):
     rows = [{"prompt": "One", "completion": " two"}] * 8
     trainer = make(model_folder, tmp_path, rows, lambda_td=0.3, gamma=0.9, gradient_accumulation_steps=3)

@@ -33,7 +33,8 @@ class Rows:
         looked_at (`int`)
         tokens, scored (`float`): mean tokens per row, and those of them that the loss is over.
         longest_prompt, longest_scored (`int`): in tokens.
-        ended (`float`, *optional*): share whose last scored token is a stop token; `None` where rows are packed.
+        ended (`float`, *optional*):
+            Share whose scored tokens end in a stop token, or in white space behind one; `None` where rows are packed.
     """
 
     count: int
@@ -61,7 +62,9 @@ def rows_of(trainer) -> Rows | None:
         actions = labels[labels != -100]
         lengths.append(len(row["input_ids"]))
         scored.append(len(actions))
-        ended.append(len(actions) > 0 and bool(torch.isin(actions[-1], stop_tokens)))
+        stops = torch.isin(actions, stop_tokens).nonzero().flatten()
+        # Many chat templates write a newline behind the token that ends a turn.
+        ended.append(len(stops) > 0 and not trainer.processing_class.decode(actions[stops[-1] + 1 :]).strip())
     prompts = [length - count for length, count in zip(lengths, scored, strict=True)]
     share = None if trainer.args.packing else sum(ended) / len(ended)
     means = (sum(lengths) / len(lengths), sum(scored) / len(scored))
