@@ -17,28 +17,23 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from transformers.modeling_outputs import CausalLMOutput
-from transformers.trainer_utils import EvalPrediction, PredictionOutput
+from transformers.trainer_utils import EvalPrediction
 from trl import SFTTrainer
 
 from ...rewards.frozen_models import check_language_model, whole_language_model
-from ...rewards.soft_q_settings import save_settings, saved_settings
-from ...soft_q import SoftQOutput, SoftQTerms, attach_soft_q_head, soft_q_terms
-from ...soft_q.head import Reference, can_run, projection_of
-from ...soft_q.objectives import Objective, objective_of
+from ...soft_q import attach_soft_q_head
+from ...soft_q.head import can_run
+from ...soft_q.objectives import Objective
 from ...soft_q.own_forward import embedding_rows
 from ...text.stop_tokens import stop_token_ids
-from ..runtime.interruption import Interruptible
 from ..runtime.models import (
     causal_lm,
     default_output_dir,
     keep_4bit_weights_trainable,
     loaded_if_adapter,
-    no_dropout,
     without_trl_head,
 )
 from ..runtime.row_checks import check_not_empty, check_rows, check_token_ids
-from ..runtime.step_guard import StepGuard
 from .argument_checks import (
     check_arguments,
     check_best_metric,
@@ -48,18 +43,17 @@ from .argument_checks import (
     named,
 )
 from .config import IRLConfig
-from .first_step import FirstStep, ScheduleCheck, drowning
 from .packing import check_documents_apart
 from .reference import own_reference, prepared_reference
 from .row_ends import check_collator, why_nothing_ends
 from .row_ids import check_kept, ready_rows, what_cannot_be_written
-from .token_metrics import TokenMetrics
+from .soft_q_training import SoftQTraining
 
 
 logger = get_logger(__name__)
 
 
-class IRLTrainer(Interruptible, SFTTrainer):
+class IRLTrainer(SoftQTraining, SFTTrainer):
     """
     Trainer for offline inverse reinforcement learning: fine-tuning on demonstrations with the inverse soft-Q loss of
     [Imitating Language via Scalable Inverse Reinforcement Learning](https://huggingface.co/papers/2409.01369).
@@ -69,11 +63,11 @@ class IRLTrainer(Interruptible, SFTTrainer):
         -log pi(a|s) + lambda_td / td_scale * (Q(s, a) - gamma * V(s'))^2 + lambda_kl * KL(pi || reference)
 
     Data preparation, PEFT, quantisation, packing, distributed training, logging and checkpoints are
-    [`~trl.SFTTrainer`]'s. Overridden are `compute_loss`; `log`, `evaluate` and `predict`, to add metrics that are
-    means over tokens; `_prepare_dataset`, to refuse what could only fail later; `get_batch_samples`, to measure
-    `td_scale` before the first step, and `_load_optimizer_and_scheduler`, to find it again; `_get_grad_norm`, to keep
-    a step that is not finite away from the weights; and, in saving, what makes a checkpoint whole or an error, and
-    tells [`SoftQReward`] how it was trained.
+    [`~trl.SFTTrainer`]'s. Overridden are, in [`~trainer.irl.soft_q_training.SoftQTraining`], `compute_loss`; `log`,
+    `evaluate` and `predict`, to add metrics that are means over tokens; `get_batch_samples`, to measure `td_scale`
+    before the first step, and `_load_optimizer_and_scheduler`, to find it again; `_get_grad_norm`, to keep a step that
+    is not finite away from the weights; and, in saving, what makes a checkpoint whole or an error, and tells
+    [`SoftQReward`] how it was trained. Here it is `_prepare_dataset`, to refuse what could only fail later.
 
     Example:
 
@@ -189,9 +183,6 @@ class IRLTrainer(Interruptible, SFTTrainer):
             if len(self._tokenizer) > size or "input_ids" in (dataset.column_names or ()):
                 check_token_ids(prepared[name], size, name)
 
-        # The loss below is normalised by the token count of the whole accumulated batch, whatever the architecture's
-        # own loss can do.
-        self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = True  # Trainer goes by the class's name, which for GPT-2 and others says otherwise
         self._causal_lm = causal_lm(self.model)
         if self.aux_loss_enabled and has_no_experts(self._causal_lm.config):
@@ -205,21 +196,20 @@ class IRLTrainer(Interruptible, SFTTrainer):
         self.stop_token_ids = stop_token_ids(self._causal_lm, self._tokenizer)
         check_collator(self)
         self._warn_if_nothing_ends()
-        self._token_metrics = {"train": TokenMetrics(), "eval": TokenMetrics()}
-        self._step_guard = StepGuard(args, self.accelerator)
-        self._watch_signals()
-        self.add_callback(ScheduleCheck())
-        self.objective = self._make_objective() if objective is None else objective
-        self._first_step = FirstStep(self, args.objective if objective is None else type(objective).__name__)
-        self._warned_of_td = False
-        self._eval_prefix = "eval"
-
-        self.ref_model = None
+        self._begin_soft_q(objective)
         if args.lambda_kl > 0 and not (ref_model is None and is_peft_model(self.model)):
             if ref_model is None:
                 ref_model = own_reference(self, model)
             self._ref_causal_lm = causal_lm(ref_model)
             self.ref_model = prepared_reference(ref_model, self)
+
+    @property
+    def _tensor_parallel(self) -> int:
+        return self.get_tp_size()
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self._check_packing(model)  # if it is sharded, and could not be run before
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _check_packing(self, model: torch.nn.Module) -> None:
         if self._unchecked_packing:
@@ -252,161 +242,3 @@ class IRLTrainer(Interruptible, SFTTrainer):
             raise ValueError(message or f"The {dataset_name} dataset: {error}") from error
         check_kept(dataset, prepared, args.max_length, packing, dataset_name)
         return prepared
-
-    @property
-    def td_scale(self) -> float:
-        """What the squared reward is divided by ([`IRLConfig.td_scale`]); 1 until the first step has measured it."""
-        return self._first_step.measured.get("td_scale", 1.0)
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._first_step.measure(batches)
-        return batches, num_items_in_batch
-
-    def soft_q_terms(self, output: SoftQOutput) -> SoftQTerms:
-        """The terms of the objective, of a forward with `soft_q="values"`."""
-        return soft_q_terms(
-            output.q,
-            output.v,
-            output.labels,
-            self.stop_token_ids,
-            gamma=self.args.gamma,
-            terminal_value=self.args.terminal_value,
-            td_target_grad=self.args.td_target_grad,
-            soft_v=output.v_tempered if self.objective.value_temperature != 1 else None,
-        )
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # TRL 1.12 says here whether the caller wants logits; from 1.13 on, `return_outputs` does. Can go with 1.12.
-        prediction_loss_only = inputs.pop("_prediction_loss_only", None)
-        self._check_packing(model)  # if it is sharded, and could not be run before
-        training = self.model.training
-        mode = "train" if training else "eval"
-        if self.aux_loss_enabled:
-            inputs["output_router_logits"] = True
-
-        with_logits = return_outputs and not prediction_loss_only
-        reference = self._reference(model, inputs)
-        asked = {"reference": reference, "statistics": self.objective.statistics, "return_logits": with_logits}
-        output = model(**inputs, soft_q="values", **asked)
-        terms = self.soft_q_terms(output)
-        lambda_td = self.args.lambda_td_at(self.state.global_step) if training else self.args.lambda_td
-        # Clamped, so that a batch with nothing to learn from gives a zero with gradients rather than 0 / 0.
-        tokens = self._tokens_of(terms) if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
-        tokens = tokens.clamp(min=1).to(terms.nll.device)
-        loss = self.objective(terms, output, lambda_td / self.td_scale, **self._rows_of(tokens)) / tokens
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            # `num_items_in_batch` counts the tokens of all ranks, and DDP averages the ranks' gradients.
-            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
-        if output.aux_loss is not None:
-            # A mean over a micro-batch, so averaged over accumulation steps. TRL 1.12 sums them.
-            coefficient = self._causal_lm.config.get_text_config().router_aux_loss_coef
-            steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
-            loss = loss + coefficient * output.aux_loss.to(loss.device) / steps
-
-        if training:
-            loss = self._step_guard.watch(loss)
-        # Padding-free batches are one row without an attention mask.
-        seen = inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
-        self._measure(mode, output, terms, lambda_td, seen)
-
-        if not return_outputs:
-            return loss
-        return loss, CausalLMOutput(logits=output.logits) if with_logits else output
-
-    def _make_objective(self) -> Objective:
-        """The objective that the arguments describe."""
-        return objective_of(self.args.objective, self.args)
-
-    def _tokens_of(self, terms: SoftQTerms) -> torch.Tensor:
-        """How many tokens of a micro-batch count, where nobody has counted those of the whole batch."""
-        return terms.scored.sum()
-
-    def _rows_of(self, tokens: torch.Tensor) -> dict[str, Any]:
-        """What the objective must know of the rows beside their terms; `tokens` are those of the whole batch."""
-        return {}
-
-    def _measure(self, mode: str, output, terms: SoftQTerms, lambda_td: float, seen: torch.Tensor | int) -> None:
-        own = self.objective.metrics(terms, output)
-        self._token_metrics[mode].add(output, terms, lambda_td, seen, own=own)
-
-    @torch.no_grad()
-    def _reference(self, model, inputs: dict[str, Any]) -> Reference | None:
-        if self.args.lambda_kl == 0:
-            return None
-        inputs = {key: value for key, value in inputs.items() if key != "output_router_logits"}
-        if self.ref_model is not None:
-            hidden = self.ref_model(**inputs, soft_q="hidden_states").hidden_states
-            return Reference(hidden, projection_of(self._ref_causal_lm))
-        with no_dropout(model), self.accelerator.unwrap_model(model).disable_adapter():
-            hidden = model(**inputs, soft_q="hidden_states").hidden_states
-        return Reference(hidden, projection_of(self._causal_lm, with_adapters=False))
-
-    def _get_grad_norm(self, model, grad_norm=None):
-        # Where the Trainer knows a step's gradients and has not used them yet (DeepSpeed has, or has left them out).
-        grad_norm = super()._get_grad_norm(model, grad_norm)
-        metrics = self._token_metrics["train"]
-        if self._step_guard.is_sound(grad_norm):
-            metrics.end_step()
-        else:
-            step_metrics = {**metrics.drop_step(self.accelerator), "grad_norm": float(grad_norm or 0)}
-            self._step_guard.on_fault(self.state, step_metrics, self.lr_scheduler.get_last_lr()[0])
-            self.optimizer.zero_grad(set_to_none=True)
-            if self.accelerator.optimizer_step_was_skipped:
-                # DeepSpeed left the step out, and the Trainer then holds the schedule back. Elsewhere it moves on.
-                getattr(self.lr_scheduler, "scheduler", self.lr_scheduler).step()
-        return grad_norm
-
-    def _save(self, output_dir=None, state_dict=None):
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            settings = {name: getattr(self.args, name) for name in ("gamma", "terminal_value", "lambda_td")}
-            save_settings(output_dir or self.args.output_dir, {**settings, **self._first_step.to_save()})
-
-    def _load_optimizer_and_scheduler(self, checkpoint):
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            self._first_step.resume(saved_settings(checkpoint))
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        mode = "train" if self.model.training else "eval"
-        metrics = self._pop_token_metrics(mode)
-        if (
-            mode == "train"
-            and "nll" in metrics
-            and not self._warned_of_td
-            and (said := drowning(metrics, self.td_scale, self.objective.squares_logged))
-        ):
-            self._warned_of_td = True
-            logger.warning(said)
-        if mode == "train":
-            self._metrics[mode].update({name: [value] for name, value in metrics.items()})
-        else:  # SFTTrainer would call those of every evaluation dataset eval_NAME
-            logs.update({f"{self._eval_prefix}_{name}": value for name, value in metrics.items()})
-        super().log(logs, start_time)
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        self._eval_prefix = metric_key_prefix
-        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-
-    def predict(
-        self, test_dataset: Dataset, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
-    ) -> PredictionOutput:
-        output = super().predict(test_dataset, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix)
-        output.metrics.update({f"{metric_key_prefix}_{k}": x for k, x in self._pop_token_metrics("eval").items()})
-        return output
-
-    def _pop_token_metrics(self, mode: str) -> dict[str, float]:
-        metrics = self._token_metrics[mode].pop(self.accelerator)
-        if self._total_train_tokens == 0:
-            # After a resume, counts go on where the last log left them (SFTTrainer's num_tokens starts at 0 again).
-            logged = next((entry for entry in reversed(self.state.log_history) if "num_tokens" in entry), {})
-            self._total_train_tokens = int(logged.get("num_tokens", 0))
-            self._step_guard.skipped += int(logged.get("skipped_steps", 0))
-        if metrics:
-            seen = int(metrics.pop("input_tokens")) // self.get_tp_size()
-            self._total_train_tokens += seen if mode == "train" else 0
-            metrics |= {"num_tokens": self._total_train_tokens, "td_scale": self.td_scale}
-        if mode == "train" and self.args.nan_policy == "skip":
-            metrics["skipped_steps"] = self._step_guard.skipped
-        return metrics

@@ -1,0 +1,219 @@
+"""What every trainer on demonstrations does with the terms of the soft-Q head, whatever prepares its batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from datasets import Dataset
+from transformers.modeling_outputs import CausalLMOutput
+from transformers.trainer_utils import PredictionOutput
+
+from ...rewards.soft_q_settings import save_settings, saved_settings
+from ...soft_q import SoftQOutput, SoftQTerms, soft_q_terms
+from ...soft_q.head import Reference, projection_of
+from ...soft_q.objectives import Objective, objective_of
+from ..runtime.interruption import Interruptible
+from ..runtime.models import no_dropout
+from ..runtime.step_guard import StepGuard
+from .first_step import FirstStep, ScheduleCheck, drowning
+from .token_metrics import TokenMetrics
+
+
+logger = get_logger(__name__)
+
+
+class SoftQTraining(Interruptible):
+    """
+    For a [`~transformers.Trainer`], before it among the bases: a loss of the soft-Q terms of a micro-batch, normalised
+    by the scored tokens of the whole accumulated batch, its metrics as means over tokens, what the objective measures
+    before the first step, and a step that is not finite kept away from the weights. The model has a soft-Q head.
+    """
+
+    aux_loss_enabled = False
+
+    def _begin_soft_q(self, objective: Objective | None) -> None:
+        """After the trainer is made: its objective, its metrics, and what watches a run."""
+        args = self.args
+        # The loss below is normalised by the token count of the whole accumulated batch, whatever the architecture's
+        # own loss can do.
+        self.model_accepts_loss_kwargs = True
+        self._token_metrics = {"train": TokenMetrics(), "eval": TokenMetrics()}
+        self._step_guard = StepGuard(args, self.accelerator)
+        self._watch_signals()
+        self.add_callback(ScheduleCheck())
+        self.objective = self._make_objective() if objective is None else objective
+        self._first_step = FirstStep(self, args.objective if objective is None else type(objective).__name__)
+        self._warned_of_td = False
+        self._eval_prefix = "eval"
+        self.ref_model = None
+        self._total_train_tokens = 0
+
+    @property
+    def td_scale(self) -> float:
+        """What the squared reward is divided by ([`IRLConfig.td_scale`]); 1 until the first step has measured it."""
+        return self._first_step.measured.get("td_scale", 1.0)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._first_step.measure(batches)
+        return batches, num_items_in_batch
+
+    def soft_q_terms(self, output: SoftQOutput) -> SoftQTerms:
+        """The terms of the objective, of a forward with `soft_q="values"`."""
+        return soft_q_terms(
+            output.q,
+            output.v,
+            output.labels,
+            self.stop_token_ids,
+            gamma=self.args.gamma,
+            terminal_value=self.args.terminal_value,
+            td_target_grad=self.args.td_target_grad,
+            soft_v=output.v_tempered if self.objective.value_temperature != 1 else None,
+        )
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        # TRL 1.12 says here whether the caller wants logits; from 1.13 on, `return_outputs` does. Can go with 1.12.
+        prediction_loss_only = inputs.pop("_prediction_loss_only", None)
+        training = self.model.training
+        mode = "train" if training else "eval"
+        if self.aux_loss_enabled:
+            inputs["output_router_logits"] = True
+
+        with_logits = return_outputs and not prediction_loss_only
+        reference = self._reference(model, inputs)
+        asked = {"reference": reference, "statistics": self.objective.statistics, "return_logits": with_logits}
+        output = model(**inputs, soft_q="values", **asked)
+        terms = self.soft_q_terms(output)
+        lambda_td = self.args.lambda_td_at(self.state.global_step) if training else self.args.lambda_td
+        # Clamped, so that a batch with nothing to learn from gives a zero with gradients rather than 0 / 0.
+        tokens = self._tokens_of(terms) if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        tokens = tokens.clamp(min=1).to(terms.nll.device)
+        loss = self.objective(terms, output, lambda_td / self.td_scale, **self._rows_of(tokens)) / tokens
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            # `num_items_in_batch` counts the tokens of all ranks, and DDP averages the ranks' gradients.
+            loss = loss * (self.accelerator.num_processes // self._tensor_parallel)
+        if output.aux_loss is not None:
+            # A mean over a micro-batch, so averaged over accumulation steps. TRL 1.12 sums them.
+            coefficient = self._causal_lm.config.get_text_config().router_aux_loss_coef
+            steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
+            loss = loss + coefficient * output.aux_loss.to(loss.device) / steps
+
+        if training:
+            loss = self._step_guard.watch(loss)
+        self._measure(mode, output, terms, lambda_td, self._tokens_seen(inputs))
+
+        if not return_outputs:
+            return loss
+        return loss, CausalLMOutput(logits=output.logits) if with_logits else output
+
+    @property
+    def _tensor_parallel(self) -> int:
+        """Over how many processes a micro-batch is one and the same."""
+        return 1
+
+    def _tokens_seen(self, inputs: dict[str, Any]) -> torch.Tensor | int:
+        """Tokens that the model reads in a micro-batch."""
+        # Padding-free batches are one row without an attention mask.
+        return inputs["attention_mask"].sum() if "attention_mask" in inputs else inputs["input_ids"].numel()
+
+    def _make_objective(self) -> Objective:
+        """The objective that the arguments describe."""
+        return objective_of(self.args.objective, self.args)
+
+    def _tokens_of(self, terms: SoftQTerms) -> torch.Tensor:
+        """How many tokens of a micro-batch count, where nobody has counted those of the whole batch."""
+        return terms.scored.sum()
+
+    def _rows_of(self, tokens: torch.Tensor) -> dict[str, Any]:
+        """What the objective must know of the rows beside their terms; `tokens` are those of the whole batch."""
+        return {}
+
+    def _measure(self, mode: str, output, terms: SoftQTerms, lambda_td: float, seen: torch.Tensor | int) -> None:
+        own = self.objective.metrics(terms, output)
+        self._token_metrics[mode].add(output, terms, lambda_td, seen, own=own)
+
+    @torch.no_grad()
+    def _reference(self, model, inputs: dict[str, Any]) -> Reference | None:
+        if self.args.lambda_kl == 0:
+            return None
+        inputs = {key: value for key, value in inputs.items() if key != "output_router_logits"}
+        if self.ref_model is not None:
+            hidden = self.ref_model(**inputs, soft_q="hidden_states").hidden_states
+            return Reference(hidden, projection_of(self._ref_causal_lm))
+        with no_dropout(model), self.accelerator.unwrap_model(model).disable_adapter():
+            hidden = model(**inputs, soft_q="hidden_states").hidden_states
+        return Reference(hidden, projection_of(self._causal_lm, with_adapters=False))
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        # Where the Trainer knows a step's gradients and has not used them yet (DeepSpeed has, or has left them out).
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        metrics = self._token_metrics["train"]
+        if self._step_guard.is_sound(grad_norm):
+            metrics.end_step()
+        else:
+            step_metrics = {**metrics.drop_step(self.accelerator), "grad_norm": float(grad_norm or 0)}
+            self._step_guard.on_fault(self.state, step_metrics, self.lr_scheduler.get_last_lr()[0])
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.accelerator.optimizer_step_was_skipped:
+                # DeepSpeed left the step out, and the Trainer then holds the schedule back. Elsewhere it moves on.
+                getattr(self.lr_scheduler, "scheduler", self.lr_scheduler).step()
+        return grad_norm
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            settings = {name: getattr(self.args, name) for name in ("gamma", "terminal_value", "lambda_td")}
+            save_settings(output_dir or self.args.output_dir, {**settings, **self._first_step.to_save()})
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._first_step.resume(saved_settings(checkpoint))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        mode = "train" if self.model.training else "eval"
+        metrics = self._pop_token_metrics(mode)
+        if (
+            mode == "train"
+            and "nll" in metrics
+            and not self._warned_of_td
+            and (said := drowning(metrics, self.td_scale, self.objective.squares_logged))
+        ):
+            self._warned_of_td = True
+            logger.warning(said)
+        # TRL's trainers would call those of every evaluation dataset eval_NAME.
+        prefix = "" if mode == "train" else f"{self._eval_prefix}_"
+        logs.update({f"{prefix}{name}": value for name, value in metrics.items()})
+        super().log(logs, start_time)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval", **generation):
+        self._eval_prefix = metric_key_prefix
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **generation)
+
+    def predict(
+        self,
+        test_dataset: Dataset,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "test",
+        **generation,
+    ) -> PredictionOutput:
+        output = super().predict(test_dataset, ignore_keys, metric_key_prefix, **generation)
+        output.metrics.update({f"{metric_key_prefix}_{k}": x for k, x in self._pop_token_metrics("eval").items()})
+        return output
+
+    def _pop_token_metrics(self, mode: str) -> dict[str, float]:
+        metrics = self._token_metrics[mode].pop(self.accelerator)
+        if self._total_train_tokens == 0:
+            # After a resume, counts go on where the last log left them (SFTTrainer's num_tokens starts at 0 again).
+            logged = next((entry for entry in reversed(self.state.log_history) if "num_tokens" in entry), {})
+            self._total_train_tokens = int(logged.get("num_tokens", 0))
+            self._step_guard.skipped += int(logged.get("skipped_steps", 0))
+        if metrics:
+            seen = int(metrics.pop("input_tokens")) // self._tensor_parallel
+            self._total_train_tokens += seen if mode == "train" else 0
+            metrics |= {"num_tokens": self._total_train_tokens, "td_scale": self.td_scale}
+        if mode == "train" and self.args.nan_policy == "skip":
+            metrics["skipped_steps"] = self._step_guard.skipped
+        return metrics
