@@ -24,13 +24,13 @@ from transformers.modeling_outputs import ModelOutput
 from .own_forward import (
     Postprocessing,
     UnknownHeadError,
-    check_decoder_only,
     fit_postprocessing,
     forward_before,
-    probe_ids,
+    probe_inputs,
     probe_logits,
     run_without_projection,
 )
+from .packed import decoder_inputs
 from .projection import Projection, check_head, check_linear
 from .reference_kl import reference_kl
 from .statistics import Statistics
@@ -44,7 +44,7 @@ class SoftQOutput(ModelOutput):
 
     Every field but `aux_loss`, `logits` and `hidden_states` has the shape `(batch, seq_len - 1)` (or that of
     `shift_labels`): position t is the state after input token t and the action that is token t + 1. It is 0 where the
-    label is -100.
+    label is -100. Of an encoder-decoder the shape is that of `labels`, which are aligned with the decoder's states.
 
     Attributes:
         q (`torch.Tensor`, float32): Q(s_t, a_t), in nats.
@@ -103,9 +103,11 @@ class _Attached:
 
 def attach_soft_q_head(model: PreTrainedModel, logit_buffer_mb: float = DEFAULT_LOGIT_BUFFER_MB) -> None:
     """
-    Give a causal language model a second way to be called: `model(..., labels=labels, soft_q="values")` returns a
+    Give a language model a second way to be called: `model(..., labels=labels, soft_q="values")` returns a
     [`SoftQOutput`] instead of logits. Without `soft_q`, its forward is the original one. A copy of the model computes
-    with the copy's weights, and to attach a second time changes the buffer alone.
+    with the copy's weights, and to attach a second time changes the buffer alone. Of an encoder-decoder the labels are
+    the decoder's, `decoder_input_ids` are made of them if they are not given, and `packed=Packed(...)` keeps several
+    documents of a row apart.
 
     Attach after PEFT has wrapped the model (pass the inner causal language model) and before the model is prepared
     for distributed training, so that every wrapper's hooks still run around the call. `soft_q="hidden_states"` returns
@@ -114,18 +116,17 @@ def attach_soft_q_head(model: PreTrainedModel, logit_buffer_mb: float = DEFAULT_
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            Causal language model; its `forward` is replaced on this instance.
+            Causal or encoder-decoder language model; its `forward` is replaced on this instance.
         logit_buffer_mb (`float`, *optional*, defaults to `128`):
             See [`soft_q_values`].
 
     Raises:
-        `ValueError`: the model is an encoder-decoder; it has no head, a quantised one or one with an adapter; it
-            cannot be run on tokens alone, or its logits are then not finite.
+        `ValueError`: the model has no head, a quantised one or one with an adapter; it cannot be run on tokens alone,
+            or its logits are then not finite.
         [`~soft_q.own_forward.UnknownHeadError`]: a `ValueError`: its forward does not call its output projection once,
             it does something to its logits that is no scale, soft cap or shorter vocabulary, or its own Q and V on a
             probe are not what the head computes.
     """
-    check_decoder_only(model.config, type(model).__name__)
     check_head(model)
     known = vars(model).get("_soft_q")
     size = _projection_size(model)
@@ -209,6 +210,9 @@ def _soft_q_forward(
     return_logits: bool,
 ) -> SoftQOutput:
     kwargs.pop("num_items_in_batch", None)  # a loss argument, and there is no loss here
+    if model.config.is_encoder_decoder:
+        kwargs = decoder_inputs(model, kwargs, labels)
+        shift_labels = labels
     hidden, output = _run(model, args, kwargs, return_logits)
     if shift_labels is None:
         hidden, shift_labels = hidden[:, :-1], labels[:, 1:]
@@ -278,7 +282,8 @@ def _measured(model: PreTrainedModel) -> Postprocessing:
     The model's postprocessing, from a forward of a few tokens with known numbers in the projection's place; then a
     forward as training calls it, whose Q and V must be those of the model's own logits.
     """
-    input_ids = probe_ids(model)
+    asked = probe_inputs(model)
+    input_ids = asked["input_ids"]
     head = model.get_output_embeddings()
     name, was_training = type(model).__name__, model.training
     # In training mode, because bitsandbytes repacks 4-bit weights for inference when a CPU model is evaluated, and no
@@ -286,7 +291,6 @@ def _measured(model: PreTrainedModel) -> Postprocessing:
     model.train()
     try:
         with torch.random.fork_rng(devices=[input_ids.device] if input_ids.is_cuda else []):
-            asked = {"input_ids": input_ids}
             with torch.enable_grad():  # shows trainable weights after the projection
                 *_, postprocessing = _probed(model, (), asked)
             hidden, output = run_without_projection(model, (), asked, head)

@@ -37,9 +37,8 @@ def check_decoder_only(config: PretrainedConfig, what: str) -> None:
     if config.is_encoder_decoder:
         raise ValueError(
             f"{what} is an encoder-decoder model ({config.model_type}), and here one model reads prompt and "
-            "completion as one text. Take a decoder-only language model (Llama, Qwen, GPT-2 and so on). "
-            "Encoder-decoder models have no trainer here; `Seq2SeqTrainer` of transformers trains them by maximum "
-            "likelihood."
+            "completion as one text. Take a decoder-only language model (Llama, Qwen, GPT-2 and so on), or train "
+            "this one with `Seq2SeqIRLTrainer`."
         )
 
 
@@ -57,11 +56,13 @@ class Postprocessing:
         scale (`float`): Cohere, Granite, Falcon-H1 and others have one.
         softcap (`float`, *optional*): Gemma 2 and others.
         vocabulary (`int`): columns that the model's logits have; the projection may be padded beyond them.
+        adds_bias (`bool`): whether the model's `final_logits_bias` (BART, Marian and others) is added to x before.
     """
 
     scale: float
     softcap: float | None
     vocabulary: int
+    adds_bias: bool = False
 
 
 class _StandIn(nn.Module):
@@ -162,6 +163,18 @@ def embedding_rows(model: PreTrainedModel) -> int:
     return getattr(embeddings, "num_embeddings", None) or model.config.get_text_config().vocab_size
 
 
+def logits_bias(model: PreTrainedModel) -> torch.Tensor | None:
+    """What BART, Marian and others add to their logits, `(vocabulary,)`; it is no parameter of the projection."""
+    bias = getattr(model, "final_logits_bias", None)
+    return bias.flatten() if isinstance(bias, torch.Tensor) else None
+
+
+def probe_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """What a forward of [`probe_ids`] alone needs: of an encoder-decoder, for both sides."""
+    ids = probe_ids(model)
+    return {"input_ids": ids, "decoder_input_ids": ids} if model.config.is_encoder_decoder else {"input_ids": ids}
+
+
 def probe_ids(model: PreTrainedModel) -> torch.Tensor:
     """One row of as many ordinary tokens as there are probe logits."""
     config = model.config
@@ -200,6 +213,10 @@ def fit_postprocessing(model: PreTrainedModel, given: torch.Tensor, logits: torc
         )
     vocabulary = logits.size(-1)
     x, y = given[0, :, 0].double(), logits[0].double()
+    bias = logits_bias(model)
+    adds_bias = bias is not None and bool((bias != 0).any())
+    if adds_bias:
+        y = y - bias[:vocabulary].to(y)
     # float32 arithmetic; a model may round its logits to 16 bits at the end.
     tolerance = 1e-5 if torch.finfo(logits.dtype).bits > 16 else 1e-2
 
@@ -210,10 +227,10 @@ def fit_postprocessing(model: PreTrainedModel, given: torch.Tensor, logits: torc
     if fits and agree(y, y[:, :1].expand_as(y)):
         y = y[:, 0]
         scale = y[0].item()  # of 1
-        if agree(y, scale * x):
-            return Postprocessing(scale, None, vocabulary)
+        if agree(y, scale * x) and (scale == 1 or not adds_bias):
+            return Postprocessing(scale, None, vocabulary, adds_bias)
         hint = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-        for softcap in filter(None, (y.max().item(), hint)):
+        for softcap in () if adds_bias else filter(None, (y.max().item(), hint)):
             if 0 < abs(y[0].item()) < softcap:
                 scale = softcap * math.atanh(y[0].item() / softcap)
                 if agree(y, softcap * torch.tanh(scale * x / softcap)):

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
-from .own_forward import Postprocessing, UnknownHeadError
+from .own_forward import Postprocessing, UnknownHeadError, logits_bias
 
 
 # With all the tokens of a micro-batch in one tile, the weight gradient of a vocabulary tile is one product, written
@@ -84,6 +84,9 @@ class Projection:
         if isinstance(weight, DTensor):
             weight = weight.full_tensor()
             bias = bias.full_tensor() if bias is not None else None
+        if postprocessing.adds_bias:
+            added = logits_bias(model).to(weight.device)
+            bias = added if bias is None else bias + added
         return cls(weight, bias, postprocessing.scale, postprocessing.softcap, postprocessing.vocabulary)
 
     def gathered(self) -> AbstractContextManager:

@@ -1,47 +1,20 @@
-import copy
-import os
 from dataclasses import dataclass, field
-from datetime import timedelta
 
-import torch
-from accelerate import PartialState
 from trl import SFTConfig
 
-from ...soft_q.values import DEFAULT_LOGIT_BUFFER_MB
-from ..runtime.best_metric import set_direction
-from ..runtime.least_values import check_at_least
+from ..runtime.run_arguments import RunArguments
 from .objective_arguments import ObjectiveArguments
 
 
-NAN_POLICIES = ("stop", "skip")
-
-
 @dataclass
-class IRLConfig(ObjectiveArguments, SFTConfig):
+class IRLConfig(ObjectiveArguments, RunArguments, SFTConfig):
     r"""
     Configuration class for the [`IRLTrainer`].
 
     [`IRLConfig`] inherits every parameter from [`~trl.SFTConfig`] and those of the objective, the inverse soft-Q
     objective ([arXiv 2409.01369](https://huggingface.co/papers/2409.01369)) or another, from
-    [`~trainer.irl.objective_arguments.ObjectiveArguments`], and adds the following.
-
-    Parameters:
-        > Parameters that control memory
-
-        logit_buffer_mb (`float`, *optional*, defaults to `128`):
-            Memory in MiB for the tile of logits at work and its working copy. The shape of the tile follows from it:
-            the micro-batch's scored tokens (at most 4,096) by as many vocabulary columns as fit.
-
-        > Parameters that control what happens when something goes wrong
-
-        nan_policy (`str`, *optional*, defaults to `"stop"`):
-            What a loss or gradient that is NaN or infinite, on any rank, does. `"stop"` ends the run with a
-            `FloatingPointError` that gives the step and its metrics, before the weights change. `"skip"` leaves the
-            weights as they are for that step, counts it in `skipped_steps`, and ends the run after ten such steps in
-            a row. In fp16, gradients that overflow while the loss is finite are the loss scaler's business.
-        save_on_signal (`bool`, *optional*, defaults to `False`):
-            Whether SIGTERM makes training end after the current step with a checkpoint, from which
-            `resume_from_checkpoint` goes on. All ranks act on a signal that any rank got.
+    [`~trainer.irl.objective_arguments.ObjectiveArguments`], and what a run may need, from
+    [`~trainer.runtime.run_arguments.RunArguments`].
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:
@@ -56,84 +29,15 @@ class IRLConfig(ObjectiveArguments, SFTConfig):
         metadata={"help": "Always 'nll': the loss is the inverse soft-Q objective.", "choices": ["nll"]},
     )
 
-    # Parameters that control memory
-    logit_buffer_mb: float = field(
-        default=DEFAULT_LOGIT_BUFFER_MB,
-        metadata={"help": "Memory in MiB for the tile of logits at work and its working copy."},
-    )
-
-    # Parameters that control what happens when something goes wrong
-    nan_policy: str = field(
-        default="stop",
-        metadata={
-            "help": "What a NaN or infinite loss or gradient does: 'stop' ends the run before the weights change, "
-            "'skip' leaves that step out and counts it in skipped_steps.",
-            "choices": list(NAN_POLICIES),
-        },
-    )
-    save_on_signal: bool = field(
-        default=False,
-        metadata={"help": "Whether SIGTERM makes training end after the current step with a checkpoint."},
-    )
-
     def __post_init__(self):
-        if self.use_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
-            # transformers 5.23 passes `ddp_timeout` on for accelerators only; it then takes the group made here.
-            PartialState(cpu=True, timeout=timedelta(seconds=self.ddp_timeout))
-        set_direction(self)
         super().__post_init__()
         if self.loss_type != "nll":
             raise ValueError(
                 f"`loss_type={self.loss_type!r}` would replace the inverse soft-Q objective. Leave `loss_type` unset "
                 "(for maximum likelihood set `lambda_td=0`), or use `SFTTrainer` for that loss."
             )
-        if self.label_smoothing_factor:
-            raise ValueError(
-                f"`label_smoothing_factor={self.label_smoothing_factor}` is not part of the inverse soft-Q objective: "
-                "it would move the target of `nll` away from the expert's action. Set it to 0."
-            )
-        check_at_least(self)
-        if self.max_steps <= 0 and not self.num_train_epochs > 0:
-            raise ValueError(
-                f"`num_train_epochs={self.num_train_epochs}` with `max_steps={self.max_steps}` trains for no step. "
-                "Set one of them above 0."
-            )
-        if self.save_strategy == "steps" and not self.save_steps > 0:
-            raise ValueError(
-                f"`save_steps={self.save_steps}` with `save_strategy='steps'` saves nothing. Set it above 0, or "
-                "`save_strategy='no'`."
-            )
         self.check_objective()
-        if not self.logit_buffer_mb > 0:
-            raise ValueError(
-                f"`logit_buffer_mb={self.logit_buffer_mb}` must be positive: it is the memory in MiB for one tile of "
-                "logits. 128 suits most models."
-            )
-        if self.nan_policy not in NAN_POLICIES:
-            raise ValueError(
-                f"`nan_policy={self.nan_policy!r}` is unknown. It says what a NaN or infinite loss does: 'stop' ends "
-                "the run before the weights change, 'skip' leaves that step out."
-            )
-        if "token" in (self.model_init_kwargs or {}):
-            raise ValueError(
-                "`model_init_kwargs` holds a `token`, which would be written to logs and saved beside the model. Set "
-                "it in the environment as HF_TOKEN, or log in with `hf auth login`."
-            )
         if self.use_liger_kernel:
             # Liger would patch `model.forward` when training starts. TRL >= 1.13 turns this off itself; ours can go
             # with TRL 1.12.
             self.liger_kernel_config = {**(self.liger_kernel_config or {}), "fused_linear_cross_entropy": False}
-
-    def __getstate__(self) -> dict:
-        # Trainer pickles its arguments beside the model (training_args.bin): without the Hub token.
-        return {**self.__dict__, "hub_token": None}
-
-    def __copy__(self) -> "IRLConfig":  # which goes by the state of a pickle, and is none
-        new = object.__new__(type(self))
-        new.__dict__.update(self.__dict__)
-        return new
-
-    def __deepcopy__(self, memo: dict) -> "IRLConfig":
-        new = memo[id(self)] = object.__new__(type(self))
-        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return new

@@ -1,0 +1,70 @@
+"""
+Several documents in one row of an encoder-decoder, kept apart: which document each token is of, and the masks that
+follow from it. Each decoder token sees its own document before it and all of its own document's encoder tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedModel
+
+
+class Packed(NamedTuple):
+    """
+    Attributes:
+        encoder (`torch.Tensor` of shape `(batch, encoder tokens)`, int64):
+            Number of the document that each token is of, from 0; -1 is padding.
+        decoder (`torch.Tensor` of shape `(batch, decoder tokens)`, int64)
+    """
+
+    encoder: torch.Tensor
+    decoder: torch.Tensor
+
+
+def decoder_inputs(model: PreTrainedModel, kwargs: dict[str, Any], labels: torch.Tensor) -> dict[str, Any]:
+    """
+    The arguments of an encoder-decoder's forward, with what its decoder reads made of the labels where it is not
+    given, and with `packed` turned into masks.
+    """
+    kwargs = dict(kwargs)
+    packed = kwargs.pop("packed", None)
+    if kwargs.get("decoder_input_ids") is None:
+        kwargs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=labels)
+    if packed is None:
+        return kwargs
+    encoder, decoder = (ids.to(labels.device) for ids in packed)
+    dtype = _mask_dtype(model, labels.device)
+    ids, positions = kwargs.pop("input_ids"), kwargs.pop("position_ids", None)
+    own = {} if positions is None else {"position_ids": positions}
+    kwargs.pop("attention_mask", None)
+    asked = {"input_ids": ids, "attention_mask": _additive(_same(encoder, encoder), dtype), **own}
+    encoded = model.get_encoder()(**asked)
+    causal = torch.ones(decoder.size(1), decoder.size(1), dtype=torch.bool, device=decoder.device).tril()
+    return kwargs | {
+        "encoder_outputs": encoded,
+        "attention_mask": _additive(_same(decoder, encoder), dtype),
+        "decoder_attention_mask": _additive(_same(decoder, decoder) & causal, dtype),
+    }
+
+
+def _same(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Which keys each query may see, `(batch, 1, queries, keys)`: those of its document."""
+    return (queries[:, :, None] == keys[:, None, :])[:, None]
+
+
+def _additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """
+    As numbers that are added to attention scores: eager attention of T5 and others adds what it gets, and a boolean
+    mask would add 0 and 1. A query of padding that may see nothing sees all, so that no row of a softmax is empty.
+    """
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return mask.masked_fill(~(allowed | ~allowed.any(-1, keepdim=True)), torch.finfo(dtype).min)
+
+
+def _mask_dtype(model: PreTrainedModel, device: torch.device) -> torch.dtype:
+    """The dtype that attention scores are in."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return model.dtype
