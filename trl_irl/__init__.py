@@ -11,7 +11,16 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .evaluation import evaluate
     from .rewards import PreferenceReward, SoftQReward
-    from .trainer import GAILConfig, GAILTrainer, IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
+    from .trainer import (
+        GAILConfig,
+        GAILTrainer,
+        IRLConfig,
+        IRLTrainer,
+        OnlineIRLConfig,
+        OnlineIRLTrainer,
+        Seq2SeqIRLConfig,
+        Seq2SeqIRLTrainer,
+    )
 
 __all__ = [
     "GAILConfig",
@@ -21,6 +30,8 @@ __all__ = [
     "OnlineIRLConfig",
     "OnlineIRLTrainer",
     "PreferenceReward",
+    "Seq2SeqIRLConfig",
+    "Seq2SeqIRLTrainer",
     "SoftQReward",
     "evaluate",
 ]
@@ -37,6 +48,8 @@ __getattr__, __dir__ = names_from(
         "OnlineIRLConfig": ".trainer.online_irl.config",
         "OnlineIRLTrainer": ".trainer.online_irl.trainer",
         "PreferenceReward": ".rewards.preference_reward",
+        "Seq2SeqIRLConfig": ".trainer.seq2seq.config",
+        "Seq2SeqIRLTrainer": ".trainer.seq2seq.trainer",
         "SoftQReward": ".rewards.soft_q_reward",
         "evaluate": ".evaluation.run",
     },

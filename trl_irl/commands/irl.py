@@ -146,15 +146,20 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
 
     from trl import get_peft_config, get_quantization_config
 
+    from .. import trainer as trainers
+    from ..rewards.adapters import config_of
     from ..rewards.frozen_models import check_language_model
     from ..tasks.files import check_room
-    from ..trainer import GAILConfig, GAILTrainer, IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
+    from ..trainer import IRLConfig, Seq2SeqIRLConfig
     from .console.hub import check_repository, repository_of
     from .console.terminal import use_terminal
 
     check_paths(training_args, model_args)
     remote = {"trust_remote_code": training_args.trust_remote_code}
-    check_language_model(model_args.model_name_or_path, "model_name_or_path", **remote)
+    offline = type(training_args) is IRLConfig
+    check_language_model(model_args.model_name_or_path, "model_name_or_path", encoder_decoder=offline, **remote)
+    if offline and config_of(model_args.model_name_or_path, "model_name_or_path", **remote).is_encoder_decoder:
+        training_args = Seq2SeqIRLConfig.of(training_args)
     if model_args.use_peft and model_args.lora_r < 1:
         raise ValueError(f"`lora_r: {model_args.lora_r}` is the adapter's rank. Set it to 1 or more; 16 is usual.")
     resume = find_checkpoint(training_args)
@@ -189,8 +194,8 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
         **(training_args.model_init_kwargs or {}),
     }
     try:
-        kinds = {IRLConfig: IRLTrainer, OnlineIRLConfig: OnlineIRLTrainer, GAILConfig: GAILTrainer}
-        trainer = kinds[type(training_args)](
+        kind = getattr(trainers, type(training_args).__name__.replace("Config", "Trainer"))
+        trainer = kind(
             model=model_args.model_name_or_path,
             args=training_args,
             train_dataset=splits[script_args.dataset_train_split],

@@ -145,17 +145,19 @@ def preference(arguments: ScoreArguments, tokenizer):
 def fits(arguments: ScoreArguments, tokenizer):
     """What raises where a row's completions do not fit into the model's context, or cannot be written."""
     from ..evaluation.loaded_models import context_of
+    from ..rewards.adapters import config_of
     from ..text.encode import encode_row
     from ..text.messages import naming_row
 
-    context = context_of(arguments.model)
+    context, apart = context_of(arguments.model), config_of(arguments.model).is_encoder_decoder
 
     def check(rows: list) -> None:
         where = f"Row {rows[0].number} of `{arguments.split}`"
         for one in rows:
             with naming_row(where):
-                encoded = encode_row(tokenizer, one.whole, one.ended)
-            length = len(encoded.prompt) + len(encoded.completion)
+                encoded = encode_row(tokenizer, one.whole, one.ended, apart)
+            lengths = (len(encoded.prompt), len(encoded.completion))
+            length = max(lengths) if apart else sum(lengths)
             if context is not None and length > context:
                 raise ValueError(
                     f"{where} has {length} tokens with its `{one.given.source}`, and the context of "
@@ -183,8 +185,10 @@ def main(arguments: ScoreArguments) -> None:
     for key in ("model", "ref_model"):
         if getattr(arguments, key) is not None:
             check_local_model(getattr(arguments, key), key)
-            check = check_one_label if arguments.kind == "preference" else check_language_model
-            check(getattr(arguments, key), key)
+            if arguments.kind == "preference":
+                check_one_label(getattr(arguments, key), key)
+            else:
+                check_language_model(getattr(arguments, key), key, encoder_decoder=True)
     output = Path(arguments.output)
     for key in ("output", "html"):
         if getattr(arguments, key) is not None:

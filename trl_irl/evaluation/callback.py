@@ -126,7 +126,7 @@ class GenerationCallback(TrainerCallback):
         self.max_new_tokens = self.arguments.eval_max_new_tokens or next(filter(None, sampled), 256)
         check_context(
             trainer.model,
-            encode_prompts(self.tokenizer, self._prompts),
+            encode_prompts(self.tokenizer, self._prompts, trainer.model.config.is_encoder_decoder),
             self.max_new_tokens,
             "eval_max_new_tokens",
         )

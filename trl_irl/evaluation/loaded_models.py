@@ -92,12 +92,20 @@ class LoadedModel:
         if self._given is not None:
             return self._given[0]
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return load_language_model(self.path, self.key, dtype=self.dtype).to(device).eval()
+        return load_language_model(self.path, self.key, encoder_decoder=True, dtype=self.dtype).to(device).eval()
 
     def release(self) -> None:
         """Forget the model, if it was loaded here; asked again, it is loaded again."""
         self.__dict__.pop("model", None)
         self._engine = None
+
+    @property
+    def apart(self) -> bool:
+        """Whether it reads the prompt and writes the completion, known before it is loaded."""
+        from ..rewards.adapters import config_of
+
+        config = config_of(self.path) if self._given is None else self._given[0].config
+        return config.is_encoder_decoder
 
     @property
     def context(self) -> int | None:
@@ -155,23 +163,26 @@ def check_lengths(
     from ..text.sampling import too_long_for
     from ..text.stop_tokens import why_nothing_ends
 
-    tokenizer, context = model.tokenizer, model.context
+    tokenizer, context, apart = model.tokenizer, model.context, model.apart
     if references:
         check_eos(tokenizer)
     prompts, whole = {}, {}
     for i, row in rows.items():
         where = f"Row {i} of {bad.of}"
         with bad.reading(i), naming_row(where):
-            prompts[i] = len(prompt_ids(tokenizer, asked(row)))
+            prompts[i] = len(prompt_ids(tokenizer, asked(row), apart))
             if max_new_tokens and not prompts[i]:
                 raise ValueError(f"{where} has an empty prompt, without one token for a model to go on from.")
             if references:
-                encoded = encode_row(tokenizer, row)
-                whole[i] = len(encoded.prompt) + len(encoded.completion)
-    if max_new_tokens:
+                encoded = encode_row(tokenizer, row, apart=apart)
+                lengths = (len(encoded.prompt), len(encoded.completion))
+                whole[i] = max(lengths) if apart else sum(lengths)
+    if max_new_tokens and not apart:
         first = [row for i, row in rows.items() if i not in bad.left_out][:16]
         if warning := why_nothing_ends(tokenizer, first, model.stop_tokens):
             warnings.warn(warning)
+    if apart:  # an encoder and a decoder have a context each
+        prompts = {i: max(length - max_new_tokens, 0) for i, length in prompts.items()}
     of_prompts = too_long_for(context, prompts, max_new_tokens)
     of_references = {
         i: f"{len(rows)} references (the first is number {i}, of {length} tokens with its prompt) are longer than the "

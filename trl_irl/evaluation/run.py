@@ -87,7 +87,10 @@ def _check_paths(models: Mapping[str, str | tuple], settings: EvaluationSettings
         paths[key] = [path] if (path := getattr(settings, key)) else []
     for key, path in ((key, path) for key, of_key in paths.items() for path in of_key):
         check_local_model(path, key)
-        (check_one_label if key == "reward_model_path" else check_language_model)(path, key)
+        if key == "reward_model_path":
+            check_one_label(path, key)
+        else:
+            check_language_model(path, key, encoder_decoder=True)
     if settings.output_dir is not None:
         check_writable(settings.output_dir, "output_dir")
 

@@ -133,6 +133,8 @@ class Talk:
         context = context_length(self.model.config)
         if self.settings.max_new_tokens is not None or context is None:
             return self.settings.max_new_tokens or _LONGEST
+        if self.model.config.is_encoder_decoder:  # whose answer has a context of its own
+            return min(_LONGEST, context)
         room = context - len(encode_prompts(self.tokenizer, [prompt])[0])
         return min(_LONGEST, room) if room > 0 else _LONGEST  # which says that it does not fit
 

@@ -34,7 +34,7 @@ def whole_weights() -> Iterator[None]:
         deepspeed._hf_deepspeed_config_weak_ref = reference
 
 
-def load_language_model(path: str, key: str = "model", **options) -> PreTrainedModel:
+def load_language_model(path: str, key: str = "model", encoder_decoder: bool = False, **options) -> PreTrainedModel:
     """
     A language model by name, all of whose weights were saved.
 
@@ -43,20 +43,21 @@ def load_language_model(path: str, key: str = "model", **options) -> PreTrainedM
             Folder, Hub id or adapter.
         key (`str`, *optional*, defaults to `"model"`):
             What the user set, for the message of an error.
+        encoder_decoder (`bool`, *optional*, defaults to `False`):
+            Whether it may be an encoder-decoder.
         **options:
             Of `from_pretrained`.
 
     Raises:
         `ValueError`: it is a reward model, or weights are missing, which transformers would draw at random.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    check_language_model(path, key)
+    check_language_model(path, key, encoder_decoder)
+    kind = AutoModelForSeq2SeqLM if config_of(path, key).is_encoder_decoder else AutoModelForCausalLM
     # The second for an adapter's base, of which the information below says nothing.
     with naming(path, key), whole_language_model(path, key):
-        model, info = AutoModelForCausalLM.from_pretrained(
-            path, output_loading_info=True, use_safetensors=True, **options
-        )
+        model, info = kind.from_pretrained(path, output_loading_info=True, use_safetensors=True, **options)
     # Where embeddings and head are tied, a reward model lacks nothing; its own head is left over.
     if any(name.split(".")[0] in _HEADS for name in info["unexpected_keys"]):
         raise ValueError(_reward_model_error(path, key))
@@ -80,22 +81,23 @@ def load_merged(path: str, key: str = "model", quantization_config=None, **optio
     return merged(base, path)
 
 
-def check_language_model(path: str | PreTrainedModel, key: str, **options) -> None:
+def check_language_model(path: str | PreTrainedModel, key: str, encoder_decoder: bool = False, **options) -> None:
     """
-    Before anything is loaded: is it decoder-only, and no reward model, by what was saved with its weights? `options`
-    are of `AutoConfig.from_pretrained`, such as `trust_remote_code`. Of a model that is loaded already only the first
-    is asked.
+    Before anything is loaded: is it decoder-only (unless it may be an encoder-decoder), and no reward model, by what
+    was saved with its weights? `options` are of `AutoConfig.from_pretrained`, such as `trust_remote_code`. Of a model
+    that is loaded already only the first is asked.
 
     Raises:
         `ValueError`
     """
     from ..soft_q.own_forward import check_decoder_only
 
-    if not isinstance(path, str):
-        check_decoder_only(path.config, type(path).__name__)
+    named = isinstance(path, str)
+    config = config_of(path, key, **options) if named else path.config
+    if not encoder_decoder:
+        check_decoder_only(config, f"`{key}: {path}`" if named else type(path).__name__)
+    if not named:
         return
-    config = config_of(path, key, **options)
-    check_decoder_only(config, f"`{key}: {path}`")
     if is_adapter(path):
         from peft import PeftConfig
 

@@ -39,7 +39,7 @@ def held_out_sums(
     Raises:
         `ValueError`: a row does not fit into the model's context.
     """
-    encoded = encode_rows(tokenizer, rows)
+    encoded = encode_rows(tokenizer, rows, apart=model.config.is_encoder_decoder)
     warn_of_seams(encoded)
     values = token_values(
         model,

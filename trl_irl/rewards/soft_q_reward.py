@@ -199,15 +199,16 @@ class SoftQReward:
                 raise ValueError("Prompts that are token ids need `completion_ids`, not `completions`.")
             pairs = enumerate(zip(prompts, completions, strict=True))
             rows = [{**row, "completion": checked(said, "completion", f"Row {i}")} for i, (row, said) in pairs]
-            rows = encode_rows(self.tokenizer, rows, ended=ended)
+            rows = encode_rows(self.tokenizer, rows, ended=ended, apart=self._apart)
             warn_of_seams(rows)
             encoded = [row.ids_and_labels for row in rows]
         else:
             if completions is not None:
                 self._check_tokenizer(completions, completion_ids)
+            asked = [prompt_ids(self.tokenizer, prompt, self._apart) for prompt in prompts]
             encoded = [
-                ((start := prompt_ids(self.tokenizer, prompt)) + list(ids), [-100] * len(start) + list(ids))
-                for prompt, ids in zip(prompts, completion_ids, strict=True)
+                (prompt + list(ids), [-100] * len(prompt) + list(ids))
+                for prompt, ids in zip(asked, completion_ids, strict=True)
             ]
         return self._score(encoded)
 
@@ -220,6 +221,11 @@ class SoftQReward:
     ) -> list[float]:
         """One number per completion, as TRL's trainers ask for it: aggregated, normalised, clipped."""
         return self._numbers(self.score(prompts, completions, completion_ids))
+
+    @property
+    def _apart(self) -> bool:
+        """Whether the model reads the prompt and writes the completion."""
+        return self.model.config.is_encoder_decoder
 
     @property
     def stop_tokens(self) -> frozenset[int]:
@@ -283,9 +289,9 @@ def _loaded(model: str | PreTrainedModel | PeftModel, dtype: str, key: str = "mo
             )
         return model.get_base_model()  # the adapter's layers are in it
     if not isinstance(model, str):
-        check_language_model(model, key)
+        check_language_model(model, key, encoder_decoder=True)
         return model
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with whole_weights():
-        loaded = load_language_model(model, key, dtype=dtype)
+        loaded = load_language_model(model, key, encoder_decoder=True, dtype=dtype)
     return loaded.to(device).eval()

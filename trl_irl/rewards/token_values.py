@@ -62,7 +62,8 @@ def token_values(
         model ([`~transformers.PreTrainedModel`]):
             Its logits are read as Q-values, whatever it was trained by. It is left as it was.
         encoded (`Sequence[tuple[list[int], list[int]]]`):
-            Token ids of prompt and completion, and labels, -100 on the prompt.
+            Token ids of prompt and completion, and labels, -100 on the prompt; also of an encoder-decoder, which is
+            given the two apart.
         stop_tokens (`Iterable[int]`):
             Tokens after which the state is terminal.
         gamma (`float`, *optional*, defaults to `1.0`)
@@ -93,9 +94,12 @@ def token_values(
             seen = None if description else True  # a bar only where somebody sees it move
             for start in tqdm(range(0, len(order), batch_size), desc=description, leave=False, disable=seen):
                 chosen = order[start : start + batch_size]
+                ids, of_rows = zip(*(encoded[i] for i in chosen), strict=True)
+                if model.config.is_encoder_decoder:
+                    ids, of_rows = zip(*map(_apart, ids, of_rows), strict=True)
                 # Any id will do as padding: it is masked, and follows what is scored.
-                batch = padded_batch([encoded[i][0] for i in chosen], 0, device=model.device)
-                labels = padded([encoded[i][1] for i in chosen], -100, device=model.device)
+                batch = padded_batch(ids, 0, device=model.device)
+                labels = padded(of_rows, -100, device=model.device)
                 output = model(**batch, labels=labels, soft_q="values", statistics=asked)
                 terms = soft_q_terms(
                     output.q,
@@ -115,13 +119,23 @@ def token_values(
     return values
 
 
+def _apart(ids: list[int], labels: list[int]) -> tuple[list[int], list[int]]:
+    """The prompt's ids, and the completion's labels."""
+    start = next((i for i, label in enumerate(labels) if label != -100), len(labels))
+    return ids[:start], labels[start:] or [-100]
+
+
 def _check(model: PreTrainedModel, encoded: Sequence[tuple[list[int], list[int]]]) -> None:
     from ..soft_q.own_forward import embedding_rows
 
     vocabulary, context = embedding_rows(model), context_length(model.config)
-    for i, length in over(context, {i: len(ids) for i, (ids, _) in enumerate(encoded)}).items():
+    lengths, what = {i: len(ids) for i, (ids, _) in enumerate(encoded)}, "prompt and completion together"
+    if model.config.is_encoder_decoder:
+        lengths = {i: max(map(len, _apart(*row))) for i, row in enumerate(encoded)}
+        what = "prompt or completion"
+    for i, length in over(context, lengths).items():
         raise ValueError(
-            f"Row {i} has {length} tokens, prompt and completion together, and the model's context is {context}. "
+            f"Row {i} has {length} tokens, {what}, and the model's context is {context}. "
             "Leave such rows out, or shorten them."
         )
     for i, (ids, _) in enumerate(encoded):

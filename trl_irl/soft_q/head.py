@@ -106,8 +106,8 @@ def attach_soft_q_head(model: PreTrainedModel, logit_buffer_mb: float = DEFAULT_
     Give a language model a second way to be called: `model(..., labels=labels, soft_q="values")` returns a
     [`SoftQOutput`] instead of logits. Without `soft_q`, its forward is the original one. A copy of the model computes
     with the copy's weights, and to attach a second time changes the buffer alone. Of an encoder-decoder the labels are
-    the decoder's, `decoder_input_ids` are made of them if they are not given, and `packed=Packed(...)` keeps several
-    documents of a row apart.
+    the decoder's, `decoder_input_ids` are made of them if they are not given, and `encoder_documents` and
+    `decoder_documents` keep several documents of a row apart: see [`~soft_q.packed`].
 
     Attach after PEFT has wrapped the model (pass the inner causal language model) and before the model is prepared
     for distributed training, so that every wrapper's hooks still run around the call. `soft_q="hidden_states"` returns

@@ -5,36 +5,26 @@ follow from it. Each decoder token sees its own document before it and all of it
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 
-class Packed(NamedTuple):
-    """
-    Attributes:
-        encoder (`torch.Tensor` of shape `(batch, encoder tokens)`, int64):
-            Number of the document that each token is of, from 0; -1 is padding.
-        decoder (`torch.Tensor` of shape `(batch, decoder tokens)`, int64)
-    """
-
-    encoder: torch.Tensor
-    decoder: torch.Tensor
-
-
 def decoder_inputs(model: PreTrainedModel, kwargs: dict[str, Any], labels: torch.Tensor) -> dict[str, Any]:
     """
     The arguments of an encoder-decoder's forward, with what its decoder reads made of the labels where it is not
-    given, and with `packed` turned into masks.
+    given. Where `encoder_documents` and `decoder_documents` are, int64 of shape `(batch, tokens)` with the number of
+    the document that each token is of and -1 for padding, the encoder is run with masks of them, and the decoder is to
+    be.
     """
     kwargs = dict(kwargs)
-    packed = kwargs.pop("packed", None)
+    documents = [kwargs.pop(f"{side}_documents", None) for side in ("encoder", "decoder")]
     if kwargs.get("decoder_input_ids") is None:
-        kwargs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=labels)
-    if packed is None:
+        kwargs["decoder_input_ids"] = shifted(model, labels)
+    if documents[0] is None:
         return kwargs
-    encoder, decoder = (ids.to(labels.device) for ids in packed)
+    encoder, decoder = (ids.to(labels.device) for ids in documents)
     dtype = _mask_dtype(model, labels.device)
     ids, positions = kwargs.pop("input_ids"), kwargs.pop("position_ids", None)
     own = {} if positions is None else {"position_ids": positions}
@@ -47,6 +37,16 @@ def decoder_inputs(model: PreTrainedModel, kwargs: dict[str, Any], labels: torch
         "attention_mask": _additive(_same(decoder, encoder), dtype),
         "decoder_attention_mask": _additive(_same(decoder, decoder) & causal, dtype),
     }
+
+
+def shifted(model: PreTrainedModel, labels: torch.Tensor) -> torch.Tensor:
+    """What the decoder reads before each label: the model's own way to shift them, or the usual one."""
+    own = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if own is not None:
+        return own(labels=labels)
+    ids = labels.new_full(labels.shape, model.config.decoder_start_token_id)
+    ids[:, 1:] = labels[:, :-1]
+    return ids.masked_fill(ids == -100, model.config.pad_token_id)
 
 
 def _same(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:

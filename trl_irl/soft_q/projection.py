@@ -187,7 +187,8 @@ def check_linear(model: PreTrainedModel, projection: Projection, hidden: torch.T
     Raises:
         [`~soft_q.own_forward.UnknownHeadError`]
     """
-    head, weight, bias = model.get_output_embeddings(), projection.weight, projection.bias
+    head, weight = model.get_output_embeddings(), projection.weight
+    bias = getattr(head, "bias", None)  # the head's own: what a model adds to its logits comes later
     hidden = hidden.to(weight)
     of_inputs, of_outputs = (x.abs().amax(-1).float() for x in (hidden, nn.functional.linear(hidden, weight)))
     factors = torch.logspace(0, 3, len(hidden), device=hidden.device) / of_outputs.clamp(min=1e-6)

@@ -15,16 +15,15 @@ since a policy goes on from these, then the completion's own.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from jinja2 import TemplateError
-
+from .encode_pair import encode_pair
 from .messages import RowError, Turns, as_messages, completion_text, naming_row
+from .templates import check_eos, from_template, template_arguments
 
 
 if TYPE_CHECKING:
@@ -49,14 +48,6 @@ class Encoded(NamedTuple):
         return self.prompt + self.completion, [-100] * len(self.prompt) + self.completion
 
 
-def template_arguments(row: Mapping, **arguments) -> dict:
-    """What a chat template gets beside messages: the row's `tools` and `chat_template_kwargs`, as in SFTTrainer."""
-    tools = row.get("tools")
-    own = row.get("chat_template_kwargs") or {}
-    tools = json.loads(tools) if isinstance(tools, str) else tools
-    return {**({"tools": tools} if tools else {}), **arguments, **{k: x for k, x in own.items() if x is not None}}
-
-
 def asked(row: Mapping):
     """
     What a policy is asked with in a row, for whoever takes prompts: its `prompt` or, where the row has `tools` or
@@ -72,12 +63,18 @@ def as_row(prompt) -> dict:
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict] | list[int] | Mapping, **template_kwargs
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str | list[dict] | list[int] | Mapping,
+    apart: bool = False,
+    **template_kwargs,
 ) -> list[int]:
     """
     Token ids of a prompt: text as it is, messages by the chat template (with its arguments), ids themselves, and of a
-    mapping ([`asked`]) those of its `prompt`, whose `tools` and `chat_template_kwargs` reach the template.
+    mapping ([`asked`]) those of its `prompt`, whose `tools` and `chat_template_kwargs` reach the template. With
+    `apart` it is an encoder's: see [`~text.encode_pair`].
     """
+    if apart:
+        return encode_pair(tokenizer, as_row(prompt))[0]
     if isinstance(prompt, Mapping):
         template_kwargs = template_arguments(prompt, **template_kwargs)
         prompt = prompt["prompt"]
@@ -98,7 +95,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, row: Mapping, **template_kwargs) 
     return encode_row(tokenizer, row, **template_kwargs).ids_and_labels
 
 
-def encode_row(tokenizer: PreTrainedTokenizerBase, row: Mapping, ended: bool = True, **template_kwargs) -> Encoded:
+def encode_row(
+    tokenizer: PreTrainedTokenizerBase, row: Mapping, ended: bool = True, apart: bool = False, **template_kwargs
+) -> Encoded:
     """
     Token ids of a row in TRL's prompt-completion format, as training has them: see [`~text.encode`].
 
@@ -111,9 +110,14 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Mapping, ended: bool = T
         ended (`bool`, *optional*, defaults to `True`):
             If not, the completion was cut: nothing follows its text, neither EOS nor what the template ends a turn
             with.
+        apart (`bool`, *optional*, defaults to `False`):
+            Whether for an encoder-decoder, which reads the prompt and writes the completion: see
+            [`~text.encode_pair`].
         **template_kwargs:
             Arguments of the chat template.
     """
+    if apart:
+        return Encoded(*encode_pair(tokenizer, row, ended=ended))
     prompt, completion = row["prompt"], row["completion"]
     if not isinstance(prompt, str) and prompt and not isinstance(prompt[0], int):
         options = template_arguments(row, **template_kwargs)
@@ -131,11 +135,15 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Mapping, ended: bool = T
 
 
 def encode_rows(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping], of: str = "", ended: Sequence[bool] | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Mapping],
+    of: str = "",
+    ended: Sequence[bool] | None = None,
+    apart: bool = False,
 ) -> list[Encoded]:
     """
     [`encode_row`] of several rows; `of` says what they are of, for the message of an error, and `ended` which of their
-    completions did, all if it is not given.
+    completions did, all if it is not given. `apart` is for an encoder-decoder.
 
     Raises:
         `ValueError`: the chat template cannot write a row.
@@ -143,7 +151,7 @@ def encode_rows(
     encoded = []
     for i, row in enumerate(rows):
         with naming_row(f"Row {i} of {of}" if of else f"Row {i}"):
-            encoded.append(encode_row(tokenizer, row, ended is None or ended[i]))
+            encoded.append(encode_row(tokenizer, row, ended is None or ended[i], apart))
     return encoded
 
 
@@ -161,7 +169,7 @@ def whole_ids(tokenizer: PreTrainedTokenizerBase, row: Mapping, ended: bool = Tr
         return list(tokenizer(with_eos(tokenizer, text))["input_ids"])
     messages = [*as_messages(prompt or []), *_turns(completion)]
     if not ended:
-        text = _template(tokenizer, messages, tokenize=False, **template_arguments(row))
+        text = from_template(tokenizer, messages, tokenize=False, **template_arguments(row))
         said = messages[-1].get("content") or ""
         end = text.rfind(said) + len(said)
         return list(tokenizer(text[:end], add_special_tokens=False)["input_ids"])
@@ -177,18 +185,6 @@ def with_eos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """
     check_eos(tokenizer)
     return text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token
-
-
-def check_eos(tokenizer: PreTrainedTokenizerBase) -> None:
-    """
-    Raises:
-        `ValueError`: the tokenizer has no EOS token.
-    """
-    if tokenizer.eos_token is None:
-        raise ValueError(
-            f"The tokenizer{f' of {name}' if (name := tokenizer.name_or_path) else ''} has no EOS token, so nothing "
-            "says where a completion ends. Name one of its tokens with `eos_token`, or set it and save the tokenizer."
-        )
 
 
 def warn_of_seams(rows: Sequence[Encoded]) -> None:
@@ -224,7 +220,7 @@ def _conversation(
     if whole[: len(asked)] == asked:
         return Encoded(asked, whole[len(asked) :])
     options = {**options, "tokenize": False}
-    asked_text = _template(tokenizer, prompt, add_generation_prompt=True, **options)
+    asked_text = from_template(tokenizer, prompt, add_generation_prompt=True, **options)
     return Encoded(asked, _alone(tokenizer, _answer(tokenizer, prompt, completion, asked_text, options)), False)
 
 
@@ -233,7 +229,7 @@ def _cut_conversation(
 ) -> Encoded:
     asked = _written(tokenizer, prompt, add_generation_prompt=True, **options)
     options = {**options, "tokenize": False}
-    asked_text = _template(tokenizer, prompt, add_generation_prompt=True, **options)
+    asked_text = from_template(tokenizer, prompt, add_generation_prompt=True, **options)
     answer, said = _answer(tokenizer, prompt, completion, asked_text, options), completion[-1].get("content") or ""
     said = said if said in answer else said.strip()  # as many templates write it
     answer = answer[: answer.rfind(said) + len(said)]
@@ -247,7 +243,7 @@ def _answer(tokenizer, prompt: list[dict], completion: list[dict], asked: str, o
     """What is to be written after `asked`, which is no beginning of the written conversation."""
 
     def write(first: dict) -> str:
-        return _template(tokenizer, [*prompt, first, *completion[1:]], **options)
+        return from_template(tokenizer, [*prompt, first, *completion[1:]], **options)
 
     first = completion[0]
     whole = write(first)
@@ -265,7 +261,7 @@ def _answer(tokenizer, prompt: list[dict], completion: list[dict], asked: str, o
     closed = re.match(r"\s*</(\w+)>", asked[len(start) :])
     if closed:  # asked for with an empty thought, and the answer has one of its own: it is not cut in its middle
         return whole[max(start.rfind(f"<{closed[1]}>"), 0) :]
-    unasked = _template(tokenizer, prompt, **options)
+    unasked = from_template(tokenizer, prompt, **options)
     if not start.startswith(os.path.commonprefix([unasked, asked])):  # earlier turns are written otherwise
         return whole[len(os.path.commonprefix([header, whole])) :]
     opening = asked[len(start) :].strip()  # what the answer is asked to go on from, such as "<think>"
@@ -286,18 +282,7 @@ def _check_tool_calls(tokenizer, completion: list[dict], whole: list[int]) -> No
 
 
 def _written(tokenizer: PreTrainedTokenizerBase, messages: list[dict], **options) -> list[int]:
-    return list(_template(tokenizer, messages, tokenize=True, return_dict=True, **options)["input_ids"])
-
-
-def _template(tokenizer: PreTrainedTokenizerBase, messages: list[dict], **options):
-    try:
-        return tokenizer.apply_chat_template(messages, **options)
-    except (TemplateError, TypeError) as error:  # what templates raise themselves, and what they trip over
-        roles = ", ".join(str(message.get("role")) for message in messages)
-        raise RowError(
-            f"the chat template cannot write its messages ({roles}): {error}. Change or leave out such rows, or take "
-            "a tokenizer whose template can."
-        ) from error
+    return list(from_template(tokenizer, messages, tokenize=True, return_dict=True, **options)["input_ids"])
 
 
 def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

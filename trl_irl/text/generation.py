@@ -63,7 +63,8 @@ def generate(
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             Unwrapped, in any mode; it is left in it.
         prompts (`Sequence[list[int]]`):
-            Token ids; they are padded on the left.
+            Token ids; they are padded on the left, or for an encoder, which a position may be absolute in, on the
+            right.
         stop_tokens (`Collection[int]`):
             Tokens that end a completion.
         pad_token_id (`int`, *optional*):
@@ -92,10 +93,12 @@ def generate(
         pad_token_id = min(stop_tokens, default=0)
     was_training = model.training
     model.eval()
+    apart = model.config.is_encoder_decoder
     completions: list[list[int]] = []
     starts = range(0, len(prompts), batch_size)
     for start in tqdm(starts, desc=description, leave=False, disable=None if description else True):
-        batch = padded_batch(prompts[start : start + batch_size], pad_token_id, "left", device=model.device)
+        side = "right" if apart else "left"
+        batch = padded_batch(prompts[start : start + batch_size], pad_token_id, side, device=model.device)
         with as_it_is(model):
             generated = model.generate(
                 **batch,
@@ -105,7 +108,7 @@ def generate(
                 **choice,
                 **options,
             )
-        width = batch["input_ids"].size(1)
+        width = 1 if apart else batch["input_ids"].size(1)  # of a decoder, the token that it begins with
         completions += [cut_at_stop(row, stop_tokens) for row in generated[:, width:].tolist()]
     model.train(was_training)
     return completions

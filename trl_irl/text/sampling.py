@@ -86,7 +86,7 @@ def sample(
     """
     if temperature < 0:
         raise ValueError(f"`temperature={temperature}` must be 0 (greedy) or more.")
-    encoded = encode_prompts(tokenizer, prompts)
+    encoded = encode_prompts(tokenizer, prompts, model.config.is_encoder_decoder)
     check_context(model, encoded, max_new_tokens)
     stop_tokens = stop_token_ids(model, tokenizer)
     set_seed(seed)
@@ -110,9 +110,16 @@ def sample(
     return [completions[i : i + repeats] * (num_samples // repeats) for i in range(0, len(completions), repeats)]
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) -> list[list[int]]:
-    """Token ids of prompts, as training has them: text as it is, messages by the chat template."""
-    if tokenizer.chat_template is None and any(is_messages(as_row(prompt)["prompt"]) for prompt in prompts):
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], apart: bool = False) -> list[list[int]]:
+    """
+    Token ids of prompts, as training has them: text as it is, messages by the chat template; with `apart` an
+    encoder's.
+    """
+    if (
+        not apart
+        and tokenizer.chat_template is None
+        and any(is_messages(as_row(prompt)["prompt"]) for prompt in prompts)
+    ):
         raise ValueError(
             "The prompts are messages, and the tokenizer has no chat template to write them out with. Sample from a "
             "chat model, or give prompts as text."
@@ -120,7 +127,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) ->
     encoded = []
     for i, prompt in enumerate(prompts):
         with naming_row(f"Prompt {i}"):
-            encoded.append(prompt_ids(tokenizer, prompt))
+            encoded.append(prompt_ids(tokenizer, prompt, apart))
     return encoded
 
 
@@ -131,7 +138,10 @@ def check_context(
     Raises:
         `ValueError`: a prompt leaves no room for `max_new_tokens` in the model's context.
     """
-    too_long = too_long_for(context_length(model.config), dict(enumerate(map(len, encoded))), max_new_tokens, key)
+    lengths = dict(enumerate(map(len, encoded)))
+    if model.config.is_encoder_decoder:  # an encoder and a decoder have a context each
+        lengths = {i: max(length - max_new_tokens, 0) for i, length in lengths.items()}
+    too_long = too_long_for(context_length(model.config), lengths, max_new_tokens, key)
     if too_long:
         raise ValueError(f"{len(too_long)} of {next(iter(too_long.values()))}")
 

@@ -12,8 +12,19 @@ if TYPE_CHECKING:
     from .irl.trainer import IRLTrainer
     from .online_irl.config import OnlineIRLConfig
     from .online_irl.trainer import OnlineIRLTrainer
+    from .seq2seq.config import Seq2SeqIRLConfig
+    from .seq2seq.trainer import Seq2SeqIRLTrainer
 
-__all__ = ["GAILConfig", "GAILTrainer", "IRLConfig", "IRLTrainer", "OnlineIRLConfig", "OnlineIRLTrainer"]
+__all__ = [
+    "GAILConfig",
+    "GAILTrainer",
+    "IRLConfig",
+    "IRLTrainer",
+    "OnlineIRLConfig",
+    "OnlineIRLTrainer",
+    "Seq2SeqIRLConfig",
+    "Seq2SeqIRLTrainer",
+]
 
 __getattr__, __dir__ = names_from(
     __name__,
@@ -24,5 +35,7 @@ __getattr__, __dir__ = names_from(
         "IRLTrainer": ".irl.trainer",
         "OnlineIRLConfig": ".online_irl.config",
         "OnlineIRLTrainer": ".online_irl.trainer",
+        "Seq2SeqIRLConfig": ".seq2seq.config",
+        "Seq2SeqIRLTrainer": ".seq2seq.trainer",
     },
 )

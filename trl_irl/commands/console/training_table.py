@@ -60,7 +60,7 @@ def rows_of(trainer) -> Rows | None:
     for i in chosen.tolist():
         (row,), labels = labels_of(trainer, [dataset[i]])
         actions = labels[labels != -100]
-        lengths.append(len(row["input_ids"]))
+        lengths.append(_tokens(row, trainer.model.config.is_encoder_decoder))
         scored.append(len(actions))
         stops = torch.isin(actions, stop_tokens).nonzero().flatten()
         # Many chat templates write a newline behind the token that ends a turn.
@@ -69,6 +69,12 @@ def rows_of(trainer) -> Rows | None:
     share = None if trainer.args.packing else sum(ended) / len(ended)
     means = (sum(lengths) / len(lengths), sum(scored) / len(scored))
     return Rows(len(dataset), len(chosen), *means, max(prompts), max(scored), share)
+
+
+def _tokens(row: dict, apart: bool) -> int:
+    """Of an encoder-decoder's row both sides'; of several rows in one, of all."""
+    sides = [row["input_ids"], row["labels"]] if apart else [row["input_ids"]]
+    return sum(len(part) if isinstance(part, list) else 1 for side in sides for part in side)
 
 
 def objective(trainer) -> str:

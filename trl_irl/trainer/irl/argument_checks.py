@@ -23,17 +23,43 @@ def check_arguments(
     ref_model: PreTrainedModel | None,
     objective: Objective | None,
 ) -> None:
-    if not isinstance(args, IRLConfig):
-        kind = type(args).__name__
-        hint = "the same arguments are accepted" if isinstance(args, TrainingArguments) else "see its docstring"
-        raise TypeError(
-            f"`args` is a `{kind}`, which has no `lambda_td`, `gamma` and so on. Build an `IRLConfig` ({hint})."
-        )
+    check_kind(args, IRLConfig)
     if compute_loss_func is not None:
         raise ValueError(
             "`compute_loss_func` would replace the inverse soft-Q objective. Subclass `IRLTrainer` and override "
             "`compute_loss`, or use `SFTTrainer`."
         )
+    if args.eval_packing and args.packing_strategy != "wrapped" and not (args.packing or args.padding_free):
+        raise ValueError(
+            "`eval_packing: true` without `packing: true` puts several evaluation documents into one row, and TRL's "
+            "collator then does not say where they begin: they would see each other, and `eval_nll` and the others "
+            "would be of other text. Set `packing: true` too, or `padding_free: true`, or leave `eval_packing` unset."
+        )
+    check_objective_and_reference(args, model, peft_config, ref_model, objective)
+
+
+def check_kind(args, wanted: type) -> None:
+    """
+    Raises:
+        `TypeError`: the arguments are of another class.
+    """
+    if not isinstance(args, wanted):
+        kind = type(args).__name__
+        hint = "the same arguments are accepted" if isinstance(args, TrainingArguments) else "see its docstring"
+        raise TypeError(
+            f"`args` is a `{kind}`, which has no `lambda_td`, `gamma` and so on. Build an `{wanted.__name__}` "
+            f"({hint})."
+        )
+
+
+def check_objective_and_reference(
+    args,
+    model: str | PreTrainedModel | PeftModel,
+    peft_config: PeftConfig | None,
+    ref_model: PreTrainedModel | None,
+    objective: Objective | None,
+) -> None:
+    """What any trainer refuses of its objective, of an adapter on the head, and of a reference."""
     if objective is not None and args.objective != "soft_q":
         raise ValueError(
             f"Both `objective` and `args.objective={args.objective!r}` say what to minimise. Leave one of them out."
@@ -47,12 +73,6 @@ def check_arguments(
         raise ValueError(
             f"`args.lambda_kl={args.lambda_kl}` makes the reference, and the objective that was passed has "
             f"`lambda_kl={objective.lambda_kl}` as the weight of its KL. Set both to the same."
-        )
-    if args.eval_packing and args.packing_strategy != "wrapped" and not (args.packing or args.padding_free):
-        raise ValueError(
-            "`eval_packing: true` without `packing: true` puts several evaluation documents into one row, and TRL's "
-            "collator then does not say where they begin: they would see each other, and `eval_nll` and the others "
-            "would be of other text. Set `packing: true` too, or `padding_free: true`, or leave `eval_packing` unset."
         )
     targets = getattr(peft_config, "target_modules", None)
     if isinstance(targets, list | set | tuple) and any(name.split(".")[-1] == "lm_head" for name in targets):

@@ -1,0 +1,1 @@
+"""IRL for encoder-decoder models: the prompt is the encoder's, the completion the decoder's."""

@@ -1,0 +1,91 @@
+"""Rows of prompt and completion as an encoder-decoder reads them: ids for the encoder, labels for the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from datasets import Dataset, IterableDataset
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from ...text.encode_pair import encode_pair
+from .config import Seq2SeqIRLConfig
+
+
+Rows = Dataset | IterableDataset
+
+
+def encoded(
+    dataset: Rows, tokenizer: PreTrainedTokenizerBase, args: Seq2SeqIRLConfig, stop_tokens: Collection[int], name: str
+) -> Rows:
+    """
+    The dataset with `input_ids` and `labels` alone.
+
+    Args:
+        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            With `prompt` and `completion`, text or messages, with `messages` that end in the assistant's, or with
+            `input_ids` and `labels` already.
+
+    Raises:
+        `ValueError`: it has other columns, or a row that cannot be read.
+    """
+    columns = list(dataset.column_names or next(iter(dataset)))
+    if {"input_ids", "labels"} <= set(columns):
+        return dataset.select_columns(["input_ids", "labels"])
+    if not ({"prompt", "completion"} <= set(columns) or "messages" in columns):
+        raise ValueError(
+            f"The {name} dataset has the columns {columns}. An encoder-decoder model reads a prompt and writes a "
+            "completion: name them `prompt` and `completion`, or give `messages`, or `input_ids` and `labels`."
+        )
+    longest = args.max_lengths
+    options = {"remove_columns": columns}
+    if isinstance(dataset, Dataset):
+        options |= {"num_proc": args.dataset_num_proc, "desc": f"Tokenizing {name} dataset"}
+
+    def encode(row: Mapping, i: int) -> dict[str, list[int]]:
+        try:
+            prompt, completion = encode_pair(tokenizer, row, *longest, stop_tokens)
+        except ValueError as error:
+            raise ValueError(f"Row {i} of the {name} dataset: {error}") from None
+        return {"input_ids": prompt, "labels": completion}
+
+    return dataset.map(encode, with_indices=True, **options)
+
+
+def check_lengths(dataset: Rows, config: PretrainedConfig, name: str) -> None:
+    """
+    Raises:
+        `ValueError`: a row has nothing to learn, or is longer than the model's positions.
+    """
+    if not isinstance(dataset, Dataset):
+        return
+    limits = {"input_ids": _positions(config, "encoder"), "labels": _positions(config, "decoder")}
+    learns = False
+    for i, row in enumerate(dataset.select_columns(list(limits))):
+        learns = learns or any(label != -100 for label in row["labels"])
+        for column, limit in limits.items():
+            if limit is not None and len(row[column]) > limit:
+                of_prompt = column == "input_ids"
+                what, key = ("prompt", "max_length") if of_prompt else ("completion", "max_completion_length")
+                raise ValueError(
+                    f"Row {i} of the {name} dataset has a {what} of {len(row[column])} tokens, and the model has "
+                    f"{limit} positions. Set `{key}` to {limit} or less, or leave such rows out."
+                )
+    if not learns:
+        raise ValueError(
+            f"The {name} dataset has no completion with a token to learn: all labels are masked (-100). Give rows "
+            "completions, or `labels` that are not."
+        )
+
+
+def _positions(config: PretrainedConfig, side: str) -> int | None:
+    """How many positions a side has embeddings for; `None` where positions are relative, as T5's are."""
+    own = getattr(config, side, None)
+    for of, key in (
+        (config, f"max_{side}_position_embeddings"),
+        (own, "max_position_embeddings"),
+        (config, "max_position_embeddings"),
+    ):
+        value = getattr(of, key, None)
+        if isinstance(value, int):
+            return value
+    return None

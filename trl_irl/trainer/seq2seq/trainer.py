@@ -1,0 +1,257 @@
+"""Inverse reinforcement learning on demonstrations for encoder-decoder models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from datasets import Dataset, IterableDataset
+from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    DataCollator,
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Seq2SeqTrainer,
+    TrainerCallback,
+    set_seed,
+)
+from trl.trainer.base_trainer import _BaseTrainer
+from trl.trainer.utils import create_model_from_path
+
+from ...rewards.frozen_models import whole_language_model
+from ...soft_q import attach_soft_q_head
+from ...soft_q.head import can_run
+from ...soft_q.objectives import Objective
+from ...soft_q.own_forward import embedding_rows
+from ...text.stop_tokens import stop_token_ids
+from ..irl.argument_checks import (
+    check_best_metric,
+    check_kind,
+    check_objective_and_reference,
+    check_parallelism,
+    check_quantization,
+    named,
+)
+from ..irl.reference import own_reference, prepared_reference
+from ..irl.soft_q_training import SoftQTraining
+from ..runtime.models import (
+    causal_lm,
+    default_output_dir,
+    keep_4bit_weights_trainable,
+    loaded_if_adapter,
+)
+from ..runtime.row_checks import check_not_empty, check_token_ids
+from .checks import check_decoder_start, check_encoder_decoder, keep_float32_islands
+from .config import Seq2SeqIRLConfig
+from .packing import PackedCollator, check_documents_apart, packed
+from .rows import check_lengths, encoded
+
+
+class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
+    """
+    [`IRLTrainer`] for encoder-decoder models such as T5, FLAN-T5, mT5, ByT5, T5Gemma and BART, which the paper
+    ([2409.01369](https://huggingface.co/papers/2409.01369)) trains: the prompt is the encoder's, the completion the
+    decoder's, and states, actions, objectives and metrics are those of [`IRLTrainer`].
+
+    Training, evaluation, generation (`predict_with_generate`) and checkpoints are
+    [`~transformers.Seq2SeqTrainer`]'s. What is overridden stands in [`~trainer.irl.soft_q_training.SoftQTraining`];
+    here it is `prediction_step`, so that a loss beside generated texts is the objective too.
+
+    Example:
+
+    ```python
+    >>> from datasets import load_dataset
+    >>> from trl_irl import Seq2SeqIRLTrainer
+
+    >>> trainer = Seq2SeqIRLTrainer(
+    ...     model="google/flan-t5-base",
+    ...     train_dataset=load_dataset("trl-lib/tldr", split="train"),
+    ... )
+    >>> trainer.train()
+    ```
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            An encoder-decoder language model, by Hub id, folder (of an adapter too) or itself.
+        args ([`Seq2SeqIRLConfig`], *optional*):
+            Configuration. If `None`, the defaults, with `output_dir` named after the model.
+        data_collator (`Callable`, *optional*):
+            Of rows of `input_ids` and `labels`; [`~transformers.DataCollatorForSeq2Seq`] if unset.
+        train_dataset, eval_dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`], *optional*):
+            With `prompt` and `completion`, text or messages, with `messages`, or with `input_ids` and `labels`.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            The model's if unset.
+        quantization_config, peft_config, ref_model, objective:
+            As for [`IRLTrainer`].
+
+        The other arguments are those of [`~transformers.Seq2SeqTrainer`].
+
+    Raises:
+        `TypeError`: `args` is not a [`Seq2SeqIRLConfig`].
+        `ValueError`: the model is no encoder-decoder, or says not what a decoder begins with; a dataset is empty, has
+            nothing to learn or is longer than the model's positions; the model cannot be packed; or what
+            [`IRLTrainer`] refuses.
+    """
+
+    _tag_names = ["trl", "irl", "seq2seq"]
+    _name = "IRL (inverse soft-Q learning)"
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: Seq2SeqIRLConfig | None = None,
+        data_collator: DataCollator | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | dict[str, Dataset | IterableDataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        quantization_config: BitsAndBytesConfig | None = None,
+        peft_config: PeftConfig | None = None,
+        ref_model: PreTrainedModel | None = None,
+        objective: Objective | None = None,
+        **others,
+    ):
+        if args is None:
+            args = Seq2SeqIRLConfig(default_output_dir(model, "IRL"))
+        check_kind(args, Seq2SeqIRLConfig)
+        check_objective_and_reference(args, model, peft_config, ref_model, objective)
+        check_quantization(args, model, quantization_config, peft_config)
+        for key, one in (("model", model), ("ref_model", ref_model)):
+            if one is not None:
+                check_encoder_decoder(one, key, args.trust_remote_code)
+        for name, dataset in named({"train": train_dataset}, eval_dataset).items():
+            check_not_empty(dataset, name)
+        check_best_metric(args, eval_dataset)
+        given = model
+        model, processing_class, quantization_config = loaded_if_adapter(
+            model, args, processing_class, quantization_config, peft_config
+        )
+        set_seed(args.seed)  # adapters start from random weights
+        model, processing_class = _loaded(model, args, processing_class, quantization_config)
+        check_decoder_start(causal_lm(model))
+        keep_float32_islands(causal_lm(model))
+        if peft_config is not None:
+            model = _with_adapter(model, args, peft_config)
+        elif is_peft_model(model) and args.gradient_checkpointing:
+            model.enable_input_require_grads()
+        if args.gradient_checkpointing:
+            args.gradient_checkpointing_kwargs = {"use_reentrant": False, **(args.gradient_checkpointing_kwargs or {})}
+        self._tokenizer = processing_class
+        self._causal_lm = causal_lm(model)
+        self.stop_token_ids = stop_token_ids(self._causal_lm, processing_class)
+        prepare = {"train": train_dataset} if train_dataset is not None else {}
+        several = isinstance(eval_dataset, dict)
+        prepare |= eval_dataset if several else {} if eval_dataset is None else {"eval": eval_dataset}
+        ready = {name: self._prepared(dataset, args, name) for name, dataset in prepare.items()}
+        train = ready.pop("train", None)
+        if data_collator is None:
+            data_collator = DataCollatorForSeq2Seq(processing_class, pad_to_multiple_of=args.pad_to_multiple_of)
+            if args.packing:
+                pad = processing_class.pad_token_id
+                data_collator = PackedCollator(self._causal_lm, pad, self.stop_token_ids)
+        if args.packing:
+            args.remove_unused_columns = False
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train,
+            eval_dataset=ready if several else ready.get("eval"),
+            processing_class=processing_class,
+            callbacks=callbacks,
+            **others,
+        )
+        check_parallelism(self.accelerator, self.args)
+        keep_4bit_weights_trainable(self.model)
+        attach_soft_q_head(self._causal_lm, args.logit_buffer_mb)
+        self._unchecked_packing = args.packing
+        if can_run(self._causal_lm):
+            self._check_packing(self._causal_lm)
+        self._begin_soft_q(objective)
+        if args.lambda_kl > 0 and not (ref_model is None and is_peft_model(self.model)):
+            if ref_model is None:
+                ref_model = own_reference(self, given)
+            self._ref_causal_lm = causal_lm(ref_model)
+            self.ref_model = prepared_reference(ref_model, self)
+
+    def _prepared(self, dataset, args: Seq2SeqIRLConfig, name: str):
+        rows = encoded(dataset, self._tokenizer, args, self.stop_token_ids, name)
+        check_lengths(rows, self._causal_lm.config, name)
+        check_token_ids(rows, embedding_rows(self._causal_lm), name)
+        if args.packing and not isinstance(rows, Dataset):
+            raise ValueError(
+                "`packing=True` needs all rows at hand, and the dataset is a stream. Set `packing=False`."
+            )
+        return packed(rows, args.max_lengths, args.dataset_num_proc) if args.packing else rows
+
+    def _check_packing(self, model: torch.nn.Module) -> None:
+        if self._unchecked_packing:
+            self._unchecked_packing = False
+            pad = self._tokenizer.pad_token_id
+            collator = PackedCollator(self._causal_lm, pad, self.stop_token_ids)
+            with self.accelerator.autocast():
+                check_documents_apart(model, self._causal_lm, collator)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self._check_packing(model)  # if it is sharded, and could not be run before
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _tokens_seen(self, inputs: dict[str, Any]) -> torch.Tensor | int:
+        read = inputs["labels"].ne(-100).sum()
+        if "encoder_documents" in inputs:
+            return read + (inputs["encoder_documents"] >= 0).sum()
+        return read + super()._tokens_seen(inputs)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None, **generation):
+        if not self.args.predict_with_generate or prediction_loss_only or "labels" not in inputs:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **generation)
+        labels = inputs["labels"]
+        loss, _, _ = super().prediction_step(model, dict(inputs), True, ignore_keys)
+        asked = {key: value for key, value in inputs.items() if key != "labels"}
+        _, tokens, _ = super().prediction_step(model, asked, False, ignore_keys, **generation)
+        width = max(tokens.size(-1), labels.size(-1))
+        labels = torch.nn.functional.pad(labels.to(tokens.device), (0, width - labels.size(-1)), value=-100)
+        return loss, self._pad_tensors_to_max_len(tokens, width), labels
+
+
+def _loaded(model, args: Seq2SeqIRLConfig, processing_class, quantization_config) -> tuple:
+    """The model, and its tokenizer with the end that the arguments name."""
+    name = model if isinstance(model, str) else causal_lm(model).config._name_or_path
+    if isinstance(model, str):
+        options = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+        if quantization_config is not None:
+            options["quantization_config"] = quantization_config
+        if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
+            options["device_map"] = None
+        with whole_language_model(model):
+            model = create_model_from_path(model, architecture=AutoModelForSeq2SeqLM, **options)
+    if processing_class is None:
+        processing_class = AutoTokenizer.from_pretrained(name, trust_remote_code=args.trust_remote_code)
+    if args.eos_token is not None:
+        if processing_class.convert_tokens_to_ids(args.eos_token) in (None, processing_class.unk_token_id):
+            raise ValueError(f"`eos_token: {args.eos_token}` is none of the tokenizer's tokens. Name one that is.")
+        processing_class.eos_token = args.eos_token
+    if processing_class.pad_token is None:
+        processing_class.pad_token = processing_class.eos_token
+    return model, processing_class
+
+
+def _with_adapter(model: PreTrainedModel, args: Seq2SeqIRLConfig, peft_config: PeftConfig) -> PeftModel:
+    if is_peft_model(model):
+        raise ValueError(
+            "The model has an adapter already, and `peft_config` asks for another one. Merge it first "
+            "(`merge_and_unload`), or leave `peft_config` unset to go on with it."
+        )
+    if peft_config.task_type is None or peft_config.task_type == "CAUSAL_LM":
+        peft_config.task_type = "SEQ_2_SEQ_LM"
+    if getattr(model, "is_quantized", False):
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=args.gradient_checkpointing)
+    model = get_peft_model(model, peft_config)
+    if args.gradient_checkpointing:
+        model.enable_input_require_grads()
+    return model
