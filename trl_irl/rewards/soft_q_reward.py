@@ -125,8 +125,9 @@ class SoftQReward:
             Data type of a model given by name; Q and V are float32 whatever it is.
 
     Raises:
-        `ValueError`: `kind` or `aggregate` is unknown, `"log_ratio"` has no reference, a model has no tokenizer, or
-            its adapter is of virtual tokens; or a model given by name is a reward model, or was not saved whole.
+        `ValueError`: `kind` or `aggregate` is unknown, `"log_ratio"` has no reference, or one of another kind of
+            model; a model has no tokenizer, or its adapter is of virtual tokens; or a model given by name is a reward
+            model, or was not saved whole.
     """
 
     def __init__(
@@ -160,6 +161,11 @@ class SoftQReward:
         self.tokenizer = tokenizer if tokenizer is not None else tokenizer_of(model)
         self.model = _loaded(model, dtype)
         self.ref_model = None if ref_model is None else _loaded(ref_model, dtype, "ref_model")
+        if self.ref_model is not None and self.ref_model.config.is_encoder_decoder != self._apart:
+            raise ValueError(
+                "`model` and `ref_model` have no states in common: one of them is an encoder-decoder model, which "
+                "reads prompt and completion apart. Take a reference of the model's own kind."
+            )
         self.mean, self.std = 0.0, 1.0
         self.__name__ = f"{kind}_{aggregate}"  # TRL's trainers log a reward function under its name
 

@@ -113,14 +113,25 @@ def _documents(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def check_documents_apart(model: torch.nn.Module, language_model: PreTrainedModel, collator: PackedCollator) -> None:
+def check_documents_apart(
+    model: torch.nn.Module, language_model: PreTrainedModel, collator: PackedCollator, room: int
+) -> None:
     """
     Run a short document behind another one in a packed row, and alone, and compare its values. All ranks must call, if
     the model is sharded.
 
     Raises:
-        `ValueError`: they differ: its positions go on from the document before it, or it sees that one.
+        `ValueError`: they differ: its positions go on from the document before it, or it sees that one; or a row has
+            more room than a window of the model's attention, which the masks of packing know nothing of.
     """
+    config = language_model.config
+    windows = [getattr(getattr(config, side, None), "sliding_window", None) for side in ("encoder", "decoder")]
+    window = min((one for one in windows if one), default=room)
+    if room > window:
+        raise ValueError(
+            f"`packing=True` with rows of {room} tokens, and {type(language_model).__name__} attends within windows "
+            f"of {window}. Set `max_length` and `max_completion_length` to {window} or less, or `packing=False`."
+        )
     size = embedding_rows(language_model)
     first, second = (
         [3 + (step * i + start) % max(1, size - 3) for i in range(9)] for start, step in ((0, 1), (41, 2))

@@ -195,7 +195,7 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
             pad = self._tokenizer.pad_token_id
             collator = PackedCollator(self._causal_lm, pad, self.stop_token_ids)
             with self.accelerator.autocast():
-                check_documents_apart(model, self._causal_lm, collator)
+                check_documents_apart(model, self._causal_lm, collator, max(self.args.max_lengths))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self._check_packing(model)  # if it is sharded, and could not be run before

@@ -1,0 +1,114 @@
+"""What an encoder-decoder run refuses: one message each, before anything is trained or written."""
+
+import pytest
+from datasets import Dataset, IterableDataset
+from peft import LoraConfig
+
+from tests.conftest import make_model
+from tests.encoder_decoders import PACKABLE, make_encoder_decoder
+from tests.trainer.conftest import ROWS, settings
+from tests.trainer.seq2seq.test_trainer import make
+from trl_irl import IRLConfig, Seq2SeqIRLConfig, Seq2SeqIRLTrainer
+
+
+def test_a_decoder_only_model(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="Qwen2ForCausalLM is decoder-only .*Train it with `IRLTrainer`"):
+        make(tokenizer, tmp_path, make_model("qwen2"))
+    make_model("qwen2").save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="`model: .*model` is decoder-only"):
+        make(tokenizer, tmp_path, str(tmp_path / "model"))
+
+
+def test_arguments_of_another_trainer(tokenizer, tmp_path):
+    with pytest.raises(TypeError, match="`args` is a `IRLConfig`.*Seq2SeqIRLConfig"):
+        Seq2SeqIRLTrainer(make_encoder_decoder(), IRLConfig(**settings(tmp_path)), processing_class=tokenizer)
+
+
+@pytest.mark.parametrize("key", ["decoder_start_token_id", "pad_token_id"])
+@pytest.mark.parametrize("family", ["t5", "bart", "m2m100"])
+def test_a_decoder_that_begins_with_nothing(family, key, tokenizer, tmp_path):
+    model = make_encoder_decoder(family)
+    setattr(model.config, key, None)
+    with pytest.raises(ValueError, match="has no `decoder_start_token_id`, .* or no `pad_token_id`"):
+        make(tokenizer, tmp_path, model)
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([{"text": "One two"}], "the columns .'text'.*name them `prompt` and `completion`"),
+        ([{"input_ids": [5, 6, 1], "labels": [-100, -100]}], "no completion with a token to learn"),
+        ([{"input_ids": [5, 999, 1], "labels": [5, 1]}], "has the token id 999"),
+        (
+            [{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "completion": "c"}],
+            "Row 0 of the train dataset: its prompt is 2 messages, and the tokenizer has no chat template",
+        ),
+    ],
+)
+def test_rows(rows, message, tokenizer, tmp_path):
+    import copy
+
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    with pytest.raises(ValueError, match=message):
+        make(plain, tmp_path, rows=rows)
+
+
+@pytest.mark.parametrize("side", ["prompt", "completion"])
+def test_rows_longer_than_learned_positions(side, tokenizer, tmp_path):
+    rows = [ROWS[0], {**ROWS[1], side: "fox " * 60}]
+    key = {"prompt": "max_length", "completion": "max_completion_length"}[side]
+    with pytest.raises(
+        ValueError, match=f"Row 1 of the train dataset has a {side} of .* has 64 positions. Set `{key}`"
+    ):
+        make(tokenizer, tmp_path, "bart", rows, max_length=None)
+    assert len(make(tokenizer, tmp_path, "bart", rows, max_length=64).train_dataset) == 2  # they are cut
+    assert len(make(tokenizer, tmp_path, "t5", rows, max_length=None).train_dataset) == 2  # whose are relative
+
+
+@pytest.mark.parametrize("family", ["bart", "pegasus", "mbart"])
+def test_packing_where_positions_are_absolute(family, tokenizer, tmp_path):
+    assert family not in PACKABLE
+    with pytest.raises(ValueError, match="`packing=True`, and in .* its values differ by .*Set `packing=False`"):
+        make(tokenizer, tmp_path, family, packing=True, max_length=32)
+
+
+def test_packing_beyond_a_window_of_attention(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="rows of 100 tokens, and T5Gemma.* attends within windows of 64"):
+        make(tokenizer, tmp_path, "t5gemma", packing=True, max_length=100)
+
+
+def test_packing_a_stream(tokenizer, tmp_path):
+    def stream():
+        yield from ROWS
+
+    rows = IterableDataset.from_generator(stream)
+    with pytest.raises(ValueError, match="`packing=True` needs all rows at hand"):
+        make(tokenizer, tmp_path, rows=rows, packing=True)
+    assert make(tokenizer, tmp_path, rows=rows).train().training_loss > 0
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("padding_free", True),
+        ("packing_strategy", "wrapped"),
+        ("assistant_only_loss", True),
+        ("completion_only_loss", False),
+        ("max_completion_length", 0),
+    ],
+)
+def test_keys(key, value, tmp_path):
+    with pytest.raises(ValueError, match=f"`{key}="):
+        Seq2SeqIRLConfig(**settings(tmp_path, **{key: value}))
+
+
+def test_a_second_adapter(tokenizer, tmp_path):
+    trainer = make(tokenizer, tmp_path, peft_config=LoraConfig(r=2, target_modules=["q"]))
+    with pytest.raises(ValueError, match="The model has an adapter already"):
+        make(tokenizer, tmp_path, trainer.model, peft_config=LoraConfig(r=2, target_modules=["q"]))
+
+
+def test_an_empty_dataset(tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="The train dataset has no rows"):
+        make(tokenizer, tmp_path, rows=Dataset.from_list([]))
