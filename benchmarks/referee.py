@@ -204,6 +204,10 @@ def _base_model(plan: dict, output_dir: Path) -> None:
         from trl_irl.demos.demo import pretrained_base
 
         pretrained_base(output_dir)
+    elif plan["model"] == "t5":
+        from benchmarks.t5_base import pretrained_t5
+
+        pretrained_t5(output_dir)
     elif not (output_dir / "base").exists():
         from benchmarks.real_model import smollm2
 

@@ -4,11 +4,13 @@ import torch
 from transformers import (
     AutoModelForSeq2SeqLM,
     BartConfig,
+    LongT5Config,
     M2M100Config,
     MarianConfig,
     MBartConfig,
     MT5Config,
     PegasusConfig,
+    SwitchTransformersConfig,
     T5Config,
     T5GemmaConfig,
     T5GemmaModuleConfig,
@@ -62,13 +64,18 @@ CONFIGS = {
         dropout_rate=0.0,
     ),
 }
+# Whose values are looked at, and not all that a trainer does with them.
+MORE_CONFIGS = {
+    "longt5": lambda size: LongT5Config(vocab_size=size, **T5),
+    "switch": lambda size: SwitchTransformersConfig(vocab_size=size, num_experts=2, router_jitter_noise=0.0, **T5),
+}
 PACKABLE = ("t5", "flan-t5", "mt5", "umt5", "t5gemma")  # whose positions are relative
 
 
 def make_encoder_decoder(family: str = "t5", vocab_size: int = 300, dtype=torch.float32, seed: int = 0):
     """Weights large enough for logits to differ clearly; what BART and Marian add to their logits is not zero."""
     set_seed(seed)
-    model = AutoModelForSeq2SeqLM.from_config(CONFIGS[family](vocab_size))
+    model = AutoModelForSeq2SeqLM.from_config((CONFIGS | MORE_CONFIGS)[family](vocab_size))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.encoder_decoders import CONFIGS, PACKABLE, make_encoder_decoder
+from tests.encoder_decoders import CONFIGS, MORE_CONFIGS, PACKABLE, make_encoder_decoder
 from trl_irl.soft_q import attach_soft_q_head
 from trl_irl.soft_q.packed import shifted
 
@@ -26,7 +26,7 @@ def batch():
     return {"input_ids": padded(prompts, 0), "attention_mask": mask, "labels": padded(completions, -100)}
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", [*CONFIGS, *MORE_CONFIGS])
 def test_values_and_gradients_are_those_of_the_models_logits(family):
     inputs, results = batch(), []
     for ours in (False, True):

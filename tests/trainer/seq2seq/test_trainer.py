@@ -223,3 +223,31 @@ def test_the_command_takes_the_trainer_that_the_model_needs(tokenizer, tmp_path,
     assert scored[0].log_likelihood == pytest.approx(log_pi, rel=1e-4)
     again = reward.score(prompts[:1], completion_ids=ids)
     assert again[0].rewards == pytest.approx(scored[0].rewards, rel=1e-5)
+
+
+def test_a_tokenizer_that_ends_texts_itself(tmp_path):
+    """ByT5's: a byte is a token, and EOS follows a prompt and a completion alike."""
+    from transformers import ByT5Tokenizer
+
+    tokenizer = ByT5Tokenizer()
+    model = make_encoder_decoder(vocab_size=384)
+    trainer = make(tokenizer, tmp_path, model, [{"prompt": "Ab", "completion": " c"}] * 4, max_length=3)
+    assert trainer.train_dataset[0] == {"input_ids": [68, 101, 1], "labels": [102, 1]}
+    cut = make(tokenizer, tmp_path, model, [{"prompt": "Abcd", "completion": "efgh"}], max_length=3)
+    assert cut.train_dataset[0] == {"input_ids": [68, 101, 1], "labels": [104, 105, 106]}  # the end is not reached
+    trainer.train()
+    assert trainer.state.log_history[0]["nll"] > trainer.state.log_history[2]["nll"]
+
+
+def test_messages(tokenizer, tmp_path):
+    rows = [{"messages": [{"role": "user", "content": "One"}, {"role": "assistant", "content": "two"}]}]
+    (row,) = make(tokenizer, tmp_path, rows=rows).train_dataset
+    assert tokenizer.decode(row["input_ids"]) == "<|im_start|>user\nOne<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(row["labels"]) == "two<eos>"
+
+
+def test_what_t5_keeps_in_float32(tokenizer, tmp_path, caplog):
+    trainer = make(tokenizer, tmp_path, make_encoder_decoder(dtype=torch.float16))
+    kinds = {name.split(".")[-2]: p.dtype for name, p in trainer.model.named_parameters()}
+    assert kinds["wo"] == torch.float32 and kinds["wi"] == torch.float16
+    assert "is in float16, in which the activations of T5" in caplog.text
