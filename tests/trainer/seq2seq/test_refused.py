@@ -66,11 +66,18 @@ def test_rows_longer_than_learned_positions(side, tokenizer, tmp_path):
     assert len(make(tokenizer, tmp_path, "t5", rows, max_length=None).train_dataset) == 2  # whose are relative
 
 
-@pytest.mark.parametrize("family", ["bart", "pegasus", "mbart"])
-def test_packing_where_positions_are_absolute(family, tokenizer, tmp_path):
+@pytest.mark.parametrize(
+    "family, message",
+    [
+        *((family, "in .* its values differ by .*") for family in ("bart", "pegasus", "mbart", "switch")),
+        ("longt5", "LongT5ForConditionalGeneration does not take several documents in one row"),
+    ],
+)
+def test_packing_where_documents_are_not_apart(family, message, tokenizer, tmp_path):
+    """Absolute positions; experts that take only so many tokens; attention to neighbours alone."""
     assert family not in PACKABLE
-    with pytest.raises(ValueError, match="`packing=True`, and in .* its values differ by .*Set `packing=False`"):
-        make(tokenizer, tmp_path, family, packing=True, max_length=32)
+    with pytest.raises(ValueError, match=f"`packing=True`, and {message}.*Set `packing=False`"):
+        make(tokenizer, tmp_path, make_encoder_decoder(family), packing=True, max_length=32)
 
 
 def test_packing_beyond_a_window_of_attention(tokenizer, tmp_path):
