@@ -137,7 +137,7 @@ def test_rouge_takes_of_each_kind_the_reference_that_is_nearest():
     near, order = "a b c d e f", "f e d c b a"
     found = rouge("a b c x y z", order, near)
     assert found == {name: max(rouge("a b c x y z", one)[name] for one in (near, order)) for name in found}
-    assert found["rouge2"] == pytest.approx(rouge("a b c x y z", near)["rouge2"]) > 0
+    assert found["rouge2"] == rouge("a b c x y z", near)["rouge2"] > 0
 
 
 def test_the_bootstrap_covers_the_mean_as_often_as_it_says():

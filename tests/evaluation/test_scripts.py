@@ -52,7 +52,7 @@ def test_the_same_is_100_and_a_near_copy_is_near(tokenizer, text):
 def test_bleu_is_the_librarys_by_that_tokenizer():
     for tokenizer, (reference, other, *_) in TEXTS.items():
         expected = BLEU(tokenize=tokenizer).corpus_score([other, reference], [[reference, reference]]).score
-        found = corpus_statistics("bleu", [[other, reference]], [reference]).value
+        found = corpus_statistics("bleu", [[other, reference]], [[reference]]).value
         assert found == pytest.approx(expected) and 0 < found < 100
 
 
