@@ -20,7 +20,7 @@ MAY_IMPORT = {
 }
 # Rooms inside a room: from the top.
 INSIDE = {
-    "trainer": ("gail", "ppo", "online_irl", "seq2seq", "irl", "runtime"),
+    "trainer": ("gail", "ppo", "seq2seq", "online_irl", "irl", "runtime"),
     "soft_q": ("objectives",),
     "commands": ("console",),
 }

@@ -102,7 +102,9 @@ def test_the_public_names_are_there_and_lazy():
     code += "print(sorted(m for m in ('trl', 'peft', 'bitsandbytes', 'trl_irl.trainer') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     trainers = {
-        f"{kind}{what}" for kind in ("IRL", "OnlineIRL", "GAIL", "Seq2SeqIRL") for what in ("Config", "Trainer")
+        f"{kind}{what}"
+        for kind in ("IRL", "OnlineIRL", "GAIL", "Seq2SeqIRL", "Seq2SeqOnlineIRL")
+        for what in ("Config", "Trainer")
     }
     assert set(trl_irl.__all__) == trainers | {"PreferenceReward", "SoftQReward", "evaluate"}
     assert done.stdout.strip() == "[]"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         OnlineIRLTrainer,
         Seq2SeqIRLConfig,
         Seq2SeqIRLTrainer,
+        Seq2SeqOnlineIRLConfig,
+        Seq2SeqOnlineIRLTrainer,
     )
 
 __all__ = [
@@ -32,6 +34,8 @@ __all__ = [
     "PreferenceReward",
     "Seq2SeqIRLConfig",
     "Seq2SeqIRLTrainer",
+    "Seq2SeqOnlineIRLConfig",
+    "Seq2SeqOnlineIRLTrainer",
     "SoftQReward",
     "evaluate",
 ]
@@ -50,6 +54,8 @@ __getattr__, __dir__ = names_from(
         "PreferenceReward": ".rewards.preference_reward",
         "Seq2SeqIRLConfig": ".trainer.seq2seq.config",
         "Seq2SeqIRLTrainer": ".trainer.seq2seq.trainer",
+        "Seq2SeqOnlineIRLConfig": ".trainer.seq2seq.online",
+        "Seq2SeqOnlineIRLTrainer": ".trainer.seq2seq.online",
         "SoftQReward": ".rewards.soft_q_reward",
         "evaluate": ".evaluation.run",
     },

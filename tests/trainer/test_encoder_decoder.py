@@ -18,7 +18,7 @@ from transformers import (
 from tests.conftest import make_model
 from tests.distributed.launchers import QUIET
 from trl_irl import GAILConfig, GAILTrainer, IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer, SoftQReward
-from trl_irl.commands import gail, online_irl, ppo, reward_data
+from trl_irl.commands import gail, ppo, reward_data
 from trl_irl.trainer.gail.discriminator import Discriminator
 
 
@@ -82,7 +82,6 @@ def test_as_the_reference(tokenizer, tmp_path):
 
 TRAIN = ["--model_name_or_path", "MODEL", "--output_dir", "OUT", "--use_cpu", "true", "--bf16", "false"]
 COMMANDS = {
-    "online-irl": (online_irl, TRAIN),
     "gail": (gail, TRAIN),
     "ppo": (ppo, [*TRAIN, "--soft_q_model", "MODEL"]),
     "reward-data": (reward_data, ["--model", "MODEL", "--output_dir", "OUT"]),

@@ -150,16 +150,17 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
     from ..rewards.adapters import config_of
     from ..rewards.frozen_models import check_language_model
     from ..tasks.files import check_room
-    from ..trainer import IRLConfig, Seq2SeqIRLConfig
+    from ..trainer import IRLConfig, OnlineIRLConfig, Seq2SeqIRLConfig, Seq2SeqOnlineIRLConfig
     from .console.hub import check_repository, repository_of
     from .console.terminal import use_terminal
 
     check_paths(training_args, model_args)
     remote = {"trust_remote_code": training_args.trust_remote_code}
-    offline = type(training_args) is IRLConfig
-    check_language_model(model_args.model_name_or_path, "model_name_or_path", encoder_decoder=offline, **remote)
-    if offline and config_of(model_args.model_name_or_path, "model_name_or_path", **remote).is_encoder_decoder:
-        training_args = Seq2SeqIRLConfig.of(training_args)
+    other = {IRLConfig: Seq2SeqIRLConfig, OnlineIRLConfig: Seq2SeqOnlineIRLConfig}.get(type(training_args))
+    path = model_args.model_name_or_path
+    check_language_model(path, "model_name_or_path", encoder_decoder=other is not None, **remote)
+    if config_of(path, "model_name_or_path", **remote).is_encoder_decoder:
+        training_args = other.of(training_args)
     if model_args.use_peft and model_args.lora_r < 1:
         raise ValueError(f"`lora_r: {model_args.lora_r}` is the adapter's rank. Set it to 1 or more; 16 is usual.")
     resume = find_checkpoint(training_args)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .online_irl.config import OnlineIRLConfig
     from .online_irl.trainer import OnlineIRLTrainer
     from .seq2seq.config import Seq2SeqIRLConfig
+    from .seq2seq.online import Seq2SeqOnlineIRLConfig, Seq2SeqOnlineIRLTrainer
     from .seq2seq.trainer import Seq2SeqIRLTrainer
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "OnlineIRLTrainer",
     "Seq2SeqIRLConfig",
     "Seq2SeqIRLTrainer",
+    "Seq2SeqOnlineIRLConfig",
+    "Seq2SeqOnlineIRLTrainer",
 ]
 
 __getattr__, __dir__ = names_from(
@@ -37,5 +40,7 @@ __getattr__, __dir__ = names_from(
         "OnlineIRLTrainer": ".online_irl.trainer",
         "Seq2SeqIRLConfig": ".seq2seq.config",
         "Seq2SeqIRLTrainer": ".seq2seq.trainer",
+        "Seq2SeqOnlineIRLConfig": ".seq2seq.online",
+        "Seq2SeqOnlineIRLTrainer": ".seq2seq.online",
     },
 )

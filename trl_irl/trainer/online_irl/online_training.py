@@ -1,0 +1,191 @@
+"""What every online trainer does: sample before a step, and learn from the policy's rows beside the expert's."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from ...soft_q.objectives import OnlineInverseSoftQ
+from ...text.generation import generate, unwrapped
+from ..irl.token_metrics import TokenMetrics
+from ..runtime.generation_watch import GenerationWatch, check_context, check_prompt
+from ..runtime.step_clock import StepClock
+from ..runtime.vllm_arguments import make_vllm
+from .policy_samples import PolicySample, ReplayBuffer, prompts_of, sample_with_vllm, with_policy_rows
+
+
+class OnlineTraining:
+    """
+    For a trainer of [`~trainer.irl.soft_q_training.SoftQTraining`], before it among the bases. A decoder-only model's
+    rows are prompt and completion together; [`~trainer.seq2seq.online`] says where another kind differs.
+    """
+
+    def _begin_online(self) -> None:
+        """After the trainer is made."""
+        args = self.args
+        world = self.accelerator.num_processes
+        identity = {"vocabulary": len(self._tokenizer), "processes": world}
+        self._replay = ReplayBuffer(-(-args.replay_size // world), identity)
+        self._policy_metrics = TokenMetrics()
+        # Of the expert and of the policy's fresh samples: completions, their tokens, those that ended.
+        self._seen = torch.zeros(2, 3, dtype=torch.float64)
+        self._clock = StepClock()
+        self.add_callback(self._clock)
+        self._watch = GenerationWatch(self.accelerator, args.max_completion_length, "`lambda_td`")
+        self._prompts: list[list[list[int]]] = []  # of each micro-batch of the step
+        self._groups: list[list[PolicySample]] = []  # the policy's rows of those still to come
+        self._policy_tokens: torch.Tensor | None = None
+        self._is_policy: torch.Tensor | None = None
+        self._check_room()
+        self._vllm = None
+        if args.use_vllm:
+            count = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.num_generations
+            stop_tokens = self.stop_token_ids
+            self._vllm = make_vllm(args, self.model, self.accelerator, self._tokenizer, count, stop_tokens)
+
+    def _prompts_of(self, batch: dict[str, Any]) -> list[list[int]]:
+        """Token ids of each row's prompt; rows with nothing to learn are left out."""
+        return prompts_of(batch)
+
+    def _with_policy_rows(self, batch: dict[str, Any], samples: list[PolicySample]) -> dict[str, Any]:
+        """The batch with the policy's rows behind its own, and `is_policy`, a bool per row."""
+        return with_policy_rows(batch, samples, self._tokenizer.pad_token_id, self.args.pad_to_multiple_of)
+
+    def _check_room(self) -> None:
+        if isinstance(self.train_dataset, Dataset):
+            labels = self.train_dataset["labels"]
+            prompts = [next((i for i, label in enumerate(row) if label != -100), len(row)) for row in labels]
+            check_prompt(min(prompts), f"Row {prompts.index(min(prompts))} of the train dataset")
+            check_context(self._causal_lm.config, max(prompts), self.args.max_completion_length)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        # A resumed run gets its random states back between here and the first micro-batch: nothing is drawn yet.
+        self._prompts = [self._prompts_of(batch) for batch in batches]
+        self._groups = []
+        for labels in (row[row != -100].tolist() for batch in batches for row in batch["labels"]):
+            self._seen[0] += torch.tensor([bool(labels), len(labels), not self.stop_token_ids.isdisjoint(labels)])
+        return batches, num_items_in_batch
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if not self._groups:
+            self._groups = self._policy_rows()
+        inputs = self._with_policy_rows(inputs, self._groups.pop(0))
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _policy_rows(self) -> list[list[PolicySample]]:
+        """What the policy adds to each micro-batch of the step that begins."""
+        prompts = [
+            prompt for of_batch in self._prompts for prompt in of_batch for _ in range(self.args.num_generations)
+        ]
+        # Of the step alone, so that all ranks decide alike, and a resumed run as the one it goes on from.
+        online = random.Random(f"{self.args.seed} {self.state.global_step}").random() < self.args.online_fraction
+        rows = []
+        if online:
+            rows = self._replay.draw(len(prompts))
+            with self._clock.part("generation"):
+                fresh = self._sample(prompts)
+            ended = [sample.completion[-1] in self.stop_token_ids for sample in fresh]
+            counts = [len(fresh), sum(len(sample.completion) for sample in fresh), sum(ended)]
+            self._seen[1] += torch.tensor(counts)
+            self._watch.see([sample.completion for sample in fresh], ended)
+            self._replay.add(fresh)
+            rows = [*fresh, *rows]
+        share = -(-len(rows) // len(self._prompts))
+        tokens = torch.tensor(sum(len(row.completion) for row in rows), device=self.accelerator.device)
+        if self.args.average_tokens_across_devices:  # as `num_items_in_batch` is counted
+            tokens = self.accelerator.reduce(tokens, reduction="sum")
+        self._policy_tokens = tokens
+        return [rows[i * share : (i + 1) * share] for i in range(len(self._prompts))]
+
+    def _sample(self, prompts: list[list[int]]) -> list[PolicySample]:
+        if self._vllm is not None:
+            return sample_with_vllm(self._vllm, prompts, self.stop_token_ids, self.accelerator)
+        gather = self.args.ds3_gather_for_generation
+        with unwrapped(self.model_wrapped, self.accelerator, self.args, gather) as model:
+            completions = generate(
+                model,
+                prompts,
+                self.stop_token_ids,
+                self._tokenizer.pad_token_id,
+                self.args.max_completion_length,
+                self.args.temperature,
+                self.args.per_device_train_batch_size * self.args.num_generations,
+                synced_gpus=self.accelerator.num_processes > 1,
+            )
+        return [PolicySample(*pair) for pair in zip(prompts, completions, strict=True)]
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self._is_policy = inputs.pop("is_policy", None)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _make_objective(self):
+        args = self.args
+        return OnlineInverseSoftQ(args.policy_weight, args.gamma, args.chi2_on, args.lambda_kl)
+
+    def _tokens_of(self, terms):
+        scored = terms.scored if self._is_policy is None else terms.scored & ~self._is_policy[:, None]
+        return scored.sum()
+
+    def _rows_of(self, tokens):
+        if self._is_policy is None:
+            return {}
+        some = self._policy_tokens > 0
+        return {"is_policy": self._is_policy, "expert_per_policy": tokens / self._policy_tokens if some else None}
+
+    def _measure(self, mode, output, terms, lambda_td, seen):
+        if self._is_policy is None:
+            return super()._measure(mode, output, terms, lambda_td, seen)
+        self._token_metrics[mode].add(output, terms, lambda_td, seen, rows=~self._is_policy)
+        # Even of none: a rank that had none reduces its sums with those that had some. Rows count as `input_tokens`.
+        self._policy_metrics.add(output, terms, lambda_td, self._is_policy.sum(), rows=self._is_policy)
+        return None
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        skipped = self._step_guard.skipped
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        if self._step_guard.skipped == skipped:
+            self._policy_metrics.end_step()
+        else:
+            self._policy_metrics.drop_step(self.accelerator)
+        return grad_norm
+
+    def _pop_token_metrics(self, mode):
+        metrics = super()._pop_token_metrics(mode)
+        if mode == "train":
+            metrics |= self._pop_policy_metrics(metrics)
+        return metrics
+
+    def _pop_policy_metrics(self, metrics: dict[str, float]) -> dict[str, float]:
+        device = self.accelerator.device
+        seen = self.accelerator.reduce(self._seen.float().to(device), reduction="sum").tolist()
+        self._seen.zero_()
+        metrics_of_sides = {}
+        for side, (count, tokens, ended) in zip(("expert", "policy"), seen, strict=True):
+            if count:
+                metrics_of_sides |= {f"{side}_length": tokens / count, f"{side}_ended": ended / count}
+        # Every rank pops, whether it has anything: sums are reduced over ranks.
+        policy = self._policy_metrics.pop(self.accelerator)
+        if policy and policy["input_tokens"]:
+            names = ("reward_mean", "v_mean", "td_loss", "nll")
+            metrics_of_sides |= {f"policy_{name}": policy[name] for name in names}
+            metrics_of_sides["reward_gap"] = metrics["reward_mean"] - policy["reward_mean"]
+        return metrics_of_sides | self._clock.pop()
+
+    def _replay_file(self, folder: str | Path) -> Path:
+        return Path(folder) / f"replay-{self.accelerator.process_index}.json"
+
+    def _save_rng_state(self, output_dir):
+        if self.args.replay_size:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            self._replay.save(self._replay_file(output_dir))
+        super()._save_rng_state(output_dir)
+
+    def _load_rng_state(self, checkpoint):
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None and self.args.replay_size:
+            self._replay.load(self._replay_file(checkpoint))
