@@ -87,6 +87,7 @@ def test_what_a_recipe_says_of_several_gpus(recipe, words, monkeypatch):
         assert str(before) != str(after) and type(after)(yaml.safe_load(value)) == after
 
 
+T5 = {"t5_mle", "t5_entropy", "t5_irl"}
 RLHF = {"sft", "irl", "reward", "ppo_full", "ppo_lora", "rloo", "grpo"}
 
 
@@ -94,9 +95,11 @@ RLHF = {"sft", "irl", "reward", "ppo_full", "ppo_lora", "rloo", "grpo"}
     "folder, stages",
     [
         ("arithmetic", RLHF | {"online_irl", "gail"}),
-        ("tldr", RLHF | {"online_irl", "gail"}),
+        ("tldr", RLHF | {"online_irl", "gail", *T5}),
         ("hh", RLHF),
-        ("gsm8k", {"online_irl_lora", "gail_lora", "irl_smollm2", "mle_smollm2"}),
+        ("gsm8k", {"online_irl_lora", "gail_lora", "irl_smollm2", "mle_smollm2", *T5}),
+        ("xsum", {"irl_pythia", *T5}),
+        ("wmt22", {"irl_qwen", *T5}),
         ("e2e", {"mle_smollm2", "irl_smollm2", "irl_lora_smollm2", "online_irl_smollm2", "irl_lora", "irl_full"}),
     ],
 )

@@ -6,8 +6,9 @@ import pytest
 from datasets import Dataset
 
 from tests.conftest import make_model
+from tests.encoder_decoders import make_encoder_decoder
 from tests.trainer.conftest import settings
-from trl_irl import IRLConfig, IRLTrainer
+from trl_irl import IRLConfig, IRLTrainer, Seq2SeqIRLConfig, Seq2SeqIRLTrainer
 from trl_irl.rewards.held_out_loss import held_out_sums
 from trl_irl.text.sampling import sample_completions
 
@@ -77,3 +78,33 @@ def test_its_scores_are_ours(saved, tokenizer):
         ids = tokenizer(row["prompt"] + row["completion"], return_tensors="pt")["input_ids"]
         eos_nll = -model(ids).logits[0, -1].log_softmax(-1)[tokenizer.eos_token_id].item()
         assert -likelihood == pytest.approx(nll - eos_nll, rel=1e-4)
+
+
+def test_an_encoder_decoder_says_what_it_says_here(saved, tokenizer, tmp_path):
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+    from transformers import AutoModelForSeq2SeqLM
+
+    rows = [{"prompt": row["question"], "completion": row["answer"].strip()} for row in ROWS]
+    trainer = Seq2SeqIRLTrainer(
+        make_encoder_decoder(),
+        Seq2SeqIRLConfig(**settings(tmp_path / "run", max_steps=150, learning_rate=2e-2, lambda_td=0.01)),
+        train_dataset=Dataset.from_list(rows[:1] * 8),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    trainer.save_model(tmp_path / "model")
+    found = simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(tmp_path / "model"), "dtype": "float32"},
+        tasks=["says"],
+        task_manager=TaskManager(include_path=str(saved), include_defaults=False),
+        device="cpu",
+        batch_size=2,
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model")
+    texts = sample_completions(model, tokenizer, [row["prompt"] for row in rows], 8)
+    answers = [sample["resps"][0][0] for sample in found["samples"]["says"]]
+    assert answers == [text for (text,) in texts] and texts[0] == ["The sky"]
