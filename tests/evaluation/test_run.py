@@ -2,7 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
+from sacrebleu.metrics import BLEU, CHRF
+from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_irl import evaluate
@@ -122,3 +125,24 @@ def test_best_of_n_where_given_completions_are_fewer(pair, tmp_path):
     assert not any("(of" in cell for cell in cells["a"]) and cells["a"]
     assert "(of 2)" in results.write(tmp_path / "report").read_text(encoding="utf-8")
     assert (tmp_path / "report/best_of_n.png").is_file()
+
+
+@pytest.mark.parametrize("metrics, kind", [(["bleu"], BLEU(effective_order=True)), (["chrf", "nll"], CHRF())])
+def test_rewards_against_what_a_sentence_has_of_a_corpus_score(metrics, kind, pair):
+    rows = [{**row, "references": [row["completion"].strip(), "a fox"]} for row in ROWS]
+    settings = {**SETTINGS, "temperatures": [1.0], "num_samples": 6, "metrics": metrics, "reward_analysis": True}
+    results = evaluate({"one": pair}, rows, EvaluationSettings(**settings))
+    lengths, scores = [], []
+    for line, row in zip(results.lines, rows, strict=True):
+        for one in line["completions"]:
+            lengths.append(one["length"])
+            scores.append(kind.sentence_score(one["text"], row["references"]).score)
+    (of_length,) = [one for one in results.findings.agreement if one.reward == "length"]
+    expected = spearmanr(lengths, scores).statistic
+    if np.isnan(expected):  # all of one length
+        assert of_length.metrics["Spearman"] is None
+    else:
+        assert of_length.metrics["Spearman"].mean == pytest.approx(expected)
+    assert len(set(scores)) > 1
+    names = {one.reward for one in results.findings.agreement}
+    assert {"length", "one soft_q sum", "one likelihood mean"} <= names

@@ -184,6 +184,22 @@ def corpus_statistics(
     return Statistic(np.add.reduceat(counts, starts, axis=0), score)
 
 
+def sentence_score(name: str, prediction: str, references: Sequence[str]) -> float:
+    """
+    sacrebleu's BLEU of one text (with the order of n-grams that it has, and smoothing) or chrF, from 0 to 100, against
+    its references: what one completion has of a corpus's score.
+    """
+    metric = _sentence_bleu(bleu_tokenizer(references)) if name == "bleu" else _sentence_chrf()
+    return metric.sentence_score(prediction, list(references)).score
+
+
+@cache
+def _sentence_chrf():
+    from sacrebleu.metrics import CHRF
+
+    return CHRF()
+
+
 @cache
 def _sentence_bleu(tokenizer: str):
     from sacrebleu.metrics import BLEU

@@ -10,12 +10,14 @@ import numpy as np
 from ..rewards import SoftQReward
 from ..rewards.corruption import corrupt, sensitivity
 from ..rewards.soft_q_reward import CompletionReward
+from ..tasks.columns import references_of
 from ..tasks.final_answer import final_answer
 from ..text.encode import asked
 from ..text.samplers import Sampler
 from . import reward_analysis
 from .comparison import sampler_of
 from .loaded_models import LoadedModel, Stopwatch
+from .metrics import sentence_score
 from .reference_judge import ReferenceJudge
 from .reward_report import BestOf, Findings, Tells
 from .scoring import Scorer
@@ -68,6 +70,16 @@ class Sampled:
     rewards: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+def score_of_each(score: Callable, metrics: Sequence[str]) -> Callable[[str, dict], dict[str, float]]:
+    """The scores of one completion; of metrics of a whole corpus alone, what it would have as a corpus by itself."""
+
+    def with_sentences(text: str, row: dict) -> dict[str, float]:
+        of_corpus = [name for name in ("bleu", "chrf") if name in metrics]
+        return score(text, row) or {name: sentence_score(name, text, references_of(row)) for name in of_corpus}
+
+    return with_sentences
+
+
 def collect(lines: Sequence[dict], rows: Sequence[dict], score: Callable) -> dict[tuple[str, Sampler], Sampled]:
     """The sampled completions (not the greedy ones) of each model and sampler, over seeds, with their scores."""
     cells: dict[tuple[str, Sampler], list[list[dict]]] = {}
@@ -87,7 +99,7 @@ def collect(lines: Sequence[dict], rows: Sequence[dict], score: Callable) -> dic
         if name is None:
             raise ValueError(
                 "`reward_analysis` and `rerank` need a score for each completion, and the metrics have none: add one "
-                "of accuracy, accuracy_math and rouge, or a function of your own as `task`."
+                "of accuracy, accuracy_math, rouge, bleu and chrf, or a function of your own as `task`."
             )
         values = [[(one or {}).get(name, float("nan")) for one in group] for group in scored]
         sampled[key] = Sampled(groups, np.array(values))
@@ -159,7 +171,7 @@ def analyse(
     judge: ReferenceJudge | None,
 ) -> Findings:
     """Judge every sampled completion by the rewards of these models and, if there is one, by the reward model."""
-    sampled = collect(lines, rows, score)
+    sampled = collect(lines, rows, score_of_each(score, metrics))
     findings = Findings()
     if judge is not None:
         with stopwatch:
