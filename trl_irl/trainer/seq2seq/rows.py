@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -59,17 +60,19 @@ def check_lengths(dataset: Rows, config: PretrainedConfig, name: str) -> None:
     if not isinstance(dataset, Dataset):
         return
     limits = {"input_ids": _positions(config, "encoder"), "labels": _positions(config, "decoder")}
-    learns = False
-    for i, row in enumerate(dataset.select_columns(list(limits))):
-        learns = learns or any(label != -100 for label in row["labels"])
+    learns, start = False, 0
+    for batch in dataset.select_columns(list(limits)).with_format("arrow").iter(10_000):
         for column, limit in limits.items():
-            if limit is not None and len(row[column]) > limit:
-                of_prompt = column == "input_ids"
+            lengths = pc.list_value_length(batch.column(column)).to_numpy()
+            if limit is not None and lengths.max() > limit:
+                i, of_prompt = int((lengths > limit).argmax()), column == "input_ids"
                 what, key = ("prompt", "max_length") if of_prompt else ("completion", "max_completion_length")
                 raise ValueError(
-                    f"Row {i} of the {name} dataset has a {what} of {len(row[column])} tokens, and the model has "
+                    f"Row {start + i} of the {name} dataset has a {what} of {lengths[i]} tokens, and the model has "
                     f"{limit} positions. Set `{key}` to {limit} or less, or leave such rows out."
                 )
+        learns = learns or pc.any(pc.not_equal(pc.list_flatten(batch.column("labels")), -100)).as_py()
+        start += len(batch)
     if not learns:
         raise ValueError(
             f"The {name} dataset has no completion with a token to learn: all labels are masked (-100). Give rows "

@@ -20,6 +20,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import create_model_from_path
 
@@ -140,7 +141,10 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
         elif is_peft_model(model) and args.gradient_checkpointing:
             model.enable_input_require_grads()
         if args.gradient_checkpointing:
-            args.gradient_checkpointing_kwargs = {"use_reentrant": False, **(args.gradient_checkpointing_kwargs or {})}
+            # As SFTTrainer: with ZeRO-3 an adapter's layers are recomputed right in one of the two ways alone.
+            only = {"use_reentrant": True} if is_peft_model(model) and is_deepspeed_zero3_enabled() else {}
+            own = args.gradient_checkpointing_kwargs or {}
+            args.gradient_checkpointing_kwargs = {"use_reentrant": False, **own, **only}
         self._tokenizer = processing_class
         self._causal_lm = causal_lm(model)
         self.stop_token_ids = stop_token_ids(self._causal_lm, processing_class)
@@ -251,7 +255,9 @@ def _with_adapter(model: PreTrainedModel, args: Seq2SeqIRLConfig, peft_config: P
         peft_config.task_type = "SEQ_2_SEQ_LM"
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=args.gradient_checkpointing)
-    model = get_peft_model(model, peft_config)
+    # As SFTTrainer: ZeRO-3 gathers parameters together that are of one dtype, and PEFT makes adapters float32.
+    options = {"autocast_adapter_dtype": False} if is_deepspeed_zero3_enabled() else {}
+    model = get_peft_model(model, peft_config, **options)
     if args.gradient_checkpointing:
         model.enable_input_require_grads()
     return model
