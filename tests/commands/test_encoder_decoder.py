@@ -5,11 +5,11 @@ import json
 import pandas
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, ByT5Tokenizer
 
 from tests.encoder_decoders import make_encoder_decoder
 from trl_irl import evaluate
-from trl_irl.commands import chat, score
+from trl_irl.commands import chat, prepare, score
 from trl_irl.commands import evaluate as evaluate_command
 from trl_irl.evaluation import EvaluationSettings
 from trl_irl.text.sampling import sample
@@ -100,3 +100,20 @@ def test_scores_and_a_talk(folder, tmp_path, capsys):
     assert chat.run([f"a={folder}", "--prompt", "The quick", "--max_new_tokens", "4", "--temperature", "0"]) == 0
     (said,) = sample(model, tokenizer, ["The quick"], 4)[0]
     assert "(4 tokens, cut" in capsys.readouterr().out and said.length == 4
+
+
+def test_preparing_counts_what_each_side_reads(tmp_path, capsys):
+    """ByT5 reads bytes, and its tokenizer puts EOS behind a prompt, too."""
+    make_encoder_decoder(vocab_size=384).save_pretrained(tmp_path / "base")
+    ByT5Tokenizer().save_pretrained(tmp_path / "base")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    words = ["--tokenizer", str(tmp_path / "base"), "--dataset_name", str(tmp_path / "rows.jsonl")]
+    words += ["--output_dir", str(tmp_path / "out"), "--validation_fraction", "0"]
+    assert prepare.run([*words, "--max_prompt_length", "22", "--max_completion_length", "21"]) == 0
+    told = capsys.readouterr().out
+    longest = [max(len(row[key].strip()) for row in ROWS) + 1 for key in ("prompt", "completion")]
+    assert longest == [22, 21]
+    for part, length in zip(("prompt", "completion"), longest, strict=True):
+        (line,) = [line for line in told.splitlines() if f" {part} " in line]
+        assert f" {length} " in line
+    assert prepare.run([*words, "--max_prompt_length", "21"]) == 2

@@ -132,7 +132,7 @@ def main(arguments: PrepareArguments) -> None:
     from tqdm.auto import tqdm
 
     from ..evaluation.rendering import print_rows
-    from ..rewards.adapters import tokenizer_of
+    from ..rewards.adapters import reads_apart, tokenizer_of
     from ..tasks.columns import as_prompt_completion
     from ..tasks.files import check_local_path, check_no_other_splits, check_writable
     from ..tasks.prepare import (
@@ -147,7 +147,7 @@ def main(arguments: PrepareArguments) -> None:
         with_reference,
     )
     from ..tasks.splits import load_task
-    from ..text.encode import check_eos, encode, prompt_ids
+    from ..text.encode import check_eos, encode_row, prompt_ids
     from ..text.messages import naming_row
     from .console.hub import check_repository, pushing
 
@@ -162,6 +162,7 @@ def main(arguments: PrepareArguments) -> None:
         check_carving(len(splits["train"]), arguments.validation_fraction)
     tokenizer = tokenizer_of(arguments.tokenizer, "tokenizer", arguments.eos_token)
     check_eos(tokenizer)
+    apart = reads_apart(arguments.tokenizer)
 
     prepared, table, problems = {}, [list(DISTRIBUTION_HEADER)], []
     for name, split in splits.items():
@@ -171,7 +172,7 @@ def main(arguments: PrepareArguments) -> None:
         def ids_and_labels(i: int, row: dict, name=name) -> tuple[list[int], list[int]]:
             where = f"Row {i} of `{name}`"
             with naming_row(where):
-                return encode(tokenizer, as_prompt_completion(row, where))
+                return encode_row(tokenizer, as_prompt_completion(row, where), apart=apart).ids_and_labels
 
         if arguments.truncate_field is not None:
 
@@ -181,7 +182,7 @@ def main(arguments: PrepareArguments) -> None:
                     return sum(label == -100 for label in labels), len(ids)
                 where = f"Row {i} of `{name}`"
                 with naming_row(where):
-                    return len(prompt_ids(tokenizer, as_prompt_completion(row, where))), 0
+                    return len(prompt_ids(tokenizer, as_prompt_completion(row, where), apart)), 0
 
             pace, numbered = Pace(), enumerate(tqdm(rows, desc="Shortening prompts", leave=False, disable=None))
             how = (arguments.task_data(), arguments.truncate_field, arguments.truncate_text, arguments.limits())

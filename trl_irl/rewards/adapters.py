@@ -113,6 +113,14 @@ def config_of(path: str, key: str = "model", **options) -> PretrainedConfig:
         return AutoConfig.from_pretrained(base_of(path, key) if is_adapter(path) else path, **options)
 
 
+def reads_apart(path: str) -> bool:
+    """Whether what is saved at a path is for an encoder-decoder; of a tokenizer without a model it is not known."""
+    try:
+        return config_of(path).is_encoder_decoder
+    except (OSError, ValueError):
+        return False
+
+
 def tokenizer_of(path: str, key: str = "model", eos_token: str | None = None, **options) -> PreTrainedTokenizerBase:
     """
     The tokenizer that was saved with a model; of an adapter that has none, its base's. With `eos_token`, one of its
