@@ -61,12 +61,14 @@ def main() -> None:
     parser.add_argument("--launchers", nargs="+", default=["ddp", "zero2", "zero3", "zero3-scaled", "fsdp2"])
     parser.add_argument("--hidden_size", type=int, default=768)
     parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--json", type=Path, help="file to write the numbers to")
     arguments = parser.parse_args()
 
     from tests.conftest import make_model, make_tokenizer
     from tests.distributed.launchers import cpu_twin
     from tests.trainer.conftest import ROWS
 
+    kept = []
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         sizes = {
@@ -111,6 +113,9 @@ def main() -> None:
             assert result.returncode == 0, result.stderr[-3000:]
             ranks = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(output.glob("rank-*.json"))]
             peaks = [rank["peak"] - rank["before"] for rank in ranks]
+            kept.append({"launcher": launcher, "weights": weights, "states_mib": states, "peak_mib": peaks})
+            if arguments.json:
+                arguments.json.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
             print(f"| {launcher} x2 | {', '.join(f'{peak:.0f}' for peak in peaks)} |", flush=True)
 
 

@@ -102,13 +102,14 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's default")
     parser.add_argument("--data", default=str(shared) if shared.is_file() else None)
+    parser.add_argument("--json", type=Path, help="file to write the numbers to")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         variant, batch = options.worker
         print("RESULT " + json.dumps(measure(variant, batch == "everything", options)))
         return
-    lines = []
+    lines, kept = [], []
     for batch in ("solutions", "everything"):
         found = {}
         for variant in VARIANTS:
@@ -118,6 +119,10 @@ def main() -> None:
             if not results:
                 sys.exit(f"{variant} failed:\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}")
             found[variant] = json.loads(results[0].removeprefix("RESULT "))
+            setting = {"length": options.length, "vocab": options.vocab, "model": options.model_size}
+            kept.append({"variant": variant, "batch": batch, **setting, **found[variant]})
+            if options.json:
+                options.json.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
         ours, full = (found[variant] for variant in VARIANTS)
         lines.append(
             f"| {batch} | {ours['scored']} of {ours['tokens']} | {ours['tokens'] / ours['seconds']:.0f} "
