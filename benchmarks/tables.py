@@ -160,6 +160,56 @@ def objective_cost() -> str:
     return markdown([["objective", "s/step", "time against nll", "memory against nll"], *rows], left=1)
 
 
+def step_cpu() -> str:
+    """Time and memory of a step of IRLTrainer, TRL's SFTTrainer and full logits."""
+    cells = read_json("irl_step_cpu.json")
+    rows = []
+    for cell in cells:
+        (base,) = (x for x in cells if (x["vocab"], x["variant"]) == (cell["vocab"], "SFTTrainer"))
+        ratios = [f"{cell[key] / base[key]:.2f}" for key in ("seconds", "peak_mib")]
+        numbers = [f"{cell['seconds']:.3f}", f"{cell['peak_mib']:.0f}", f"{cell['beyond_states_mib']:.0f}"]
+        rows.append([f"{cell['variant']}, vocabulary {cell['vocab']:,}", *numbers, *ratios])
+    header = ["variant", "s/step", "peak MiB", "beyond states MiB", "time vs SFT", "memory vs SFT"]
+    return markdown([header, *rows], left=1)
+
+
+def seq2seq_step() -> str:
+    """Time and memory per row of encoder-decoder training, against transformers' trainer."""
+    rows = []
+    for name, told in (("mt5_vocabulary", "vocabulary 250,112"), ("t5_vocabulary", "32,128")):
+        cells = read_json(f"seq2seq_step_{name}.json")
+        for cell in cells:
+            per_row = [x["seconds"] / x["rows_per_step"] for x in (cell, cells[0])]
+            speed = f"{cell['tokens_per_second']:,.0f}"
+            memory = [f"{cell['peak_mib']:,.0f}", f"{cell['peak_mib'] / cells[0]['peak_mib']:.2f}"]
+            ratio = f"{per_row[0] / per_row[1]:.2f}"
+            rows.append([f"{cell['variant']}; {told}", speed, ratio, *memory])
+    return markdown([["trainer", "tokens/s", "time per row", "peak MiB", "memory"], *rows], left=1)
+
+
+def reward_throughput() -> str:
+    """Reading rewards against a forward pass with full logits."""
+    rows = []
+    for length, told in ((256, "8 GSM8K problems"), (1024, "4 x 1024 tokens")):
+        cells = read_json(f"reward_throughput_{length}.json")
+        for batch, what in (("solutions", told), ("everything", "the same, prompts scored too")):
+            ours, full = (cell for cell in cells if cell["batch"] == batch)
+            speed = f"{full['seconds'] / ours['seconds']:.2f}x"
+            memory = f"{ours['mib']:.0f} MiB, {ours['mib'] / full['mib']:.2f}x"
+            rows.append([what, f"{ours['scored']} of {ours['tokens']}", speed, memory])
+    header = ["batch", "scored tokens", "tokens/s, against full logits", "memory, against full logits"]
+    return markdown([header, *rows], left=1)
+
+
+def memory_per_rank() -> str:
+    """Peak memory of a rank by launcher: the larger of the two."""
+    told = {"zero3": "`zero3` x2, as shipped"}
+    told["zero3-scaled"] = "`zero3` x2, DeepSpeed's two limits scaled down with the model"
+    cells = read_json("memory_per_rank.json")
+    rows = [[told.get(x["launcher"], f"`{x['launcher']}` x2"), f"{max(x['peak_mib']):.0f}"] for x in cells]
+    return markdown([["launcher", "peak MiB a rank"], *rows], left=1)
+
+
 TABLES = {
     "demo": demo,
     "demo_equal_diversity": demo_equal_diversity,
@@ -170,6 +220,10 @@ TABLES = {
     "rlhf": rlhf,
     "pretrained_start": pretrained_start,
     "objective_cost": objective_cost,
+    "step_cpu": step_cpu,
+    "seq2seq_step": seq2seq_step,
+    "reward_throughput": reward_throughput,
+    "memory_per_rank": memory_per_rank,
 }
 
 

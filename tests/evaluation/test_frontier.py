@@ -87,7 +87,7 @@ def test_differences_are_paired_and_the_area_is_the_mean_over_diversities():
         values[model, GREEDY] = greedy(base + more)
         for sampler in samplers:
             values[model, sampler] = cell(base + more - 0.2 * (sampler.top_p == 0.9), [40] * 200)
-    at, areas = frontiers(values, ["a", "b"], ["accuracy"])
+    at, areas, curves = frontiers(values, ["a", "b"], ["accuracy"])
     assert [one.self_bleu for one in at if one.model == "b"] == [90.0, 80.0, 70.0, 60.0, 50.0, 40.0]
     for one in at:
         if one.minus:  # of the same prompts: no more noise than the sums have
@@ -95,6 +95,11 @@ def test_differences_are_paired_and_the_area_is_the_mean_over_diversities():
     first, second = areas
     assert first.value.mean == pytest.approx(0.6 * base.mean(), abs=1e-9)  # flat from self-BLEU 100 to 40
     assert (second.minus, second.value.mean) == ("a", pytest.approx(0.06)) and 0 not in second.value
+    for curve, more in zip(curves, (0.0, 0.1), strict=True):  # from greedy decoding to the most diverse sampler
+        assert (curve.diversity[0], curve.diversity[-1]) == (0.5, 59.5) and (np.diff(curve.diversity) == 1).all()
+        assert curve.mean == pytest.approx(base.mean() + more)
+        assert (curve.low < curve.mean).all() and (curve.mean < curve.high).all()
+        assert curve.high - curve.low == pytest.approx(2 * 1.96 * base.std() / 200**0.5, rel=0.15)
     ours = interpolate([100, 40], [1.0, 0.5], [70.0])
     assert ours[0] == 0.75 and isinstance(values["a", samplers[0]]["accuracy"], Statistic)
 
@@ -114,7 +119,7 @@ def test_the_area_is_a_hypervolume(points, area):
         at = cell([accuracy] * 10, [self_bleu] * 10)
         values["a", sampler] = at if sampler.is_random else {k: x for k, x in at.items() if k != "self_bleu"}
     values["a", Sampler(1.0, top_k=1)] = greedy([0.0] * 10)  # one sample: no diversity is known of it
-    _, ((one,)) = frontiers(values, ["a"], ["accuracy"])
+    _, (one,), _ = frontiers(values, ["a"], ["accuracy"])
     assert (one.value.mean, one.value.low, one.value.high) == pytest.approx((area,) * 3, abs=0.006)  # of its grid
 
 

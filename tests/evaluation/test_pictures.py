@@ -3,10 +3,12 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from trl_irl.evaluation import pictures, rendering
 from trl_irl.evaluation.comparison import Result
+from trl_irl.evaluation.frontier import FrontierCurve
 from trl_irl.evaluation.statistics import Interval
 from trl_irl.text.samplers import Sampler
 
@@ -33,6 +35,7 @@ def results(accuracies):
     return found
 
 
+SHIFTS = (("first", 0.0), ("other", 0.2))
 SAID = {
     "first": [{"length": 10, "ended": True}] * 3 + [{"length": 40, "ended": False}],
     "other": [{"length": n, "ended": True} for n in (5, 10, 20, 40, 40)],
@@ -60,6 +63,21 @@ def test_labels_of_close_curves_do_not_cover_each_other(accuracies, figures, tmp
         assert not any(box.overlaps(other) for other in boxes[i + 1 :])
     low, high = axes.get_ylim()
     assert high - low >= 5 and -5 <= low and high <= 105  # percent, and not a hair's breadth around 0
+
+
+def test_the_frontier_is_drawn_with_its_interval(figures, tmp_path):
+    x, y = np.array([0.5, 1.5, 2.5]), np.array([0.5, 0.4, 0.3])
+    drawn = [FrontierCurve(name, "accuracy", x, y + more, y + more - 0.1, y + more + 0.1) for name, more in SHIFTS]
+    other = FrontierCurve("first", "pass@4", x, y, y, y)
+    names = pictures.plot(
+        results({"first": (0.5, 0.4, 0.3), "other": (0.5, 0.4, 0.3)}), "accuracy", SAID, tmp_path, [*drawn, other]
+    )
+    assert names == ["performance_diversity.png", "frontier.png", "pass_at_k.png", "lengths.png"]
+    (axes,) = figures["frontier.png"].axes
+    assert [line.get_label() for line in axes.lines] == ["first", "other"]
+    assert axes.lines[1].get_ydata() == pytest.approx(100 * (y + 0.2)) and axes.lines[1].get_xdata().tolist() == [*x]
+    band = axes.collections[1].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((40, 80))
 
 
 def test_of_two_equal_curves_both_are_seen(figures, tmp_path):

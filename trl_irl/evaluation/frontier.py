@@ -12,6 +12,7 @@ half and chooses anew, so that intervals hold the choice.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -93,23 +94,53 @@ def halves_of(prompts: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[::2]), np.sort(order[1::2])
 
 
-def frontiers(values: Values, models: Sequence[str], metrics: Sequence[str]) -> tuple[list[AtDiversity], list[Area]]:
+@dataclass(frozen=True)
+class FrontierCurve:
+    """
+    A model's frontier, from the least to the greatest diversity that it reaches.
+
+    Attributes:
+        model, metric (`str`)
+        diversity (`np.ndarray` of shape `(levels,)`): 100 - self-BLEU.
+        mean, low, high (`np.ndarray` of the same shape): the metric, with its 95 % bootstrap interval.
+    """
+
+    model: str
+    metric: str
+    diversity: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, model: str, metric: str, value: np.ndarray, resampled: np.ndarray) -> FrontierCurve:
+        """From the metric at [`_GRID`], and that of each resample, `(resamples, levels)`; NaN where it has none."""
+        reached = np.flatnonzero(~np.isnan(value))[::-1]  # the grid is of self-BLEU
+        low, high = np.nanpercentile(resampled[:, reached], [2.5, 97.5], axis=0) if len(reached) else (value[:0],) * 2
+        return cls(model, metric, 100 - np.array(_GRID)[reached], value[reached], low, high)
+
+
+Frontiers = tuple[list[AtDiversity], list[Area], list[FrontierCurve]]
+
+
+def frontiers(values: Values, models: Sequence[str], metrics: Sequence[str]) -> Frontiers:
     """
     Each metric on the frontier of each model, at the values of self-BLEU that every model spans, and the area under
-    it: first the baseline's, then the other models' minus it, paired by prompt. Empty where a model has no curve, or
-    there are too few prompts to halve.
+    it: first the baseline's, then the other models' minus it, paired by prompt; and the frontiers as curves. Empty
+    where a model has no curve, or there are too few prompts to halve.
     """
     of_models = {model: families(values, model) for model in models}
     prompts = len(next(iter(values.values()))["length"].sums) if values else 0
     if not all(of_models.values()) or prompts < _FEWEST:
-        return [], []
+        return [], [], []
     levels = common_levels([_together(curves) for curves in of_models.values()])
-    at, areas = [], []
+    at, areas, drawn = [], [], []
     for metric in metrics:
         baseline = None
         for model, curves in of_models.items():
             value, resampled = frontier(curves, metric, [*levels, *_GRID])
             area, of_area = (_area(x[..., len(levels) :]) for x in (value, resampled))
+            drawn.append(FrontierCurve.of(model, metric, value[len(levels) :], resampled[:, len(levels) :]))
             found = value[: len(levels)], resampled[:, : len(levels)], area, of_area
             minus = None if baseline is None else models[0]
             shown = found if baseline is None else tuple(a - b for a, b in zip(found, baseline, strict=True))
@@ -119,7 +150,7 @@ def frontiers(values: Values, models: Sequence[str], metrics: Sequence[str]) -> 
                 for level, one, column in zip(levels, shown[0], shown[1].T, strict=True)
             ]
             areas.append(Area(model, minus, metric, percentile_interval(shown[2], shown[3])))
-    return at, areas
+    return at, areas, drawn
 
 
 def _area(values: np.ndarray) -> np.ndarray:

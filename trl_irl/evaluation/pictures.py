@@ -10,6 +10,7 @@ import numpy as np
 
 from ..text.samplers import GREEDY, Sampler
 from .comparison import Result, decoding, factor_of
+from .frontier import FrontierCurve
 from .rendering import figure, save
 
 
@@ -17,9 +18,15 @@ _MARKERS = "osD^vP*X"
 _LINES = ("-", "--", ":", "-.")  # of families of samplers
 
 
-def plot(results: Sequence[Result], metric: str, said: dict[str, Sequence[dict]], output_dir: Path) -> list[str]:
+def plot(
+    results: Sequence[Result],
+    metric: str,
+    said: dict[str, Sequence[dict]],
+    output_dir: Path,
+    frontiers: Sequence[FrontierCurve] = (),
+) -> list[str]:
     """
-    Pictures of what there is to show: performance against diversity, pass@k curves, lengths.
+    Pictures of what there is to show: performance against diversity, the frontier, pass@k curves, lengths.
 
     Args:
         results (`Sequence[Result]`)
@@ -28,6 +35,8 @@ def plot(results: Sequence[Result], metric: str, said: dict[str, Sequence[dict]]
         said (`dict[str, Sequence[dict]]`):
             Each model's completions, with `length` in tokens, and `ended`: whether one stopped by itself.
         output_dir (`Path`)
+        frontiers (`Sequence[FrontierCurve]`, *optional*):
+            Of each model; those of `metric` are drawn.
 
     Returns:
         `list[str]`: names of the files written.
@@ -37,6 +46,10 @@ def plot(results: Sequence[Result], metric: str, said: dict[str, Sequence[dict]]
     if any("self_bleu" in result.metrics for result in scored):
         written.append("performance_diversity.png")
         _plot_performance(scored, metric, output_dir / written[-1])
+    drawn = [curve for curve in frontiers if curve.metric == metric and len(curve.diversity) > 1]
+    if drawn:
+        written.append("frontier.png")
+        _plot_frontiers(drawn, output_dir / written[-1])
     curves = [result for result in results if "pass@2" in result.metrics]
     if curves:
         written.append("pass_at_k.png")
@@ -82,6 +95,22 @@ def _plot_performance(results: Sequence[Result], metric: str, path: Path) -> Non
     else:
         axes.legend()
         _label(axes, curves)
+    save(picture, path)
+
+
+def _plot_frontiers(curves: Sequence[FrontierCurve], path: Path) -> None:
+    """A line per model: by the best of its samplers at each diversity. Up and to the right is better."""
+    picture, axes = figure(7.0, 4.6)
+    factor, _, unit = factor_of(curves[0].metric)
+    for i, curve in enumerate(curves):
+        axes.plot(curve.diversity, factor * curve.mean, color=f"C{i}", linestyle=("-", "--")[i % 2], label=curve.model)
+        ends = (factor * end for end in (curve.low, curve.high))
+        axes.fill_between(curve.diversity, *ends, color=f"C{i}", alpha=0.15, linewidth=0)
+    label = f"{curves[0].metric}{unit and ' (%)'} by the best sampler, 95 % intervals"
+    axes.set(xlabel="diversity: 100 - self-BLEU", ylabel=label)
+    _keep_apart(axes, share=bool(unit))
+    axes.grid(alpha=0.3)
+    axes.legend()
     save(picture, path)
 
 

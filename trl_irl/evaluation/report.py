@@ -15,6 +15,7 @@ from .settings import GIVEN, EvaluationSettings
 _SIDE_BY_SIDE = 5  # prompts whose completions the report shows
 _PICTURED = {
     "performance_diversity.png": "Performance against diversity: a curve that lies above is a better model.",
+    "frontier.png": "The frontier: by the best sampler at each diversity, chosen on other prompts.",
     "pass_at_k.png": "The share of prompts that one of k samples solves.",
     "lengths.png": "How long completions are.",
 }

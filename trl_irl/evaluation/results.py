@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import comparison
 from .comparison import Area, AtDiversity, Result, Values
-from .frontier import frontiers
+from .frontier import FrontierCurve, Frontiers, frontiers
 from .pictures import plot
 from .rendering import print_rows, shortened
 from .report import report_text
@@ -94,9 +94,9 @@ class Results:
         return len({sampler.family for _, sampler in self.values if sampler.is_random}) > 1
 
     @cached_property
-    def _frontiers(self) -> tuple[list[AtDiversity], list[Area]]:
+    def _frontiers(self) -> Frontiers:
         if not self.has_frontier:
-            return [], []
+            return [], [], []
         sampled = list(dict.fromkeys(model for model, sampler in self.values if sampler != comparison.AS_GIVEN))
         return frontiers(self.values, sampled, self._performance)
 
@@ -109,6 +109,11 @@ class Results:
     def frontier_areas(self) -> list[Area]:
         """The areas under them."""
         return self._frontiers[1]
+
+    @property
+    def frontier_curves(self) -> list[FrontierCurve]:
+        """The frontiers themselves."""
+        return self._frontiers[2]
 
     @property
     def _performance(self) -> list[str]:
@@ -139,7 +144,7 @@ class Results:
         said: dict[str, list[dict]] = {name: [] for name in self.models}
         for line in self.lines:
             said[line["model"]] += line["completions"]
-        return plot(self.summaries, self.shown[0], said, Path(folder))
+        return plot(self.summaries, self.shown[0], said, Path(folder), self.frontier_curves)
 
     def write(self, folder: str | Path) -> Path:
         """
