@@ -163,8 +163,6 @@ def _evaluated(plan: dict, run: dict, trainer, data):
 
         trainer.model.to(getattr(torch, plan["dtype"]))
     settings |= {"task": data.task, "seeds": [run["seed"]], **plan["evaluation"]}
-    if data.task == "e2e":
-        settings["dataset_name"] = data.dataset_name
     models = {"arm": (trainer.model, trainer.processing_class)}
     return evaluate(models, list(rows), EvaluationSettings(chat_format=data.chat_format, **settings))
 

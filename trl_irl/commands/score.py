@@ -156,8 +156,7 @@ def fits(arguments: ScoreArguments, tokenizer):
         for one in rows:
             with naming_row(where):
                 encoded = encode_row(tokenizer, one.whole, one.ended, apart)
-            lengths = (len(encoded.prompt), len(encoded.completion))
-            length = max(lengths) if apart else sum(lengths)
+            length = encoded.needs(apart)
             if context is not None and length > context:
                 raise ValueError(
                     f"{where} has {length} tokens with its `{one.given.source}`, and the context of "

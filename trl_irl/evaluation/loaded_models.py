@@ -175,15 +175,12 @@ def check_lengths(
                 raise ValueError(f"{where} has an empty prompt, without one token for a model to go on from.")
             if references:
                 encoded = encode_row(tokenizer, row, apart=apart)
-                lengths = (len(encoded.prompt), len(encoded.completion))
-                whole[i] = max(lengths) if apart else sum(lengths)
+                whole[i] = encoded.needs(apart)
     if max_new_tokens and not apart:
         first = [row for i, row in rows.items() if i not in bad.left_out][:16]
         if warning := why_nothing_ends(tokenizer, first, model.stop_tokens):
             warnings.warn(warning)
-    if apart:  # an encoder and a decoder have a context each
-        prompts = {i: max(length - max_new_tokens, 0) for i, length in prompts.items()}
-    of_prompts = too_long_for(context, prompts, max_new_tokens)
+    of_prompts = too_long_for(context, prompts, max_new_tokens, apart=apart)
     of_references = {
         i: f"{len(rows)} references (the first is number {i}, of {length} tokens with its prompt) are longer than the "
         f"context of {name}, {context} tokens, and `nll`, `td_loss` and `reward_analysis` read them whole. Leave "

@@ -16,8 +16,8 @@ from .task import Task
 PROMPT_TEMPLATE = "Describe this place, with all that is said of it: {source}\n\nDESCRIPTION:"
 REPRESENTATION = "meaning_representation"
 
-# The columns as the challenge has them, and as the Hub's copies do: the representation, a text, several texts.
-_NAMES = (("mr", REPRESENTATION), ("ref", "human_reference", "target"), ("references",))
+# The columns as the challenge has them, and as the Hub's copies do: the representation, and a text.
+_NAMES = (("mr", REPRESENTATION), ("ref", "human_reference", "target"))
 _FILES = {"train": "trainset*.csv", "validation": "devset*.csv", "test": "testset*.csv"}
 
 
@@ -80,7 +80,7 @@ def _texts(split: Iterable[dict], name: str) -> dict[str, list[str]]:
     texts: dict[str, list[str]] = {}
     for i, row in enumerate(split):
         where = f"Row {i} of `{name}`"
-        (mr, text), several = (_of(row, names, where) for names in _NAMES[:2]), row.get("references")
+        (mr, text), several = (_of(row, names, where) for names in _NAMES), row.get("references")
         if not isinstance(mr, str) or not mr.strip():
             raise ValueError(f"{where} has no meaning representation, but {mr!r}.")
         try:

@@ -27,8 +27,6 @@ def load_task(data: TaskData, train_split: str = "train", formatted: bool = True
     task = data.kind
     if task.load is not None and data.source_column is None:
         splits = task.load(data)
-        if data.chat_format and formatted:
-            splits = splits.map(_in_chat, with_indices=True)
     else:
         name = data.dataset_name or task.dataset_name
         if name is None:
@@ -39,6 +37,8 @@ def load_task(data: TaskData, train_split: str = "train", formatted: bool = True
         splits = load_from_hub_or_path(name, config, data.streaming)
         if formatted:
             splits = _formatted(splits, data)
+    if formatted and data.chat_format:
+        splits = splits.map(_in_chat, with_indices=True)
     if data.num_train_rows and train_split in splits:
         splits[train_split] = splits[train_split].take(data.num_train_rows)
     return splits
@@ -51,7 +51,7 @@ def _formatted(splits: DatasetDict | IterableDatasetDict, data: TaskData) -> Dat
                 [column for column in ("rejected",) if column in split.column_names]
             )
     if data.source_column is None:
-        return splits.map(_in_chat, with_indices=True) if data.chat_format else splits
+        return splits
     for split in splits.values():  # before a map, whose own error would come from its cache
         for row in split.take(1):
             prompt_from_columns(row, data)
@@ -59,8 +59,7 @@ def _formatted(splits: DatasetDict | IterableDatasetDict, data: TaskData) -> Dat
 
 
 def _made(row: Mapping, i: int, data: TaskData, written_by: tuple) -> dict:
-    made = from_columns(row, data, f"Row {i}")
-    return as_chat(made) if data.chat_format else made
+    return from_columns(row, data, f"Row {i}")
 
 
 def _in_chat(row: Mapping, i: int) -> dict:

@@ -47,6 +47,11 @@ class Encoded(NamedTuple):
         """All ids, and labels, -100 on the prompt."""
         return self.prompt + self.completion, [-100] * len(self.prompt) + self.completion
 
+    def needs(self, apart: bool) -> int:
+        """The context that it needs, in tokens; with `apart` an encoder and a decoder have one each."""
+        lengths = (len(self.prompt), len(self.completion))
+        return max(lengths) if apart else sum(lengths)
+
 
 def asked(row: Mapping):
     """

@@ -138,21 +138,27 @@ def check_context(
     Raises:
         `ValueError`: a prompt leaves no room for `max_new_tokens` in the model's context.
     """
-    lengths = dict(enumerate(map(len, encoded)))
-    if model.config.is_encoder_decoder:  # an encoder and a decoder have a context each
-        lengths = {i: max(length - max_new_tokens, 0) for i, length in lengths.items()}
-    too_long = too_long_for(context_length(model.config), lengths, max_new_tokens, key)
+    lengths, apart = dict(enumerate(map(len, encoded))), model.config.is_encoder_decoder
+    too_long = too_long_for(context_length(model.config), lengths, max_new_tokens, key, apart)
     if too_long:
         raise ValueError(f"{len(too_long)} of {next(iter(too_long.values()))}")
 
 
 def too_long_for(
-    context: int | None, lengths: dict[int, int], max_new_tokens: int, key: str = "max_new_tokens"
+    context: int | None,
+    lengths: dict[int, int],
+    max_new_tokens: int,
+    key: str = "max_new_tokens",
+    apart: bool = False,
 ) -> dict[int, str]:
-    """Of the prompts that leave no room for `max_new_tokens`, by number, what to say behind "1 of "."""
+    """
+    Of the prompts that leave no room for `max_new_tokens`, by number, what to say behind "1 of "; with `apart` an
+    encoder and a decoder have a context each.
+    """
+    needed = {i: max(length, max_new_tokens) if apart else length + max_new_tokens for i, length in lengths.items()}
     return {
-        i: f"{len(lengths)} prompts (the first is number {i}, of {length} tokens) leave no room for "
+        i: f"{len(lengths)} prompts (the first is number {i}, of {lengths[i]} tokens) leave no room for "
         f"`{key}={max_new_tokens}` in the model's context of {context} tokens. Lower `{key}`, shorten those prompts "
         "or leave them out."
-        for i, length in over(context, lengths, max_new_tokens).items()
+        for i in over(context, needed)
     }

@@ -81,21 +81,32 @@ def with_policy_rows(
             "Leave `data_collator` unset."
         )
     rows = [sample.prompt + sample.completion for sample in samples]
-    width = max([batch["input_ids"].size(1), *map(len, rows)])
-    width += -width % (multiple_of or 1)
-    fillers = {"input_ids": pad_token_id, "labels": -100, "attention_mask": 0}
+    labels = [[-100] * len(sample.prompt) + sample.completion for sample in samples]
+    return joined(batch, rows, labels, pad_token_id, multiple_of)
+
+
+def joined(
+    batch: dict[str, torch.Tensor],
+    input_ids: Sequence[list[int]],
+    labels: Sequence[list[int]],
+    pad_token_id: int,
+    multiple_of: int | None = None,
+) -> dict[str, torch.Tensor]:
+    """`input_ids`, `attention_mask` and `labels` of a batch with these rows behind its own, and `is_policy`."""
     new = {
-        "input_ids": rows,
-        "labels": [[-100] * len(sample.prompt) + sample.completion for sample in samples],
-        "attention_mask": [[1] * len(row) for row in rows],
+        "input_ids": (input_ids, pad_token_id),
+        "labels": (labels, -100),
+        "attention_mask": ([[1] * len(row) for row in input_ids], 0),
     }
-    joined = {}
-    for name, filler in fillers.items():
+    both = {}
+    for name, (rows, filler) in new.items():
         own = batch[name]
+        width = max([own.size(1), *map(len, rows)])
+        width += -width % (multiple_of or 1)
         own = torch.nn.functional.pad(own, (0, width - own.size(1)), value=filler)
-        joined[name] = torch.cat([own, padded(new[name], filler, width=width, device=own.device).to(own.dtype)])
-    is_policy = [False] * len(batch["input_ids"]) + [True] * len(samples)
-    return {**joined, "is_policy": torch.tensor(is_policy, device=joined["input_ids"].device)}
+        both[name] = torch.cat([own, padded(rows, filler, width=width, device=own.device).to(own.dtype)])
+    is_policy = [False] * len(batch["input_ids"]) + [True] * len(input_ids)
+    return {**both, "is_policy": torch.tensor(is_policy, device=both["input_ids"].device)}
 
 
 class ReplayBuffer:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from datasets import Dataset
 
 from ...text.context import context_length
-from ...text.padding import padded
 from ..online_irl.config import OnlineIRLConfig
 from ..online_irl.online_training import OnlineTraining
-from ..online_irl.policy_samples import PolicySample
+from ..online_irl.policy_samples import PolicySample, joined
 from ..online_irl.trainer import check_objective, check_prompts
 from ..runtime.models import default_output_dir
 from .config import Seq2SeqIRLConfig
@@ -82,17 +80,5 @@ class Seq2SeqOnlineIRLTrainer(OnlineTraining, Seq2SeqIRLTrainer):
         return [ids[mask].tolist() for ids, mask, labels in rows if (labels != -100).any()]
 
     def _with_policy_rows(self, batch: dict[str, Any], samples: list[PolicySample]) -> dict[str, Any]:
-        device, multiple = batch["input_ids"].device, self.args.pad_to_multiple_of or 1
-        new = {
-            "input_ids": ([one.prompt for one in samples], self._tokenizer.pad_token_id),
-            "attention_mask": ([[1] * len(one.prompt) for one in samples], 0),
-            "labels": ([one.completion for one in samples], -100),
-        }
-        joined = {}
-        for name, (rows, filler) in new.items():
-            width = max([batch[name].size(1), *map(len, rows)])
-            width += -width % multiple
-            own = torch.nn.functional.pad(batch[name], (0, width - batch[name].size(1)), value=filler)
-            joined[name] = torch.cat([own, padded(rows, filler, width=width, device=device).to(own.dtype)])
-        is_policy = [False] * len(batch["input_ids"]) + [True] * len(samples)
-        return {**joined, "is_policy": torch.tensor(is_policy, device=device)}
+        rows = [one.prompt for one in samples], [one.completion for one in samples]
+        return joined(batch, *rows, self._tokenizer.pad_token_id, self.args.pad_to_multiple_of)
