@@ -1,7 +1,6 @@
 """
 The demo on a real pretrained model and public data: SmolLM2-135M-Instruct fine-tuned on E2E once by MLE and once by
-IRL, and compared on its test split by five samplers. Some 25 minutes on 2 cores after the download, by its parts: half
-for the training, half for the sampling.
+IRL, and compared on its test split by five samplers. It has not been timed whole yet.
 
 ```bash
 make real-demo                       # E2E's files in data/e2e
