@@ -24,11 +24,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import fmean
 
 import yaml
 
-from benchmarks.seeds import RESULTS, add_row, difference, read_rows
+from benchmarks.referee_report import mean_on_frontier, report
+from benchmarks.seeds import RESULTS, add_row, read_rows
 
 
 HERE = Path(__file__).parent
@@ -65,13 +65,7 @@ def done_of(plan: dict, rows: list[dict]) -> dict[str, dict]:
 
 
 def best(plan: dict, runs: list[dict]) -> dict:
-    """The run whose first metric on the frontier is the largest, in the mean; one that does not get there has 0."""
-    metric = next(iter(plan["metrics"]))
-
-    def mean(run: dict) -> float:
-        return fmean(0.0 if x is None or x != x else x for x in run["frontier"][metric])
-
-    return max(runs, key=mean)
+    return max(runs, key=lambda run: mean_on_frontier(plan, run))
 
 
 def chosen(plan: dict, done: dict[str, dict], size: int, name: str) -> dict | list[dict]:
@@ -235,60 +229,6 @@ def work(options: argparse.Namespace) -> None:
             command += ["--output_dir", str(options.output_dir), "--results", str(options.results)]
             running[key_of(run)] = subprocess.Popen([*command, "--run", json.dumps(run)], env=environment)
         time.sleep(1)
-
-
-def report(plan: dict, rows: list[dict]) -> str:
-    """Markdown: for each size what the arms are on the test problems, and what each has chosen."""
-    from trl_irl.evaluation.rendering import markdown
-
-    parts = []
-    for size in plan["demonstrations"]:
-        tested = [row for row in rows if (row["split"], row["demonstrations"]) == ("test", size)]
-        if tested:
-            tables = (_table(plan, tested, "frontier"), _table(plan, tested, "temperatures"), _choices(tested))
-            titles = ("By the best sampler at each diversity", "By temperatures alone", "What was chosen")
-            told = [f"{title}:\n\n{markdown(table, left=1)}" for title, table in zip(titles, tables, strict=True)]
-            parts.append("\n\n".join([f"### {size} demonstrations", *told]))
-    return "\n\n".join(parts) + "\n"
-
-
-def numbers_of(row: dict, which: str, plan: dict) -> dict[str, float]:
-    """What a table has of a run, each metric times the plan's factor: shares in percent."""
-    found, factors = {}, plan["metrics"]
-    for metric, factor in factors.items():
-        pairs = zip(plan["levels"], row[which][metric], strict=True)
-        found |= {f"{metric} at {level}": float("nan") if x is None else factor * x for level, x in pairs}
-    if which == "frontier":
-        found |= {f"area, {metric}": factor * row["area"][metric] for metric, factor in factors.items()}
-    greedy = {metric: factor for metric, factor in factors.items() if metric in row["samplers"]["t=0"]}
-    found |= {f"{metric}, greedy": factor * row["samplers"]["t=0"][metric] for metric, factor in greedy.items()}
-    return found | {"nll": row["nll"]}
-
-
-def _table(plan: dict, rows: list[dict], which: str) -> list[list[str]]:
-    """MLE's numbers, and the other arms' minus them, paired by seed, with 95 % intervals."""
-    by_arm = {name: {row["seed"]: row for row in rows if row["arm"] == name} for name in plan["arms"]}
-    table: list[list[str]] = []
-    for name, runs in by_arm.items():
-        seeds = sorted(runs.keys() & by_arm["MLE"].keys())
-        if not seeds:
-            continue
-        ours, base = ([numbers_of(of[seed], which, plan) for seed in seeds] for of in (runs, by_arm["MLE"]))
-        cells = []
-        for key in ours[0]:
-            if name == "MLE":
-                cells.append(f"{fmean(one[key] for one in ours):.{3 if key == 'nll' else 1}f}")
-            else:
-                cells.append(difference([a[key] - b[key] for a, b in zip(ours, base, strict=True)]))
-        table = table or [["arm", "seeds", *ours[0]]]
-        table.append([name, str(len(seeds)), *cells])
-    return table
-
-
-def _choices(rows: list[dict]) -> list[list[str]]:
-    found = {row["arm"]: row for row in rows}
-    keys = ("strength", "learning_rate", "steps")
-    return [["arm", *keys], *([name, *(f"{row[key] or ''}" for key in keys)] for name, row in found.items())]
 
 
 def main(plan: Path = HERE / "referee.yaml", description: str | None = __doc__) -> None:

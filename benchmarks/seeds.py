@@ -17,15 +17,24 @@ def shown(values: list[float], factor: float = 1, digits: int = 1) -> str:
     return f"{factor * fmean(values):.{digits}f}{spread}"
 
 
-def difference(values: list[float]) -> str:
-    """Mean and Student's 95 % interval of paired differences over seeds, a star where it leaves out 0."""
+def student(values: list[float]) -> tuple[float, float, float] | None:
+    """The mean of paired differences over seeds and Student's 95 % interval; `None` where it cannot be known."""
     import numpy as np
     from scipy import stats
 
     if len(values) < 2 or np.isnan(values).any():
-        return ""
+        return None
     low, high = stats.ttest_1samp(values, 0).confidence_interval()
-    return f"{np.mean(values):+.1f} [{low:+.1f}, {high:+.1f}]{'' if low <= 0 <= high else ' *'}"
+    return float(np.mean(values)), float(low), float(high)
+
+
+def difference(values: list[float], digits: int = 1) -> str:
+    """[`student`] for a table, a star where the interval leaves out 0."""
+    found = student(values)
+    if found is None:
+        return ""
+    mean, low, high = (f"{value:+.{digits}f}" for value in found)
+    return f"{mean} [{low}, {high}]{'' if found[1] <= 0 <= found[2] else ' *'}"
 
 
 def read_rows(path: Path) -> list[dict]:

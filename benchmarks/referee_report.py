@@ -1,0 +1,173 @@
+"""
+What a study of `benchmarks.referee` found: its tables, and its picture.
+
+```bash
+.venv/bin/python -m benchmarks.referee --report             # tables
+.venv/bin/python -m benchmarks.referee_report --picture     # docs/assets/referee_light.svg and _dark.svg
+```
+"""
+
+import argparse
+from pathlib import Path
+from statistics import fmean
+
+from benchmarks.seeds import difference, student
+
+
+OF_SOFT_Q = {"soft_q", "value_consistency", "squared_nll"}  # objectives of r^2 or of one of its terms
+ASSETS = Path(__file__).parents[1] / "docs/assets"
+
+
+def tested(rows: list[dict], size: int) -> list[dict]:
+    """The runs that were judged on test problems after so many demonstrations."""
+    return [row for row in rows if (row["split"], row["demonstrations"]) == ("test", size)]
+
+
+def mean_on_frontier(plan: dict, run: dict) -> float:
+    """The plan's first metric on the frontier, in the mean over its levels; one that does not get there has 0."""
+    values = run["frontier"][next(iter(plan["metrics"]))]
+    return fmean(0.0 if x is None or x != x else x for x in values)
+
+
+def best_rival(plan: dict, rows: list[dict], size: int) -> str:
+    """The arm without any part of r^2 that was the best on the validation problems, by which all was chosen."""
+    rivals = {name for name, arm in plan["arms"].items() if arm["objective"] not in OF_SOFT_Q}
+    runs = [row for row in rows if (row["split"], row["demonstrations"]) == ("validation", size)]
+    return max((run for run in runs if run["arm"] in rivals), key=lambda run: mean_on_frontier(plan, run))["arm"]
+
+
+def numbers_of(row: dict, which: str, plan: dict) -> dict[str, float]:
+    """What a table has of a run, each metric times the plan's factor: shares in percent."""
+    found, factors = {}, plan["metrics"]
+    for metric, factor in factors.items():
+        pairs = zip(plan["levels"], row[which][metric], strict=True)
+        found |= {f"{metric} at {level}": float("nan") if x is None else factor * x for level, x in pairs}
+    if which == "frontier":
+        found |= {f"area, {metric}": factor * row["area"][metric] for metric, factor in factors.items()}
+    greedy = {metric: factor for metric, factor in factors.items() if metric in row["samplers"]["t=0"]}
+    found |= {f"{metric}, greedy": factor * row["samplers"]["t=0"][metric] for metric, factor in greedy.items()}
+    return found | {"nll": row["nll"]}
+
+
+def differences(
+    plan: dict, rows: list[dict], which: str, base: str, arms: list[str]
+) -> dict[str, dict[str, list[float]]]:
+    """By arm and column, an arm's numbers minus the base's, a number for each seed that both have."""
+    by_arm = {name: {row["seed"]: row for row in rows if row["arm"] == name} for name in {base, *arms}}
+    found = {}
+    for name in arms:
+        seeds = sorted(by_arm[name].keys() & by_arm[base].keys())
+        pairs = [[numbers_of(by_arm[arm][seed], which, plan) for arm in (name, base)] for seed in seeds]
+        if pairs:
+            found[name] = {key: [ours[key] - theirs[key] for ours, theirs in pairs] for key in pairs[0][0]}
+    return found
+
+
+def against(plan: dict, rows: list[dict], which: str, base: str, arms: list[str]) -> list[list[str]]:
+    """The base's numbers, and those of the arms minus them, paired by seed, with 95 % intervals; a header first."""
+    own = [numbers_of(row, which, plan) for row in rows if row["arm"] == base]
+    if not own:
+        return []
+    means = [f"{fmean(one[key] for one in own):.{3 if key == 'nll' else 1}f}" for key in own[0]]
+    table = [["arm", "seeds", *own[0]], [base, str(len(own)), *means]]
+    for name, columns in differences(plan, rows, which, base, arms).items():
+        cells = [difference(values, 3 if key == "nll" else 1) for key, values in columns.items()]
+        table.append([name, str(len(next(iter(columns.values())))), *cells])
+    return table
+
+
+def choices(plan: dict, rows: list[dict], size: int) -> list[list[str]]:
+    """What each arm has chosen, and what it had on the validation problems of seed 0."""
+    keys = ("strength", "learning_rate", "steps")
+    metric, factor = next(iter(plan["metrics"].items()))
+    table = [["arm", *keys, f"{metric} on the frontier, validation"]]
+    runs = {row["arm"]: row for row in tested(rows, size)}
+    for name, run in runs.items():
+        (there,) = (
+            mean_on_frontier(plan, row)
+            for row in rows
+            if (row["split"], row["demonstrations"]) == ("validation", size)
+            and all(row[key] == run[key] for key in ("arm", *keys))
+        )
+        table.append([name, *("" if run[key] is None else f"{run[key]:g}" for key in keys), f"{factor * there:.1f}"])
+    return table
+
+
+def tables(plan: dict, rows: list[dict], size: int) -> dict[str, list[list[str]]]:
+    """Rows of tables by title, a header first; empty where nothing was judged yet."""
+    judged, names = tested(rows, size), list(plan["arms"])
+    if not judged:
+        return {}
+    others = [name for name in names if name != "MLE"]
+    found = {
+        "By the best sampler at each diversity": against(plan, judged, "frontier", "MLE", others),
+        "By temperatures alone": against(plan, judged, "temperatures", "MLE", others),
+        "What was chosen": choices(plan, rows, size),
+    }
+    rival = best_rival(plan, rows, size)
+    ours = [name for name in names if plan["arms"][name]["objective"] in OF_SOFT_Q]
+    found["Against the best rival by validation"] = against(plan, judged, "frontier", rival, ours)
+    return {title: table for title, table in found.items() if table}
+
+
+def report(plan: dict, rows: list[dict]) -> str:
+    """Markdown: for each size what the arms are on the test problems, and what each has chosen."""
+    from trl_irl.evaluation.rendering import markdown
+
+    parts = []
+    for size in plan["demonstrations"]:
+        told = [f"{title}:\n\n{markdown(table, left=1)}" for title, table in tables(plan, rows, size).items()]
+        parts += [f"### {size} demonstrations", *told] if told else []
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(plan: dict, rows: list[dict], size: int, path: Path, dark: bool) -> None:
+    """Each arm's difference to MLE in the middle column, with its interval, the best on top."""
+    import matplotlib.pyplot as plt
+
+    metric, level = next(iter(plan["metrics"])), plan["levels"][len(plan["levels"]) // 2]
+    names = [name for name in plan["arms"] if name != "MLE"]
+    found = differences(plan, tested(rows, size), "frontier", "MLE", names)
+    ends = {name: student(columns[f"{metric} at {level}"]) for name, columns in found.items()}
+    order = sorted((name for name in ends if ends[name]), key=lambda name: ends[name][0])
+    ink = "#e6e6e6" if dark else "#222222"
+    with plt.rc_context({"svg.hashsalt": "referee", "font.size": 9}):
+        figure, axes = plt.subplots(figsize=(7.2, 0.3 * len(order) + 1.0), layout="constrained")
+        for y, name in enumerate(order):
+            mean, low, high = ends[name]
+            of_r = plan["arms"][name]["objective"] in OF_SOFT_Q
+            color = ("#ff9f40" if dark else "#d1570a") if of_r else ("#6ab0f3" if dark else "#1f6fb4")
+            axes.plot([low, high], [y, y], color=color, linewidth=2, solid_capstyle="round")
+            axes.plot(mean, y, "o", color=color, markersize=6)
+        axes.axvline(0, color=ink, linewidth=1)
+        axes.set_yticks(range(len(order)), order)
+        axes.set_xlabel(f"{metric} at self-BLEU {level}, points above maximum likelihood, 95 % interval over seeds")
+        axes.tick_params(colors=ink)
+        axes.xaxis.label.set_color(ink)
+        axes.grid(axis="x", alpha=0.25)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side == "bottom")
+            spine.set_color(ink)
+        figure.savefig(path, transparent=True, metadata={"Date": None})
+        plt.close(figure)
+
+
+def main() -> None:
+    from benchmarks.referee import HERE, done_of, plan_of
+    from benchmarks.seeds import RESULTS, read_rows
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", type=Path, default=HERE / "referee.yaml")
+    parser.add_argument("--size", type=int, default=300, help="demonstrations")
+    parser.add_argument("--picture", action="store_true", help="draw it instead of printing the tables")
+    options = parser.parse_args()
+    plan = plan_of(options.plan)
+    rows = list(done_of(plan, read_rows(RESULTS / f"{options.plan.stem}.jsonl")).values())
+    if not options.picture:
+        return print(report(plan, rows))
+    for name in ("light", "dark"):
+        draw(plan, rows, options.size, ASSETS / f"{options.plan.stem}_{name}.svg", dark=name == "dark")
+
+
+if __name__ == "__main__":
+    main()
