@@ -116,6 +116,28 @@ def rlhf() -> str:
     return report(read_rows(RESULTS / "rlhf_study.jsonl")).split("\n\n")[1].strip()
 
 
+def head_cpu() -> str:
+    """The head alone: its time against that of its bare products, by shape."""
+    cells = read_json("head_cpu.json")
+    shapes = list(dict.fromkeys((cell["tokens"], cell["hidden"], cell["vocab"]) for cell in cells))
+    rows = [["tokens x hidden x vocabulary", *(f"{n:,} x {h:,} x {v:,}" for n, h, v in shapes)]]
+    for head in dict.fromkeys(cell["head"] for cell in cells):
+        of = {(cell["tokens"], cell["hidden"], cell["vocab"]): cell for cell in cells if cell["head"] == head}
+        base = {shape: _only_base(cells, shape) for shape in shapes}
+        texts = [f"{1000 * of[x]['least']:.0f} ms, {of[x]['least'] / base[x]:.2f}x" for x in shapes]
+        rows.append([head, *texts])
+    return markdown(rows, left=1)
+
+
+def _only_base(cells: list[dict], shape: tuple[int, int, int]) -> float:
+    (found,) = (
+        cell["least"]
+        for cell in cells
+        if cell["head"] == "bare products" and (cell["tokens"], cell["hidden"], cell["vocab"]) == shape
+    )
+    return found
+
+
 def pretrained_start() -> str:
     """The nll against SFT's at equal steps, in percent, and the squared reward at the end."""
     cells = read_json("pretrained_start.json")
@@ -221,6 +243,7 @@ TABLES = {
     "pretrained_start": pretrained_start,
     "objective_cost": objective_cost,
     "step_cpu": step_cpu,
+    "head_cpu": head_cpu,
     "seq2seq_step": seq2seq_step,
     "reward_throughput": reward_throughput,
     "memory_per_rank": memory_per_rank,

@@ -229,9 +229,9 @@ def _soft_q_forward(
     def grid(values: torch.Tensor | None) -> torch.Tensor | None:
         if values is None:
             return None
-        # `masked_scatter` keeps the graph even when nothing is scored: such a batch then contributes a zero gradient
-        # on every rank instead of none on one.
-        return values.new_zeros(scored.shape).masked_scatter(scored, values)
+        # This keeps the graph even when nothing is scored: such a batch then contributes a zero gradient on every rank
+        # instead of none on one. The backward of `masked_scatter` would wait for a GPU.
+        return values.new_zeros(scored.shape).index_put(positions, values)
 
     buffer = model._soft_q.logit_buffer_mb
     values = soft_q_values(hidden, projection, shift_labels[positions], buffer, statistics)

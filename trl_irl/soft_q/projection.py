@@ -27,6 +27,8 @@ from .own_forward import Postprocessing, UnknownHeadError, logits_bias
 TOKENS_PER_TILE = 4096
 COLUMN_MULTIPLE = 16
 
+Tile = tuple[slice, slice]  # rows (tokens) and vocabulary columns
+
 
 @dataclass(frozen=True)
 class Projection:
@@ -95,9 +97,9 @@ class Projection:
             return nullcontext()
         return maybe_gather_lm_head_ctx(self.weight, self.bias)
 
-    def tiles(self, tokens: int, buffer_bytes: int) -> Iterator[tuple[slice, slice]]:
+    def tiles(self, tokens: int, buffer_bytes: int) -> list[Tile]:
         """
-        Rows (tokens) and vocabulary columns of each tile, all columns of some rows before the next rows.
+        Rows (tokens) and vocabulary columns of each tile, all rows of some columns before the next columns.
 
         Args:
             tokens (`int`):
@@ -106,15 +108,14 @@ class Projection:
                 Memory for one tile of float32 logits and the working copy that its statistics or its gradient need.
         """
         vocabulary = self.columns
-        elements = buffer_elements(buffer_bytes)
+        elements = max(COLUMN_MULTIPLE, buffer_bytes // 8)  # half of the buffer, as float32
         rows = max(1, min(tokens, TOKENS_PER_TILE, elements // COLUMN_MULTIPLE))
         columns = max(1, elements // rows // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
-        for row in range(0, tokens, rows):
-            for column in range(0, vocabulary, columns):
-                yield (
-                    slice(row, min(row + rows, tokens)),
-                    slice(column, min(column + columns, vocabulary)),
-                )
+        return [
+            (slice(row, min(row + rows, tokens)), slice(column, min(column + columns, vocabulary)))
+            for column in range(0, vocabulary, columns)
+            for row in range(0, tokens, rows)
+        ]
 
 
 def check_head(model: PreTrainedModel) -> None:
@@ -249,22 +250,24 @@ def project(
     return tile
 
 
-def buffer_elements(buffer_bytes: int) -> int:
-    """Logits in one tile: half of the buffer, as float32; the other half is the working copy."""
-    return max(COLUMN_MULTIPLE, buffer_bytes // 8)
+def _size(tile: Tile) -> int:
+    rows, columns = tile
+    return (rows.stop - rows.start) * (columns.stop - columns.start)
 
 
 @contextmanager
 def tile_memory(
-    device: torch.device, buffer_bytes: int, dtype: torch.dtype, count: int = 2
+    device: torch.device, tiles: list[Tile], dtype: torch.dtype, count: int = 2
 ) -> Iterator[tuple[torch.Tensor, ...]]:
     """
-    Flat memory for `count` tiles, used again for every tile: fresh memory would be paged in anew each time.
+    Flat memory for `count` times the largest of the tiles, used again for every tile: fresh memory would be paged in
+    anew each time. Each is an allocation of its own, so that one can outlive the others.
 
     Autocast is off inside: dtypes are chosen here, and autocast would round float32 operands.
     """
+    elements = max(map(_size, tiles), default=0)
     with torch.autocast(device.type, enabled=False):
-        yield torch.empty(count, buffer_elements(buffer_bytes), dtype=dtype, device=device).unbind()
+        yield tuple(torch.empty(elements, dtype=dtype, device=device) for _ in range(count))
 
 
 def projection_gradients(
@@ -274,6 +277,7 @@ def projection_gradients(
     dtype: torch.dtype,
     buffer_bytes: int,
     logit_gradient: Callable[[slice, slice, torch.Tensor, torch.Tensor], torch.Tensor],
+    kept: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     """
     Gradients of hidden states, weight and bias: each tile of the projection is computed again, turned into the
@@ -291,26 +295,44 @@ def projection_gradients(
         logit_gradient (`Callable`):
             From rows, columns, the tile of the projection's output and flat memory of that size (it may overwrite
             both) to the gradient with respect to that output, in `dtype`.
+        kept (`torch.Tensor`, *optional*):
+            The output where it is a single tile and was kept, flat; it is overwritten.
 
     Returns:
         The three gradients, each in its tensor's dtype.
     """
     weight, bias = projection.weight, projection.bias
     accumulate = sum_dtype(dtype)
-    with projection.gathered(), tile_memory(hidden.device, buffer_bytes, accumulate) as (buffer, work):
+    tiles = projection.tiles(len(hidden), buffer_bytes)
+    with (
+        projection.gathered(),
+        tile_memory(hidden.device, tiles, accumulate, count=1 if kept is not None else 2) as (*buffers, work),
+    ):
         grad_hidden, grad_weight, grad_bias = (
-            torch.zeros(tensor.shape, dtype=accumulate, device=tensor.device) if is_wanted else None
-            for tensor, is_wanted in zip((hidden, weight, bias), wanted, strict=True)
+            torch.zeros(tensor.shape, dtype=sums, device=tensor.device) if is_wanted else None
+            for tensor, sums, is_wanted in zip(
+                (hidden, weight, bias), (accumulate, weight.dtype, accumulate), wanted, strict=True
+            )
         )
-        cast_hidden = hidden.to(dtype)
-        for rows, columns in projection.tiles(len(hidden), buffer_bytes):
-            cast_weight = weight[columns].to(dtype)
-            tile = project(cast_hidden[rows], cast_weight, bias, columns, buffer)
+        cast_hidden, slab = hidden.to(dtype), None
+        for rows, columns in tiles:
+            if rows.start == 0:  # the first of these columns
+                cast_weight = weight[columns].to(dtype)
+                if grad_weight is not None:
+                    # Rounded to the weight's dtype once, when all rows are in it; never the whole gradient in float32.
+                    exact = weight.dtype == accumulate
+                    slab = grad_weight[columns] if exact else torch.empty_like(cast_weight, dtype=accumulate)
+            if kept is None:
+                tile = project(cast_hidden[rows], cast_weight, bias, columns, *buffers)
+            else:
+                tile = kept.view(len(cast_hidden), len(cast_weight))
             tile = logit_gradient(rows, columns, tile, work)
             if grad_hidden is not None:
                 _add_product_(grad_hidden[rows], tile, cast_weight, first=columns.start == 0)
-            if grad_weight is not None:
-                _add_product_(grad_weight[columns], tile.t(), cast_hidden[rows], first=rows.start == 0)
+            if slab is not None:
+                _add_product_(slab, tile.t(), cast_hidden[rows], first=rows.start == 0)
+                if rows.stop == len(hidden) and slab.dtype != weight.dtype:
+                    grad_weight[columns] = slab
             if grad_bias is not None:
                 grad_bias[columns] += tile.sum(0, dtype=accumulate)
         return tuple(

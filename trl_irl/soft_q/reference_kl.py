@@ -23,8 +23,9 @@ class _ReferenceKL(torch.autograd.Function):
         dtype, ref_dtype = product_dtype(hidden, weight), product_dtype(ref_hidden, reference.weight)
         accumulate = sum_dtype(dtype)
         statistics = _Statistics(len(hidden), accumulate, hidden.device)
-        with tile_memory(hidden.device, buffer_bytes, accumulate, count=3) as (buffer, ref_buffer, work):
-            for rows, columns in policy.tiles(len(hidden), buffer_bytes):
+        tiles = policy.tiles(len(hidden), buffer_bytes)
+        with tile_memory(hidden.device, tiles, accumulate, count=3) as (buffer, ref_buffer, work):
+            for rows, columns in tiles:
                 q = project(hidden[rows].to(dtype), weight[columns].to(dtype), bias, columns, buffer)
                 apply_postprocessing_(q, scale, softcap)
                 q_ref = _reference_logits(reference, ref_hidden[rows], columns, ref_dtype, ref_buffer)

@@ -28,6 +28,11 @@ def uses_triton(device: torch.device) -> bool:
     return device.type == "cuda" and is_triton_available()
 
 
+def fold_keeps(device: torch.device, scale: float, softcap: float | None) -> bool:
+    """Whether [`fold`] leaves a tile as it was, so that [`gradient`] can take it."""
+    return uses_triton(device) or (scale == 1.0 and softcap is None)
+
+
 def fold(
     tile: torch.Tensor,
     start: int,

@@ -3,7 +3,8 @@ Q, V and other statistics of the logits of scored tokens, without the `(tokens, 
 
     Q(s, a) = logit of token a        V(s) = logsumexp over the vocabulary of Q(s, .)
 
-The forward keeps a few numbers per token; the backward computes each tile of logits again:
+The forward keeps a few numbers per token, and the backward computes each tile of logits again, unless all of them are
+one tile, which is then kept (three products with the weight instead of four):
 
     dL/dlogits = g_q * onehot(a) + g_v * softmax(logits) + what [`~soft_q.statistics`] adds
 
@@ -16,7 +17,7 @@ import torch
 
 from .projection import Projection, product_dtype, project, projection_gradients, sum_dtype, tile_memory
 from .statistics import RowGradients, RowValues, RunningStatistics, Statistics
-from .tiles import apply_postprocessing_, fold, gradient
+from .tiles import apply_postprocessing_, fold, fold_keeps, gradient
 
 
 # On a CPU 32, 64 and 128 MiB take the same time within 15 %, 32 the least; on an H200 32, 128 and 512 take 0.204,
@@ -33,11 +34,13 @@ class _SoftQValues(torch.autograd.Function):
         dtype = product_dtype(hidden, weight)
         label_logits = _label_logits(hidden, projection, labels, dtype) if asked.gem == "log_sigmoid" else None
         stats = RunningStatistics(labels, sum_dtype(dtype), asked, label_logits)
-        with tile_memory(hidden.device, buffer_bytes, sum_dtype(dtype)) as (buffer, work):
+        tiles = projection.tiles(len(labels), buffer_bytes)
+        with tile_memory(hidden.device, tiles, sum_dtype(dtype)) as (buffer, work):
             cast_hidden = hidden.to(dtype)
-            for rows, columns in projection.tiles(len(labels), buffer_bytes):
+            for rows, columns in tiles:
                 tile = project(cast_hidden[rows], weight[columns].to(dtype), bias, columns, buffer)
                 fold(tile, columns.start, stats.rows(rows), scale, softcap, work)
+        ctx.tile = buffer if len(tiles) == 1 and fold_keeps(hidden.device, scale, softcap) else None
         values, mass = stats.result(projection.columns)
         ctx.save_for_backward(hidden, weight, bias, labels, values.v, values.entropy, values.v_tempered, mass)
         ctx.label_logits, ctx.forbids = label_logits, stats.forbids[0]
@@ -59,7 +62,8 @@ class _SoftQValues(torch.autograd.Function):
             return gradient(tile, columns.start, state.rows(rows), scale, softcap, dtype, work)
 
         wanted = ctx.needs_input_grad[:3]
-        grads = projection_gradients(hidden, projection, wanted, dtype, buffer_bytes, logit_gradient)
+        tile, ctx.tile = ctx.tile, None  # overwritten below: a second backward computes it again
+        grads = projection_gradients(hidden, projection, wanted, dtype, buffer_bytes, logit_gradient, tile)
         return *grads, None, None, None, None, None, None
 
 
@@ -96,7 +100,8 @@ def soft_q_values(
         labels (`torch.Tensor` of shape `(tokens,)`, int64):
             The action at each position; no -100 here.
         logit_buffer_mb (`float`, *optional*, defaults to `128`):
-            Memory in MiB for the tile of logits at work and its working copy.
+            Memory in MiB for the tile of logits at work and its working copy. Where half of it holds the logits of all
+            tokens, they stay until the backward, which then multiplies with the weight once less.
         statistics ([`~soft_q.statistics.Statistics`], *optional*):
             What to give beside them.
 

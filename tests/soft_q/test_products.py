@@ -1,0 +1,93 @@
+"""How often the head multiplies with the weight, and that what it keeps changes no number."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from trl_irl.soft_q import projection as projections
+from trl_irl.soft_q.projection import Projection
+from trl_irl.soft_q.values import soft_q_values
+
+
+TOKENS, VOCABULARY, HIDDEN = 12, 50, 8
+ALL_LOGITS_MB = 8 * TOKENS * 64 / 2**20  # of columns in multiples of 16, and their working copy
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm)
+        return function(*args, **(kwargs or {}))
+
+
+def inputs(dtype=torch.float32, scale=1.0):
+    torch.manual_seed(0)
+    hidden = torch.randn(TOKENS, HIDDEN, dtype=dtype, requires_grad=True)
+    weight = torch.randn(VOCABULARY, HIDDEN, dtype=dtype, requires_grad=True)
+    return hidden, Projection(weight, scale=scale), torch.randint(0, VOCABULARY, (TOKENS,))
+
+
+def loss_of(hidden, projection, labels, logit_buffer_mb):
+    values = soft_q_values(hidden, projection, labels, logit_buffer_mb)
+    return (values.v - values.q).sum() + 0.3 * (values.q - 0.5 * values.v).square().sum()
+
+
+@pytest.mark.parametrize(
+    ("logit_buffer_mb", "scale", "products"),
+    [(ALL_LOGITS_MB, 1.0, 3), (128, 1.0, 3), (ALL_LOGITS_MB / 2, 1.0, 2 * 4), (128, 0.5, 4)],
+)
+def test_logits_that_fit_are_multiplied_out_once(logit_buffer_mb, scale, products):
+    """Forward, hidden states and weight; and each tile once more where it was not kept, or not as it was."""
+    with Products() as counted:
+        loss_of(*inputs(scale=scale), logit_buffer_mb).backward()
+    assert counted.count == products
+
+
+def test_kept_and_computed_again_are_the_same():
+    found = []
+    for logit_buffer_mb in (128, ALL_LOGITS_MB / 4):
+        hidden, projection, labels = inputs(torch.float64)
+        loss_of(hidden, projection, labels, logit_buffer_mb).backward()
+        found.append((hidden.grad, projection.weight.grad))
+    for kept, again in zip(*found, strict=True):
+        torch.testing.assert_close(kept, again, rtol=1e-12, atol=1e-12)
+
+
+def test_a_second_backward_has_the_gradients_of_the_first():
+    """The first overwrites the logits that were kept."""
+    hidden, projection, labels = inputs()
+    loss = loss_of(hidden, projection, labels, 128)
+    first, second = (torch.autograd.grad(loss, (hidden, projection.weight), retain_graph=True) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("logit_buffer_mb", [128, ALL_LOGITS_MB / 4])
+def test_a_weight_of_16_bits_gets_sums_that_were_rounded_once(monkeypatch, logit_buffer_mb):
+    monkeypatch.setattr(projections, "TOKENS_PER_TILE", 3)  # several tiles for each column
+    hidden, projection, labels = inputs(torch.bfloat16)
+    loss_of(hidden, projection, labels, logit_buffer_mb).backward()
+    exact = [x.detach().double().requires_grad_() for x in (hidden, projection.weight)]
+    loss_of(exact[0], Projection(exact[1]), labels, 128).backward()
+    torch.testing.assert_close(projection.weight.grad, exact[1].grad.bfloat16(), rtol=2**-8, atol=1e-6)
+    # Rounded after each tile, some would be off by more than one step of bfloat16.
+    steps = (projection.weight.grad.double() / exact[1].grad - 1).abs()
+    assert (steps <= 2**-8).all()
+
+
+def test_nothing_is_kept_where_nothing_is_trained():
+    hidden, projection, labels = inputs()
+    with torch.no_grad():
+        assert loss_of(hidden, projection, labels, 128).grad_fn is None
+
+
+def test_tiles_cover_all_logits_once():
+    covered = torch.zeros(10, VOCABULARY)
+    for rows, columns in Projection(torch.zeros(VOCABULARY, HIDDEN)).tiles(10, 8 * 3 * 16):
+        covered[rows, columns] += 1
+    assert (covered == 1).all()
