@@ -7,7 +7,8 @@ products are what no head can do without; the rivals are the likelihood's, of wh
 python benchmarks/head.py --device cuda --dtype bfloat16 --tokens 8192 --hidden 4096 --vocab 151936
 ```
 
-Each head runs in a process of its own. Prints a table and, with `--json`, adds the numbers to a file.
+Each head runs in a process of its own, of the rivals those that are installed. Prints a table and, with `--json`, adds
+the numbers to a file.
 """
 
 import argparse
@@ -87,6 +88,7 @@ HEADS: dict[str, Callable] = {
     "Liger": liger,
     "cut cross-entropy": cut_cross_entropy,
 }
+RIVALS = ("liger_kernel", "cut_cross_entropy")  # where they are installed
 
 
 def measure(name: str, options: argparse.Namespace) -> dict:
@@ -121,8 +123,21 @@ def measure(name: str, options: argparse.Namespace) -> dict:
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
+    if options.profile:
+        _profile(lambda: head(hidden, weight, labels), options.profile)
     times = sorted(times[options.warmup :])
     return {"least": times[0], "median": times[len(times) // 2], "beyond": peak()}
+
+
+def _profile(call: Callable[[], None], path: Path) -> None:
+    """The operations of one call, the longest first, as a table in a file."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        call()
+    on_gpu = any(event.device_time_total for event in found.key_averages())
+    table = found.key_averages().table(sort_by="device_time_total" if on_gpu else "cpu_time_total", row_limit=25)
+    path.write_text(table, encoding="utf-8")
 
 
 def main() -> None:
@@ -136,6 +151,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=8)
     parser.add_argument("--threads", type=int, help="of a CPU; all if unset")
     parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=list(HEADS))
+    parser.add_argument("--profile", type=Path, help="file for a table of the operations of one call")
     parser.add_argument("--json", type=Path, help="file to add the numbers to")
     parser.add_argument("--head", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -143,12 +159,14 @@ def main() -> None:
         return print(json.dumps(measure(options.head, options)))
     shape = {name: getattr(options, name) for name in ("device", "dtype", "tokens", "hidden", "vocab", "threads")}
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "0"}
-    cells = []
+    cells, failed = [], False
     for name in options.heads:
         command = [sys.executable, __file__, *sys.argv[1:], "--head", name]
         run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if run.returncode:
-            print(f"{name}: {run.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+            why = run.stderr.strip().splitlines()[-1]
+            failed |= not any(f"No module named '{package}" in why for package in RIVALS)
+            print(f"{name}: {why}", file=sys.stderr)
             continue
         cells.append({"head": name, **shape, "torch": _version("torch"), "trl": _version("trl")})
         cells[-1] |= json.loads(run.stdout.splitlines()[-1])
@@ -160,6 +178,8 @@ def main() -> None:
     if options.json:
         before = json.loads(options.json.read_text(encoding="utf-8")) if options.json.is_file() else []
         options.json.write_text(json.dumps([*before, *cells], indent=1) + "\n", encoding="utf-8")
+    if failed:
+        raise SystemExit("A head failed, see above.")
 
 
 def _version(package: str) -> str:

@@ -63,3 +63,17 @@ def test_contributors_are_told_the_layers_that_are_tested():
     assert [name for name, others in rows if others == " all below "] == ["demos", "commands"]
     told |= {"demos": set(told), "commands": set(told) - {"demos"}}
     assert told == {name: allowed | {name} for name, allowed in MAY_IMPORT.items() if name != "cli"}
+
+
+def test_what_a_gpu_machine_gets_is_what_the_suite_runs():
+    """Its wheels have the versions of `make test-latest`, and its script runs files that are there."""
+
+    def pins(name):
+        return dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "requirements" / name).read_text(encoding="utf-8"), re.M))
+
+    tested, carried = pins("tested-latest.txt"), pins("gpu.txt")
+    assert {"trl", "transformers"} <= set(carried) <= set(tested)
+    assert carried == {name: tested[name] for name in carried}
+    script = (ROOT / "benchmarks/gpu/run.sh").read_text(encoding="utf-8")
+    files = re.findall(r"\b(?:tests|benchmarks)/[\w/]+\.py", script)
+    assert len(files) > 5 and all((ROOT / file).is_file() for file in files)

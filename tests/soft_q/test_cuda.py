@@ -1,13 +1,15 @@
 """The Triton kernels and the float32 sums of bfloat16 products, against float64 full logits. Needs a GPU."""
 
 import itertools
+import warnings
 
 import pytest
 import torch
 
+from tests.conftest import make_model
 from tests.soft_q.test_head import TINY_BUFFER
 from tests.soft_q.test_statistics import EACH, compare, make_inputs
-from trl_irl.soft_q import reference_kl, soft_q_values
+from trl_irl.soft_q import attach_soft_q_head, reference_kl, soft_q_terms, soft_q_values
 from trl_irl.soft_q.projection import Projection
 
 
@@ -102,6 +104,47 @@ def test_autocast_multiplies_in_bfloat16_and_sums_in_float32():
     logits = hidden.bfloat16().double() @ weight.bfloat16().double().T
     assert relative_error(q, logits.gather(1, labels[:, None])[:, 0]) < 1e-5
     assert relative_error(v, logits.logsumexp(1)) < 1e-5
+
+
+@pytest.fixture
+def no_waiting():
+    """Whatever makes the host wait for the device is an error."""
+    yield lambda: torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("buffer", [0.05, 64])
+def test_values_and_their_gradients_do_not_wait_for_the_device(buffer, no_waiting):
+    hidden = torch.randn(TOKENS, HIDDEN, device="cuda", requires_grad=True)
+    projection = Projection(torch.randn(VOCABULARY, HIDDEN, device="cuda", requires_grad=True))
+    labels = torch.randint(VOCABULARY, (TOKENS,), device="cuda")
+    for _ in range(2):  # the first also compiles
+        values = soft_q_values(hidden, projection, labels, buffer)
+        terms = soft_q_terms(values.q[None], values.v[None], labels[None], {1, 2})
+        (terms.nll.sum() + terms.reward.square().sum()).backward()
+        no_waiting()
+
+
+def test_a_micro_batch_waits_once(no_waiting):
+    """For the number of its scored tokens, on which the shapes of everything after it hang."""
+    model = make_model("qwen2").cuda()
+    attach_soft_q_head(model)
+    input_ids = torch.randint(5, 200, (4, 16), device="cuda")
+    labels = input_ids.masked_fill(torch.arange(16, device="cuda") < 5, -100)
+    mask = torch.ones_like(input_ids)
+
+    def step():
+        output = model(input_ids=input_ids, attention_mask=mask, labels=labels, soft_q="values")
+        terms = soft_q_terms(output.q, output.v, output.labels, {1, 2})
+        (terms.nll.sum() + terms.reward.square().sum()).backward()
+
+    step()
+    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings(record=True) as waits:
+        warnings.simplefilter("always")
+        step()
+    ours = [one for one in waits if "synchroniz" in str(one.message) and "trl_irl" in one.filename]
+    assert len(ours) <= 1, [f"{one.filename}:{one.lineno}" for one in ours]
 
 
 @pytest.mark.parametrize("asked", EACH, ids=str)

@@ -90,8 +90,9 @@ def soft_q_terms(
     if terminal_value not in TERMINAL_VALUES:
         raise ValueError(f"`terminal_value` must be one of {TERMINAL_VALUES}, got {terminal_value!r}.")
     scored = labels != -100
-    stop_tokens = torch.tensor(sorted(stop_token_ids), dtype=labels.dtype, device=labels.device)
-    is_terminal = scored & torch.isin(labels, stop_tokens)
+    is_terminal = torch.zeros_like(scored)
+    for token in stop_token_ids:  # a few; a tensor of them would have to be copied to the device, and waited for
+        is_terminal |= labels == token
     continues = scored & ~is_terminal & pad(scored[:, 1:], (0, 1), value=False)
     has_reward = continues | is_terminal if terminal_value == "zero" else continues
 

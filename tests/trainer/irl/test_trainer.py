@@ -270,6 +270,7 @@ def test_prompt_tuning(with_kl, make_trainer):
 @pytest.mark.parametrize("lambda_kl", [0.0, 0.1])
 def test_qlora(lambda_kl, make_trainer, tmp_path):
     """Also against a bug: a forward in evaluation mode before training left 4-bit CPU layers without gradients."""
+    pytest.importorskip("bitsandbytes", reason="a machine of benchmarks/gpu has none")
     make_model("llama", hidden_size=64, intermediate_size=64).save_pretrained(tmp_path / "base")
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="float32"

@@ -26,8 +26,9 @@ class RunArguments:
 
         logit_buffer_mb (`float`, *optional*, defaults to `128`):
             Memory in MiB for the tile of logits at work and its working copy. The shape of the tile follows from it:
-            the micro-batch's scored tokens (at most 4,096) by as many vocabulary columns as fit. Where all columns fit, the logits are kept for
-            the backward, and a step is faster: 8 bytes times scored tokens times vocabulary are enough.
+            the micro-batch's scored tokens (at most 4,096) by as many vocabulary columns as fit. Where all columns
+            fit, the logits are kept for the backward, and a step is faster: 8 bytes times scored tokens times
+            vocabulary are enough.
 
         > Parameters that control what happens when something goes wrong
 
