@@ -9,8 +9,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "trl_irl"
 MAY_IMPORT = {
     "cli": {"commands"},
-    "demos": {"commands", "trainer", "evaluation", "rewards", "tasks", "soft_q", "text"},
-    "commands": {"trainer", "evaluation", "rewards", "tasks", "soft_q", "text"},
+    "demos": {"commands", "planning", "trainer", "evaluation", "rewards", "tasks", "soft_q", "text"},
+    "commands": {"planning", "trainer", "evaluation", "rewards", "tasks", "soft_q", "text"},
+    "planning": set(),
     "trainer": {"rewards", "soft_q", "text"},
     "evaluation": {"rewards", "tasks", "text"},
     "rewards": {"soft_q", "text"},

@@ -19,6 +19,7 @@ COMMANDS = {
     "chat": "ask models side by side, and see the reward of every token",
     "score": "score completions with the reward inside a model, and show it token by token",
     "reward-data": "preference pairs for `trl reward`, from a task whose answers can be checked",
+    "plan": "memory per GPU and time of a training, from a model's config alone",
     "recipes": "list the recipes that come with trl-irl, what they train and on what hardware",
     "demo": "build a tiny model, fine-tune it by MLE and by IRL, and compare them",
     "rlhf-demo": "take a tiny model through SFT, reward model and PPO, and through IRL and RLOO",
