@@ -107,7 +107,8 @@ def report(results: Path) -> str:
     for size in STEPS:
         if found := runs_of(results, size):
             matched = markdown(at_equal_diversity(found), left=1)
-            tables = matched, _mask_minus_zero(found), _by_temperature(found)
+            of_mask = "; ".join(f"{name} {text}" for name, text in mask_minus_zero(found).items())
+            tables = matched, f"mask minus zero at T = 1: {of_mask}", _by_temperature(found)
             parts.append("\n\n".join((f"### {size} demonstrations", *tables)))
     return "\n\n".join(parts) + "\n"
 
@@ -143,19 +144,16 @@ def at_equal_diversity(found: dict) -> list[list[str]]:
     return rows
 
 
-def _mask_minus_zero(found: dict) -> str:
-    """What leaving the terminal state out changes at temperature 1, in points, paired by seed."""
+def mask_minus_zero(found: dict) -> dict[str, str]:
+    """What leaving the terminal state out changes at temperature 1, in points, paired by seed, by metric."""
+    (value,) = LAMBDAS
+    pairs = [
+        (result["temperatures"]["1.0"], found[f"{value:g} zero", seed]["temperatures"]["1.0"])
+        for (name, seed), result in found.items()
+        if name == f"{value:g} mask" and (f"{value:g} zero", seed) in found
+    ]
     shown = {"accuracy": 100, "pass@4": 100, "self_bleu": 1, "ended": 100}
-    lines = ["| lambda_td | " + " | ".join(f"{name}, T = 1" for name in shown) + " |", "|---:|" + "---:|" * len(shown)]
-    for value in LAMBDAS:
-        pairs = [
-            (result["temperatures"]["1.0"], found[f"{value:g} zero", seed]["temperatures"]["1.0"])
-            for (name, seed), result in found.items()
-            if name == f"{value:g} mask" and (f"{value:g} zero", seed) in found
-        ]
-        cells = [difference([scale * (a[name] - b[name]) for a, b in pairs]) for name, scale in shown.items()]
-        lines.append(f"| {value:g} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return {name: difference([scale * (a[name] - b[name]) for a, b in pairs]) for name, scale in shown.items()}
 
 
 def _by_temperature(found: dict) -> str:

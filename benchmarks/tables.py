@@ -116,6 +116,52 @@ def rlhf() -> str:
     return report(read_rows(RESULTS / "rlhf_study.jsonl")).split("\n\n")[1].strip()
 
 
+def diversity_300() -> str:
+    return _diversity(300)
+
+
+def diversity_2500() -> str:
+    return _diversity(2500)
+
+
+def _diversity(size: int) -> str:
+    """MLE and both values of `terminal_value` at equal diversity."""
+    from benchmarks.diversity_study import at_equal_diversity, runs_of
+
+    return markdown(at_equal_diversity(runs_of(RESULTS / "diversity_study.jsonl", size)), left=1)
+
+
+def terminal_value() -> str:
+    """What `terminal_value: mask` changes against `zero` at T = 1."""
+    from benchmarks.diversity_study import STEPS, mask_minus_zero, runs_of
+
+    found = {size: mask_minus_zero(runs_of(RESULTS / "diversity_study.jsonl", size)) for size in STEPS}
+    rows = [["demonstrations", *(f"{name}, T = 1" for name in next(iter(found.values())))]]
+    return markdown([*rows, *([f"{size:,}", *cells.values()] for size, cells in found.items())], left=1)
+
+
+def rlhf_demo() -> str:
+    """What `make rlhf-demo` printed."""
+    told = read_json("rlhf_demo.json")
+    of = {(cell["model"], cell["temperature"]): cell["metrics"] for cell in told["cells"]}
+    names = {
+        "base": "base",
+        "SFT": "SFT",
+        "PPO": "PPO from SFT, on the reward model",
+        "IRL": "IRL",
+        "RLOO": "RLOO from IRL, on IRL's reward",
+    }
+    rows = [["model", "greedy", "T = 1", "reward, T = 1", "win rate, T = 1", "self-BLEU, T = 1", "KL (nats)"]]
+    for name, title in names.items():
+        greedy, at_1 = of[name, 0.0], {key: value["mean"] for key, value in of[name, 1.0].items()}
+        kl = told["training"]["kl"].get(name)
+        shares = (greedy["accuracy"]["mean"], at_1["accuracy"])
+        cells = [*(f"{100 * share:.1f} %" for share in shares), f"{at_1['reward']:.2f}"]
+        cells += [f"{100 * at_1['win_rate']:.1f} %", f"{at_1['self_bleu']:.1f}", "" if kl is None else f"{kl:.2f}"]
+        rows.append([title, *cells])
+    return markdown(rows, left=1)
+
+
 def head_cpu() -> str:
     """The head alone: its time against that of its bare products, by shape."""
     cells = read_json("head_cpu.json")
@@ -240,6 +286,10 @@ TABLES = {
     "toy": toy,
     "reward": reward,
     "rlhf": rlhf,
+    "rlhf_demo": rlhf_demo,
+    "diversity_300": diversity_300,
+    "diversity_2500": diversity_2500,
+    "terminal_value": terminal_value,
     "pretrained_start": pretrained_start,
     "objective_cost": objective_cost,
     "step_cpu": step_cpu,
