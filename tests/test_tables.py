@@ -10,8 +10,6 @@ from benchmarks.tables import PAGES, ROOT, TABLES, filled, named_in
 TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PAGES}
 # What a measured number looks like in a cell: a spread, an interval, a share, a ratio, a difference.
 _MEASURED = re.compile(r"\d ± \d|[+-]?\d[\d.]* \[[+-]?\d|\d\.\d+ %|\d\.\d+x\b|\| \d\.\d{3} \||\de-\d")
-# Tables whose raw numbers were not kept when they were measured. Their pages say so; nothing is to be added here.
-WITHOUT_RAW = ("docs/distributed.md",)
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -28,10 +26,7 @@ def test_no_measured_table_without_its_numbers(name):
     text = re.sub(r"<!-- table: \w+ -->.*?<!-- end -->", "", TEXTS[name], flags=re.DOTALL)
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     measured = [table for table in tables if _MEASURED.search(table) and "| default |" not in table]
-    if name in WITHOUT_RAW:
-        assert measured and "not kept" in text
-    else:
-        assert measured == []
+    assert measured == []
 
 
 def test_a_changed_number_is_seen():

@@ -9,10 +9,9 @@ trl-irl plan --model_name_or_path config.json --gpus 8 --gpu 80 --max_length 409
 ```
 """
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Literal
-
-from .console.command import command
 
 
 _DEFAULTS = {
@@ -228,15 +227,23 @@ def _show(arguments: PlanArguments, config, gpu, found: list) -> None:
         )
 
 
-make_parser, _run = command("plan", PlanArguments, __doc__, main)
+def make_parser():
+    from .console.parser import RecipeParser
+
+    class PlanParser(RecipeParser):
+        """A recipe is one of `irl`, to be read and not to be obeyed: `--config` is `--recipe`."""
+
+        def _take_recipe(self, words: list[str]) -> tuple[dict, list[str]]:
+            return {}, [re.sub(r"^--config(?==|$)", "--recipe", word) for word in words]
+
+    return PlanParser((PlanArguments,), __doc__, prog="trl-irl plan")
 
 
 def run(argv: list[str] | None = None) -> int:
-    """The command: see [`~commands.console.command.command`]. A recipe is one of `irl`, and not of this command."""
-    import sys
+    """The command: what is wrong becomes one message; the exit status is 0, or 2 then."""
+    from .console.failures import run_reporting
 
-    words = sys.argv[1:] if argv is None else argv
-    return _run([word.replace("--config", "--recipe", 1) if word.startswith("--config") else word for word in words])
+    return run_reporting(make_parser(), main, argv)
 
 
 if __name__ == "__main__":
