@@ -166,22 +166,12 @@ def head_cpu() -> str:
     """The head alone: its time against that of its bare products, by shape."""
     cells = read_json("head_cpu.json")
     shapes = list(dict.fromkeys((cell["tokens"], cell["hidden"], cell["vocab"]) for cell in cells))
+    least = {(cell["head"], cell["tokens"], cell["hidden"], cell["vocab"]): cell["least"] for cell in cells}
     rows = [["tokens x hidden x vocabulary", *(f"{n:,} x {h:,} x {v:,}" for n, h, v in shapes)]]
     for head in dict.fromkeys(cell["head"] for cell in cells):
-        of = {(cell["tokens"], cell["hidden"], cell["vocab"]): cell for cell in cells if cell["head"] == head}
-        base = {shape: _only_base(cells, shape) for shape in shapes}
-        texts = [f"{1000 * of[x]['least']:.0f} ms, {of[x]['least'] / base[x]:.2f}x" for x in shapes]
-        rows.append([head, *texts])
+        pairs = [(least[head, *shape], least["bare products", *shape]) for shape in shapes]
+        rows.append([head, *(f"{1000 * time:.0f} ms, {time / base:.2f}x" for time, base in pairs)])
     return markdown(rows, left=1)
-
-
-def _only_base(cells: list[dict], shape: tuple[int, int, int]) -> float:
-    (found,) = (
-        cell["least"]
-        for cell in cells
-        if cell["head"] == "bare products" and (cell["tokens"], cell["hidden"], cell["vocab"]) == shape
-    )
-    return found
 
 
 def pretrained_start() -> str:

@@ -103,15 +103,13 @@ def test_a_trace_keeps_what_a_forward_keeps(name, lora, autocast):
     assert found.one_block < blocks <= found.one_block * model.config.num_hidden_layers
 
 
+def small_llama(layers):
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4}
+    return LlamaConfig(vocab_size=100, num_hidden_layers=layers, **sizes)
+
+
 def test_operations_are_those_of_the_weights_and_of_attention():
-    config = LlamaConfig(
-        vocab_size=100,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-    )
+    config = small_llama(layers=3)
     rows, length = 2, 32
     found = trace(config, Batch(rows, length, 10), torch.float32, autocast=False)
     products = 2 * rows * length * 3 * (4 * 64 * 64 + 3 * 64 * 128)
@@ -121,14 +119,7 @@ def test_operations_are_those_of_the_weights_and_of_attention():
 
 
 def test_checkpointing_keeps_the_blocks_inputs():
-    config = LlamaConfig(
-        vocab_size=100,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=5,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-    )
+    config = small_llama(layers=5)
     found = trace(config, Batch(2, 32, 10), torch.bfloat16, autocast=False)
     assert found.inputs == 5 * 2 * 32 * 64 * 2
     taken = [memory(found, Batch(2, 32, 10), "single_gpu", 1, Precision(), flag, 1) for flag in (True, False)]

@@ -141,18 +141,14 @@ def main(arguments: PlanArguments) -> None:
 def _config(name: str | None):
     from pathlib import Path
 
-    from transformers import AutoConfig
-
+    from ..rewards.adapters import config_of
     from ..tasks.files import check_local_path
 
     if name is None:
         raise ValueError("`model_name_or_path` is not set. Name a folder, a Hub id, a config.json, or a `--recipe`.")
     check_local_path(name, "model_name_or_path")
     path = Path(name)
-    try:
-        return AutoConfig.from_pretrained(path.parent if path.is_file() else name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"`model_name_or_path: {name}`: its config cannot be read: {error}") from error
+    return config_of(str(path.parent) if path.is_file() else name, "model_name_or_path")
 
 
 def _setting(arguments: PlanArguments, method: str):
@@ -181,11 +177,13 @@ def _setting(arguments: PlanArguments, method: str):
 
 
 def _show(arguments: PlanArguments, config, gpu, found: list) -> None:
+    import shutil
+
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
-    console = Console(highlight=False, width=max(console.width, 110))  # a table that is cut says nothing
+    width = max(shutil.get_terminal_size().columns, 110)  # a table that is cut says nothing
+    console = Console(highlight=False, width=width)
     rows, length = arguments.per_device_train_batch_size, arguments.max_length
     many = f"{arguments.gpus} GPUs" if arguments.gpus > 1 else "1 GPU"
     console.print(

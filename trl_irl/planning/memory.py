@@ -138,14 +138,13 @@ def memory(
         begins = trace.saved + head + of_head
         activations = trace.saved
     stays = weights + moments + gathered + WORKSPACES
-    if launcher in ("single_gpu", "ddp"):
+    if launcher == "single_gpu":
         during = max(begins, gradients + (trace.one_block if checkpointing else 0))
-    else:  # buckets are there all the while
-        during = begins + gradients
-    total = stays + max(during, gradients, at_step)
-    if launcher == "ddp":  # buckets are made at the first step, and stay
-        total = stays + max(trained + begins, gradients)
-    return Memory(weights, moments, gradients, gathered, activations, head, WORKSPACES, total)
+    elif launcher == "ddp":  # buckets are made at the first step, and stay
+        during = max(begins + trained, gradients)
+    else:  # and here they are there all the while
+        during = max(begins + gradients, at_step)
+    return Memory(weights, moments, gradients, gathered, activations, head, WORKSPACES, stays + during)
 
 
 def _largest(counts: dict[torch.dtype, int]) -> int:

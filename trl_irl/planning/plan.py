@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import torch
 from transformers import PreTrainedConfig
@@ -13,7 +15,9 @@ from .tracing import Batch, Trace, trace
 
 
 METHODS = ("full", "lora", "qlora")
-UTILIZATION = 0.3  # of what a GPU's maker states; 0.13 to 0.21 were measured for 0.5 B weights, more weights use more
+# Of what a GPU's maker states. 0.5 B weights had 0.19 and 0.14, one run each (`results/irl_step_h200.json` and
+# `..._h100.json`); that more weights use more is an assumption.
+UTILIZATION = 0.3
 _MOMENT_BYTES = {"adamw_8bit": 2.0, "adamw_bnb_8bit": 2.0, "paged_adamw_8bit": 2.0}
 _OF_WEIGHTS = ("adamw_torch", "adamw_torch_fused")
 
@@ -82,17 +86,19 @@ def options(config: PreTrainedConfig, setting: Setting, gpus: int, gpu: GPU) -> 
     launchers = ("single_gpu",) if gpus == 1 else LAUNCHERS[1:]
     if setting.method == "qlora":  # which the trainer refuses where weights are sharded
         launchers = tuple(name for name in launchers if name not in ("zero3", "fsdp2"))
-    return [_option(config, setting, launcher, gpus, gpu) for launcher in launchers]
+    traced = cache(partial(trace, config, setting.batch, lora=None if setting.method == "full" else setting.lora))
+    return [_option(traced, setting, launcher, gpus, gpu) for launcher in launchers]
 
 
-def _option(config: PreTrainedConfig, setting: Setting, launcher: str, gpus: int, gpu: GPU) -> Option:
+def _option(
+    traced: Callable[[torch.dtype, bool], Trace], setting: Setting, launcher: str, gpus: int, gpu: GPU
+) -> Option:
     dtype, autocast = setting.dtype, setting.bf16
     if setting.method == "qlora":
         dtype = torch.bfloat16
     elif setting.bf16 and launcher in ("zero2", "zero3", "fsdp2"):
         dtype, autocast = torch.bfloat16, False  # they cast the weights themselves
-    lora = None if setting.method == "full" else setting.lora
-    found = trace(config, setting.batch, dtype, autocast, lora)
+    found = traced(dtype, autocast)
     precision = Precision(setting.bf16, setting.method == "qlora")
     taken = memory(
         found,

@@ -146,9 +146,8 @@ class _Kept:
         self.of_block: dict[torch.nn.Module | None, int] = {}
         self.inputs = self.casts = 0
         self._block: torch.nn.Module | None = None
-        self._shapes = {tuple(p.shape) for p in model.parameters()} | {
-            tuple(p.shape[::-1]) for p in model.parameters()
-        }
+        shapes = [tuple(parameter.shape) for parameter in model.parameters()]
+        self._shapes = {*shapes, *(shape[::-1] for shape in shapes)}
 
     def run(self, batch: Batch, autocast: bool) -> None:
         hooks = [block.register_forward_pre_hook(self._enter, with_kwargs=True) for block in self.blocks]
