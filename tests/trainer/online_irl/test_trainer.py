@@ -4,6 +4,8 @@ import copy
 import inspect
 import json
 import random
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -236,9 +238,20 @@ class StandInForVLLM(VLLMGeneration):
         return prompts, rows, None, None
 
 
+def test_vllm_of_a_cpu_is_refused_before_it_loads(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("trl_irl.trainer.runtime.vllm_arguments.is_vllm_available", lambda: True)
+    platforms = ModuleType("vllm.platforms")
+    platforms.current_platform = SimpleNamespace(is_cpu=lambda: True)
+    monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
+    with pytest.raises(ValueError, match="cannot take those of a later step"):
+        make_trainer(tokenizer, tmp_path, use_vllm=True, vllm_mode="colocate")
+
+
 def test_sampling_by_vllm(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr("trl_irl.trainer.runtime.vllm_arguments.VLLMGeneration", StandInForVLLM)
     monkeypatch.setattr("trl_irl.trainer.runtime.vllm_arguments.is_vllm_available", lambda: True)
+    monkeypatch.setattr("trl_irl.trainer.runtime.vllm_arguments._of_a_cpu", lambda: False)
     # As good as greedy, so that both ways of sampling draw the same.
     keys = {"temperature": 1e-4, "num_generations": 2, "gradient_accumulation_steps": 2}
     keys |= {"per_device_train_batch_size": 2}

