@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from tests.conftest import make_model
+from tests.conftest import ARCHITECTURES, make_model
+from tests.slow.sweep_families import build
 from trl_irl import GAILConfig, GAILTrainer
 from trl_irl.text.generation import as_it_is, generate
 from trl_irl.text.sampling import sample
@@ -137,3 +139,61 @@ def test_a_tokenizer_without_padding(tokenizer):
     without = copy.deepcopy(tokenizer)
     without.pad_token = None
     assert evaluated(policy(), without, 1.0) == expected
+
+
+REPEATED = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14]] * 3 + [[20, 21, 22]] * 3 + [[30]] * 3
+SLIDING = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+# What keeps more than keys and values, or reads a prompt backwards too, reads each row by itself.
+BY_ROW = ("lfm2", "qwen3_next", "bloom", "openai-gpt", "git", "paligemma")
+
+
+def drawn_and_read(model, monkeypatch, share=True):
+    """Samples of prompts that stand there three times, and how many rows the first forward pass has."""
+    rows = []
+    owner = model.get_base_model() if isinstance(model, PeftModel) else model
+    hook = owner.register_forward_pre_hook(lambda m, args, kw: rows.append(len(kw["input_ids"])), with_kwargs=True)
+    with monkeypatch.context() as patch:
+        if not share:
+            patch.setattr("trl_irl.text.generation._read_once", lambda model, batch: {})
+        torch.manual_seed(0)
+        drawn = generate(model, REPEATED, {1}, 0, 8, 1.0, 9)
+    hook.remove()
+    return drawn, rows[0]
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "gemma2 sliding", "mistral sliding", "adapter"])
+def test_a_prompt_with_several_samples_is_read_once(name, monkeypatch):
+    if name == "adapter":
+        model = get_peft_model(make_model("llama"), LoraConfig(target_modules=["q_proj", "v_proj"]))
+        with torch.no_grad():
+            for key, parameter in model.named_parameters():
+                if "lora_B" in key:
+                    parameter.normal_(std=0.3)
+    elif name == "mistral sliding":
+        model = build("mistral", AutoModelForCausalLM)
+        model.config.sliding_window = 4
+    else:
+        model = make_model(name.split()[0], **SLIDING if "sliding" in name else {})
+    shared, read = drawn_and_read(model.eval(), monkeypatch)
+    plain, read_by_row = drawn_and_read(model, monkeypatch, share=False)
+    assert shared == plain and (read, read_by_row) == (3, 9)
+    assert len({tuple(row) for row in plain}) > 5
+
+
+@pytest.mark.parametrize("name", BY_ROW)
+def test_a_model_that_cannot_share_what_it_read(name, monkeypatch):
+    auto = AutoModelForImageTextToText if name in ("git", "paligemma") else AutoModelForCausalLM
+    model = build(name, auto).eval()
+    shared, read = drawn_and_read(model, monkeypatch)
+    assert shared == drawn_and_read(model, monkeypatch, share=False)[0] and read == 9
+
+
+def test_all_prompts_differ_or_are_one_token(monkeypatch):
+    model = make_model("llama").eval()
+    for prompts in ([[5, 6, 7], [5, 6]], [[5]] * 3):
+        torch.manual_seed(0)
+        drawn = generate(model, prompts, {1}, 0, 5, 1.0, 9)
+        with monkeypatch.context() as patch:
+            patch.setattr("trl_irl.text.generation._read_once", lambda model, batch: {})
+            torch.manual_seed(0)
+            assert generate(model, prompts, {1}, 0, 5, 1.0, 9) == drawn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,13 +10,15 @@ import torch
 from accelerate import Accelerator
 from peft import PeftModel
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from trl.models.utils import unwrap_model_for_generation
 
 from .padding import padded_batch
 from .stop_tokens import cut_at_stop
 
 
+_KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
@@ -99,9 +102,11 @@ def generate(
     for start in tqdm(starts, desc=description, leave=False, disable=None if description else True):
         side = "right" if apart else "left"
         batch = padded_batch(prompts[start : start + batch_size], pad_token_id, side, device=model.device)
+        shared = {} if apart or beams > 1 or options.get("synced_gpus") else _read_once(model, batch)
         with as_it_is(model):
             generated = model.generate(
                 **batch,
+                **shared,
                 max_new_tokens=max_new_tokens,
                 eos_token_id=sorted(stop_tokens),
                 pad_token_id=pad_token_id,
@@ -112,6 +117,32 @@ def generate(
         completions += [cut_at_stop(row, stop_tokens) for row in generated[:, width:].tolist()]
     model.train(was_training)
     return completions
+
+
+def _read_once(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[str, Cache]:
+    """
+    What `generate` may begin with where a prompt stands in a batch several times: the cache of all but its last token,
+    read once and given to each of them. Nothing where no prompt does, nor of a model that counts positions by itself,
+    keeps more than keys and values, or may read a prompt backwards too, as some with images do.
+    """
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    owner = model.get_base_model() if isinstance(model, PeftModel) else model
+    known = inspect.signature(owner.forward).parameters.keys()
+    rows, places = torch.unique(torch.where(mask.bool(), ids, -1), dim=0, return_inverse=True)
+    able = {"position_ids", "past_key_values"} <= known and not owner.config.sub_configs
+    if len(rows) == len(ids) or ids.size(1) < 2 or not able:
+        return {}
+    cache = DynamicCache(config=owner.config)
+    if not {type(layer) for layer in cache.layers} <= _KEYS_AND_VALUES:
+        return {}
+    first = torch.full((len(rows),), len(ids), device=ids.device)
+    first = first.scatter_reduce(0, places, torch.arange(len(ids), device=ids.device), "amin")
+    ids, mask = ids[first, :-1], mask[first, :-1]
+    positions = (mask.cumsum(1) - 1).clamp(min=0)  # as `generate` counts them
+    few = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+    model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **few)
+    cache.batch_select_indices(places)
+    return {"past_key_values": cache}
 
 
 @contextmanager
