@@ -75,7 +75,7 @@ def main() -> None:
         num_samples=4,
         max_new_tokens=80,
         batch_size=120,
-        dtype="bfloat16",
+        dtype="float32",
         output_dir=str(output_dir),
     )
     results = evaluate({name: str(output_dir / name.lower()) for name in ("MLE", "IRL")}, settings=settings)

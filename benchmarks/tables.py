@@ -268,6 +268,19 @@ def memory_per_rank() -> str:
     return markdown([["launcher", "peak MiB a rank"], *rows], left=1)
 
 
+def scale() -> str:
+    """`trl-irl plan` from 1.5 B to 72 B weights: GiB per GPU by launcher and number of GPUs."""
+    cells = {(x["model"], x["method"], x["launcher"], x["gpus"]): x for x in read_json("scale.json")}
+    places = [("single_gpu", 1), ("zero2", 8), ("zero3", 8), ("fsdp2", 8), ("zero3", 64), ("fsdp2", 64)]
+    header = [f"{launcher} x{gpus}" if gpus > 1 else "one GPU" for launcher, gpus in places]
+    rows = [["Qwen2.5", "method", *header, "seconds"]]
+    for model, method in dict.fromkeys((model, method) for model, method, *_ in cells):
+        found = [cells.get((model, method, *place)) for place in places]
+        taken = ["" if x is None else f"{x['gib']['total']:.0f}" for x in found]
+        rows.append([model, method, *taken, f"{found[0]['seconds']:.1f}"])
+    return markdown(rows, left=2)
+
+
 TABLES = {
     "demo": demo,
     "demo_equal_diversity": demo_equal_diversity,
@@ -287,6 +300,7 @@ TABLES = {
     "seq2seq_step": seq2seq_step,
     "reward_throughput": reward_throughput,
     "memory_per_rank": memory_per_rank,
+    "scale": scale,
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -51,7 +52,8 @@ class Trace:
         saved (`int`): bytes kept for the backward, all of them.
         inputs, one_block, beside (`int`): of them what gradient checkpointing keeps: the blocks' inputs, then what one
             block keeps while it is computed again, and what is kept outside of blocks.
-        casts (`int`): bytes of 16-bit copies of weights, which autocast keeps until the forward's end.
+        widest (`int`): bytes of the largest tensor that a block keeps.
+        casts (`int`): bytes of 16-bit copies of trained weights, which autocast keeps until the forward's end.
         flops (`int`): operations of the forward without the head.
         hidden (`int`): numbers of a hidden state.
     """
@@ -67,6 +69,7 @@ class Trace:
     saved: int
     inputs: int
     one_block: int
+    widest: int
     beside: int
     casts: int
     flops: int
@@ -117,6 +120,8 @@ def trace(
                 f"`plan` cannot follow the forward of `{config.model_type}` by shapes alone: "
                 f"{type(error).__name__}: {str(error).splitlines()[0]}"
             ) from error
+        if lora is not None and autocast:
+            kept.widest *= 2  # PEFT gives an adapter in float32 a copy in float32
         return _trace_of(model, causal, kept, counted.get_total_flops())
 
 
@@ -144,10 +149,13 @@ class _Kept:
         self.own = {x.untyped_storage()._cdata: x for x in (*model.parameters(), *model.buffers())}
         self.seen: dict[int, torch.UntypedStorage] = {}
         self.of_block: dict[torch.nn.Module | None, int] = {}
-        self.inputs = self.casts = 0
+        self.inputs = self.widest = 0
+        self.copies = _Copies(self.own)
         self._block: torch.nn.Module | None = None
-        shapes = [tuple(parameter.shape) for parameter in model.parameters()]
-        self._shapes = {*shapes, *(shape[::-1] for shape in shapes)}
+
+    @property
+    def casts(self) -> int:
+        return sum(x.nbytes() for x in self.copies.made.values())
 
     def run(self, batch: Batch, autocast: bool) -> None:
         hooks = [block.register_forward_pre_hook(self._enter, with_kwargs=True) for block in self.blocks]
@@ -156,6 +164,7 @@ class _Kept:
         self._length = batch.length
         try:
             with (
+                self.copies,
                 torch.autograd.graph.saved_tensors_hooks(self._pack, lambda x: x),
                 torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast),
             ):
@@ -179,9 +188,26 @@ class _Kept:
         if storage._cdata not in self.own and storage._cdata not in self.seen and not is_mask:
             self.seen[storage._cdata] = storage
             self.of_block[self._block] = self.of_block.get(self._block, 0) + storage.nbytes()
-            if x.dim() == 2 and tuple(x.shape) in self._shapes:
-                self.casts += storage.nbytes()
+            self.widest = max(self.widest, storage.nbytes() if self._block is not None else 0)
         return x
+
+
+class _Copies(TorchDispatchMode):
+    """The copies that are made of trained weights: autocast's, in 16 bits, which it keeps until it ends."""
+
+    def __init__(self, own: dict[int, torch.Tensor]):
+        super().__init__()
+        self.own = own
+        self.made: dict[int, torch.UntypedStorage] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default:
+            weight = self.own.get(args[0].untyped_storage()._cdata)
+            if weight is not None and weight.requires_grad:
+                storage = result.untyped_storage()
+                self.made[storage._cdata] = storage
+        return result
 
 
 def _trace_of(model: torch.nn.Module, causal, kept: _Kept, flops: int) -> Trace:
@@ -206,6 +232,7 @@ def _trace_of(model: torch.nn.Module, causal, kept: _Kept, flops: int) -> Trace:
         saved=sum(kept.of_block.values()),
         inputs=kept.inputs,
         one_block=max((kept.of_block.get(block, 0) for block in kept.blocks), default=0),
+        widest=kept.widest,
         beside=beside,
         casts=kept.casts,
         flops=flops,
