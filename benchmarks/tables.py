@@ -13,6 +13,7 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->` in the README o
 import argparse
 import json
 import re
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -281,6 +282,31 @@ def scale() -> str:
     return markdown(rows, left=2)
 
 
+def _referee(size: int, title: str, columns: list[str] | None = None) -> str:
+    """A table of the referee's report, or some of its columns, with their names' metrics before the numbers."""
+    from benchmarks.referee import HERE, done_of, plan_of
+    from benchmarks.referee_report import columns_of, shares, tables
+
+    plan = plan_of(HERE / "referee.yaml")
+    rows = list(done_of(plan, read_rows(RESULTS / "referee.jsonl")).values())
+    if title == "shares":
+        return markdown(shares(plan, rows, size), left=2)
+    found = tables(plan, rows, size)[title]
+    return markdown(found if columns is None else columns_of(found, columns), left=1)
+
+
+_FRONTIER = "By the best sampler at each diversity"
+_FIRST = ["arm", "accuracy at 90", "accuracy at 80", "accuracy at 70", "accuracy, greedy", "nll"]
+_SECOND = ["arm", "pass@4 at 90", "pass@4 at 80", "pass@4 at 70", "area, accuracy", "area, pass@4"]
+REFEREE = {
+    "referee_300": (300, _FRONTIER, _FIRST),
+    "referee_300_more": (300, _FRONTIER, _SECOND),
+    "referee_300_rival": (300, "Against the best rival by validation", _FIRST),
+    "referee_300_temperatures": (300, "By temperatures alone", _FIRST),
+    "referee_300_chosen": (300, "What was chosen", None),
+    "referee_300_shares": (300, "shares", None),
+}
+
 TABLES = {
     "demo": demo,
     "demo_equal_diversity": demo_equal_diversity,
@@ -301,6 +327,7 @@ TABLES = {
     "reward_throughput": reward_throughput,
     "memory_per_rank": memory_per_rank,
     "scale": scale,
+    **{name: partial(_referee, *asked) for name, asked in REFEREE.items()},
 }
 
 

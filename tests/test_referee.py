@@ -2,7 +2,10 @@
 
 import random
 
+import pytest
+
 from benchmarks.referee import HERE, chosen, done_of, jobs, key_of, plan_of, report, settings_of, strengths_of
+from tests.conftest import make_model
 
 
 PLAN = {
@@ -84,16 +87,46 @@ def test_few_demonstrations_come_first_and_one_that_is_waited_for_is_no_standsti
 
 def test_the_arms_that_are_shipped():
     """Each with four strengths or none, a decade from the least to the most, all of its keys IRLConfig's."""
-    from trl_irl import IRLConfig
     from trl_irl.soft_q.objectives import OBJECTIVES
 
     plan = plan_of(HERE / "referee.yaml")
     assert 0 not in plan["seeds"]  # on which everything is chosen
     assert {arm["objective"] for arm in plan["arms"].values()} == set(OBJECTIVES)
     for name, arm in plan["arms"].items():
-        values = strengths_of(arm)
-        assert len(values) in (1, 4, 5), name
-        for strength in values:
+        assert len(strengths_of(arm)) in (1, 4, 5), name
+
+
+@pytest.mark.parametrize("path", sorted(HERE.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_plan_is_of_known_keys_and_samplers(path):
+    from trl_irl import IRLConfig
+    from trl_irl.text.samplers import Sampler
+
+    plan = plan_of(path)
+    assert 0 not in plan["seeds"] and (HERE.parent / plan["recipe"]).is_file()
+    for arm in plan["arms"].values():
+        for strength in strengths_of(arm):
             keys = settings_of(arm, strength)
             keys.pop("average", None)
             IRLConfig("unused", use_cpu=True, bf16=False, report_to="none", **keys)
+    for split in ("validation", "test"):
+        assert [str(Sampler.parse(text)) for text in plan[split]["samplers"]] == plan[split]["samplers"]
+
+
+def test_what_maximum_likelihood_trained_is_kept_for_the_averages(tmp_path, monkeypatch, tokenizer):
+    """The second run of a plan that keeps it does not train, and gives the same numbers at a weight of 1."""
+    from benchmarks import referee
+    from trl_irl import IRLTrainer
+
+    for part in (make_model("llama", max_position_embeddings=512), tokenizer):
+        part.save_pretrained(tmp_path / "base")
+    plan = {**PLAN, "keep_mle": True, "recipe": "recipes/arithmetic/irl.yaml", "levels": [90]}
+    plan |= {"evaluation": {"metrics": ["accuracy", "nll"], "max_new_tokens": 4}}
+    plan |= {"test": {"samplers": ["t=0", "t=1"], "num_samples": 2, "num_prompts": 3}}
+    plan["arms"] = {"MLE": {"objective": "nll"}, "mean": {"objective": "nll", "strength": {"average": [1.0, 0.5]}}}
+    run = {"split": "test", "demonstrations": 40, "seed": 1, "strength": None, "learning_rate": 1e-3, "steps": 2}
+    first = referee.run_job(tmp_path, plan, run | {"arm": "MLE"})
+    monkeypatch.setattr(IRLTrainer, "train", lambda self: pytest.fail("it was kept"))
+    whole, half = (referee.run_job(tmp_path, plan, run | {"arm": "mean", "strength": x}) for x in (1.0, 0.5))
+    assert whole["samplers"] == first["samplers"] and whole["nll"] == pytest.approx(first["nll"], rel=1e-6)
+    assert half["nll"] != pytest.approx(first["nll"], rel=1e-5)
+    assert [one.name for one in (tmp_path / "kept").iterdir()] == ["40-1-0.001-2"]
