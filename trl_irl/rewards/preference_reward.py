@@ -10,7 +10,7 @@ import torch
 
 from ..text.context import context_length, over
 from ..text.encode import as_row, prompt_ids, whole_ids
-from ..text.messages import checked, naming_row
+from ..text.messages import check_no_images, checked, naming_row
 from ..text.padding import padded_batch
 from .adapters import config_of, is_adapter, naming, tokenizer_of
 from .frozen_models import check_whole, load_classifier, whole_language_model, whole_weights
@@ -158,6 +158,7 @@ class PreferenceReward:
                 Where the text is judged: which completions ended by themselves. The others were cut, and nothing is
                 written behind them.
         """
+        check_no_images(kwargs, "The rows have")
         is_text = all(isinstance(prompt, str) for prompt in prompts)
         if completion_ids is not None and is_text and self._are_own(completions, completion_ids):
             pairs = zip(prompts, completion_ids, strict=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..text.encode import as_row, encode_rows, prompt_ids, warn_of_seams
-from ..text.messages import checked
+from ..text.messages import check_no_images, checked
 from ..text.stop_tokens import stop_token_ids
 from .adapters import is_peft, tokenizer_of
 from .frozen_models import check_language_model, load_language_model, whole_weights
@@ -225,7 +225,13 @@ class SoftQReward:
         completion_ids: Sequence[Sequence[int]] | None = None,
         **kwargs,
     ) -> list[float]:
-        """One number per completion, as TRL's trainers ask for it: aggregated, normalised, clipped."""
+        """
+        One number per completion, as TRL's trainers ask for it: aggregated, normalised, clipped.
+
+        Raises:
+            `ValueError`: as [`score`], and where the rows have images.
+        """
+        check_no_images(kwargs, "The rows have")
         return self._numbers(self.score(prompts, completions, completion_ids))
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from trl import extract_prompt
 
-from ..text.messages import Turns, checked
+from ..text.messages import Turns, check_no_images, checked
 from .data import PLACEHOLDER, TaskData
 
 
@@ -37,6 +37,8 @@ def format_row(row: Mapping, data: TaskData, where: str = "A row", reference: bo
     Raises:
         `ValueError`: it cannot be read so.
     """
+    if data.source_column is None:
+        check_no_images(row, f"{where} has")
     row = row_with_columns(row, data, where)
     if {"chosen", "rejected"} <= row.keys() and "completion" not in row and data.source_column is None:
         row["completion"] = row["chosen"]

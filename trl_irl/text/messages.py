@@ -126,6 +126,28 @@ def checked(value, key: str, where: str = ""):
     return messages
 
 
+def check_no_images(columns: Mapping, where: str) -> None:
+    """
+    Args:
+        columns (`Mapping`):
+            Of a row, or of a batch of rows with a list per column.
+        where (`str`):
+            What has them, for the message.
+
+    Raises:
+        `ValueError`: `image` or `images` hold something, which TRL's trainers put into the prompt.
+    """
+    for key in ("image", "images"):
+        value = columns.get(key)
+        if value is None or (isinstance(value, Sequence) and not any(one is not None for one in value)):
+            continue
+        raise ValueError(
+            f"{where} images in the column `{key}`. Only text can be read here, so that the model would be asked "
+            "without them. IRLTrainer does train on such rows; sample from the model with its own processor, or "
+            "remove the column if it is of no use."
+        )
+
+
 def _shown(value) -> str:
     shown = repr(value)
     return shown if len(shown) <= 120 else f"{shown[:117]}..."
