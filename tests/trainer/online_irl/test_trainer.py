@@ -15,6 +15,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 from tests.conftest import make_model
 from tests.distributed.launchers import QUIET
 from trl_irl import IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
+from trl_irl.trainer.online_irl.policy_samples import prompt_lengths
 
 
 ROWS = [
@@ -210,6 +211,16 @@ def test_a_replay_buffer_of_another_run(tokenizer, tmp_path):
     other = make_trainer(tokenizer, tmp_path / "again", replay_size=4, **keys)
     with pytest.raises(ValueError, match="of another run: its size is 6, and this run's is 4"):
         other.train(resume_from_checkpoint=str(tmp_path / "six/checkpoint-2"))
+
+
+def test_lengths_of_prompts_are_those_of_a_walk_over_the_labels():
+    """Of rows with and without a scored token, empty ones, and rows that were chosen and shuffled."""
+    rng = random.Random(0)
+    rows = [[-100] * rng.randrange(4) + [rng.choice([5, -100]) for _ in range(rng.randrange(4))] for _ in range(300)]
+    dataset = Dataset.from_dict({"labels": rows}).shuffle(seed=1).select(range(20, 280))
+    walked = [next((i for i, label in enumerate(row) if label != -100), len(row)) for row in dataset["labels"]]
+    assert prompt_lengths(dataset).tolist() == walked
+    assert prompt_lengths(Dataset.from_dict({"labels": [[-100, -100], [-100]]})).tolist() == [2, 1]
 
 
 class StandInForVLLM(VLLMGeneration):

@@ -15,7 +15,14 @@ from ..irl.token_metrics import TokenMetrics
 from ..runtime.generation_watch import GenerationWatch, check_context, check_prompt
 from ..runtime.step_clock import StepClock
 from ..runtime.vllm_arguments import make_vllm
-from .policy_samples import PolicySample, ReplayBuffer, prompts_of, sample_with_vllm, with_policy_rows
+from .policy_samples import (
+    PolicySample,
+    ReplayBuffer,
+    prompt_lengths,
+    prompts_of,
+    sample_with_vllm,
+    with_policy_rows,
+)
 
 
 class OnlineTraining:
@@ -57,10 +64,9 @@ class OnlineTraining:
 
     def _check_room(self) -> None:
         if isinstance(self.train_dataset, Dataset):
-            labels = self.train_dataset["labels"]
-            prompts = [next((i for i, label in enumerate(row) if label != -100), len(row)) for row in labels]
-            check_prompt(min(prompts), f"Row {prompts.index(min(prompts))} of the train dataset")
-            check_context(self._causal_lm.config, max(prompts), self.args.max_completion_length)
+            lengths = prompt_lengths(self.train_dataset)
+            check_prompt(lengths.min(), f"Row {lengths.argmin()} of the train dataset")
+            check_context(self._causal_lm.config, lengths.max(), self.args.max_completion_length)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)

@@ -9,9 +9,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from datasets import Dataset
 from trl.generation.vllm_generation import VLLMGeneration
 
 from ...text.padding import padded
@@ -43,6 +45,17 @@ def prompts_of(batch: dict[str, torch.Tensor]) -> list[list[int]]:
         if len(scored):
             prompts.append(ids[mask][: scored[0]].tolist())
     return prompts
+
+
+def prompt_lengths(dataset: Dataset) -> np.ndarray:
+    """How many tokens of each row come before the first that is scored; all of them where none is."""
+    lengths = []
+    for table in dataset.with_format("arrow").iter(batch_size=10_000):
+        labels = table["labels"].combine_chunks()
+        starts, ends = labels.offsets[:-1].to_numpy(), labels.offsets[1:].to_numpy()
+        scored = np.append(np.flatnonzero(labels.values.to_numpy() != -100), ends[-1])
+        lengths.append(np.minimum(scored[np.searchsorted(scored, starts)], ends) - starts)
+    return np.concatenate(lengths)
 
 
 def sample_with_vllm(
