@@ -31,14 +31,15 @@ def draw(cells: list[dict], theme: str, path: Path) -> None:
         axes.plot(x, y, color=colour, marker="o", linewidth=2)
         above = name == "IRL"
         for cell, left, height in zip(points, x, y, strict=True):
-            place = {"xytext": (0, 8 if above else -16), "textcoords": "offset points", "ha": "center"}
+            place = {"xytext": (9, 5) if above else (-9, -13), "textcoords": "offset points"}
+            place["ha"] = "left" if above else "right"
             axes.annotate(f"T = {cell['temperature']:g}", (left, height), color=colour, fontsize=9, **place)
         middle = ((x[-2] + x[-1]) / 2, (y[-2] + y[-1]) / 2)
         place = {"xytext": (14, 4) if above else (-40, -18), "textcoords": "offset points", "fontweight": "bold"}
         axes.annotate(name, middle, color=colour, fontsize=13, **place)
     axes.set_xlabel("diversity of 4 samples: 100 - self-BLEU", color=ink)
     axes.set_ylabel("problems solved, %", color=ink)
-    axes.set_ylim(40, 82)
+    axes.margins(x=0.14, y=0.14)
     axes.tick_params(colors=ink)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))

@@ -42,6 +42,7 @@ METHODS = {
     ),
 }
 _OF_SAMPLES = {"eval_accuracy": "eval_accuracy", "eval_ended": "eval_ended"}
+GOOD = {"offline": {"lambda_td": 0.1}}  # beside what the recipe has
 # What the run that goes wrong does otherwise, and how it is called.
 BAD = {
     "offline": ("lambda_td 10, terminal_value zero", {"lambda_td": 10.0, "terminal_value": "zero"}),
@@ -63,7 +64,7 @@ def run(method: str, bad: bool, output_dir: Path) -> list[dict]:
     from trl_irl.demos.recipe_runs import log_history, run_recipe
 
     command, recipe, start, panels = METHODS[method]
-    told = BAD[method][1] if bad else {}
+    told = BAD[method][1] if bad else GOOD.get(method, {})
     if told is None:
         folder = output_dir / "rlhf/ppo"  # `make rlhf-demo` has made it
     else:

@@ -26,7 +26,7 @@ from benchmarks.seeds import shown, study
 # Each model's command, recipe and what differs from it.
 MODELS = {
     "MLE": ("trl-irl irl", "mle", {}),
-    "IRL": ("trl-irl irl", "irl", {}),
+    "IRL": ("trl-irl irl", "irl", {"lambda_td": 0.1}),  # what the online runs have
     "online IRL": ("trl-irl online_irl", "online_irl", {}),
     "online IRL without samples": ("trl-irl online_irl", "online_irl", {"online_fraction": 0.0}),
     "GAIL": ("trl-irl gail", "gail", {}),

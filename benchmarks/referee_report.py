@@ -15,6 +15,7 @@ from benchmarks.seeds import difference, student
 
 
 OF_SOFT_Q = {"soft_q", "value_consistency", "squared_nll"}  # objectives of r^2 or of one of its terms
+_EDGE = -16  # of the picture, in points
 ASSETS = Path(__file__).parents[1] / "docs/assets"
 
 
@@ -167,11 +168,17 @@ def draw(plan: dict, rows: list[dict], size: int, path: Path, dark: bool) -> Non
             mean, low, high = ends[name]
             of_r = plan["arms"][name]["objective"] in OF_SOFT_Q
             color = ("#ff9f40" if dark else "#d1570a") if of_r else ("#6ab0f3" if dark else "#1f6fb4")
+            if high < _EDGE:  # one that fails would leave no room for the others
+                axes.text(_EDGE, y, f"\u25c2 {mean:.0f} [{low:.0f}, {high:.0f}]", color=color, va="center")
+                continue
             axes.plot([low, high], [y, y], color=color, linewidth=2, solid_capstyle="round")
             axes.plot(mean, y, "o", color=color, markersize=6)
         axes.axvline(0, color=ink, linewidth=1)
+        axes.set_ylim(-0.7, len(order) - 0.3)
+        if any(ends[name][2] < _EDGE for name in order):
+            axes.set_xlim(left=_EDGE - 0.5)
         axes.set_yticks(range(len(order)), order)
-        axes.set_xlabel(f"{metric} at self-BLEU {level}, points above maximum likelihood, 95 % interval over seeds")
+        axes.set_xlabel(f"{metric} at self-BLEU {level}, points above MLE; 95 % interval over seeds")
         axes.tick_params(colors=ink)
         axes.xaxis.label.set_color(ink)
         axes.grid(axis="x", alpha=0.25)

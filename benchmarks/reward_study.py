@@ -31,6 +31,7 @@ def run_seed(output_dir: Path, seed: int) -> dict:
     for name, folder in folders.items():
         if not (folder / "trainer_state.json").is_file():
             options = {"task_seed": 1000 + seed, "seed": seed, "eval_strategy": "no"}
+            options |= {"lambda_td": 0.1} if name == "irl" else {}
             run_recipe("trl-irl irl", name, output_dir / "base", folder, **options)
     arguments = evaluate.EvaluateArguments(
         models=[f"{name}={folder}" for name, folder in folders.items()],

@@ -13,7 +13,7 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->` in the README o
 import argparse
 import json
 import re
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 
@@ -51,16 +51,15 @@ def intervals(found: dict) -> dict[str, Interval]:
 
 
 def first_screen() -> str:
-    """MLE and the recipe's objective at one diversity, for the README."""
-    from benchmarks.diversity_study import at_equal_diversity, runs_of
-
-    header, *rows = at_equal_diversity(runs_of(RESULTS / "diversity_study.jsonl", 300))
+    """MLE, soft-Q and its best rivals at one diversity, for the README."""
+    header, *rows = _referee_rows(300, "By the best sampler at each diversity")
     of = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
-    columns = [f"{metric} at 80" for metric in ("accuracy", "pass@4")]
-    told = {"mle": "MLE", "0.1 mask": "IRL, `lambda_td: 0.1`, `td_scale: 1` (difference, 95 % interval over seeds)"}
-    first = f"generated word problems, 0.9 M weights, {of['0.1 mask']['seeds']} seeds"
+    columns = ["accuracy at 80", "pass@4 at 80", "accuracy, greedy"]
+    told = {"MLE": "MLE", "soft-Q": "IRL (soft-Q)", "z-loss around a constant": "z-loss around a measured constant"}
+    told |= {"label smoothing": "label smoothing", "GEM, log-sigmoid": "GEM"}
+    first = f"300 generated word problems, 0.9 M weights, {of['soft-Q']['seeds']} seeds: points above MLE"
     cells = [[told[name], *(of[name][column].removesuffix(" *") for column in columns)] for name in told]
-    return markdown([[first, *(column.replace("at", "at self-BLEU") for column in columns)], *cells], left=1)
+    return markdown([[first, *(column.replace("at 80", "at self-BLEU 80") for column in columns)], *cells], left=1)
 
 
 def online() -> str:
@@ -283,16 +282,21 @@ def scale() -> str:
 
 
 def _referee(size: int, title: str, columns: list[str] | None = None) -> str:
-    """A table of the referee's report, or some of its columns, with their names' metrics before the numbers."""
+    """A table of the referee's report, or some of its columns."""
+    from benchmarks.referee_report import columns_of
+
+    found = _referee_rows(size, title)
+    return markdown(found if columns is None else columns_of(found, columns), left=2 if title == "shares" else 1)
+
+
+@cache
+def _referee_rows(size: int, title: str) -> list[list[str]]:
     from benchmarks.referee import HERE, done_of, plan_of
-    from benchmarks.referee_report import columns_of, shares, tables
+    from benchmarks.referee_report import shares, tables
 
     plan = plan_of(HERE / "referee.yaml")
     rows = list(done_of(plan, read_rows(RESULTS / "referee.jsonl")).values())
-    if title == "shares":
-        return markdown(shares(plan, rows, size), left=2)
-    found = tables(plan, rows, size)[title]
-    return markdown(found if columns is None else columns_of(found, columns), left=1)
+    return shares(plan, rows, size) if title == "shares" else tables(plan, rows, size)[title]
 
 
 _FRONTIER = "By the best sampler at each diversity"

@@ -82,7 +82,7 @@ def train_all(folders: dict[str, Path], max_steps: int | None) -> dict[str, floa
     stages = {
         "base": ("trl-irl irl", "base", "untrained", cut),
         "sft": ("trl sft", "sft", "base", {"dataset_name": folders["demonstrations"], **cut}),
-        "irl": ("trl-irl irl", "irl", "base", cut),
+        "irl": ("trl-irl irl", "irl", "base", {"lambda_td": 0.1, **cut}),  # whose reward was measured
         "reward": ("trl reward", "reward", "sft", {"dataset_name": folders["pairs"], **cut}),
         "ppo": ("trl-irl ppo", "ppo_full", "sft", {"reward_model_path": folders["reward"], **cut_rl, **episodes}),
         "rloo": (
