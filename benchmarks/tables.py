@@ -45,6 +45,20 @@ def demo_equal_diversity() -> str:
     return markdown(table_at_equal_diversity([AtDiversity(**{**one, **intervals(one)}) for one in found]))
 
 
+def real_demo() -> str:
+    """What `make real-demo` printed."""
+    cells = read_json("real_demo.json")
+    found = [Result(cell["model"], sampler_of(cell), intervals(cell["metrics"])) for cell in cells]
+    columns = ["slots_right", "bleu", "rougeL", "self_bleu", "length", "ended", "nll", "td_loss"]
+    return markdown(table(found, columns, intervals=False))
+
+
+def real_demo_equal_diversity() -> str:
+    """MLE's share of slots at equal self-BLEU, and IRL's minus it, with 95 % intervals over prompts."""
+    found = read_json("real_demo_differences.json")["at_equal_diversity"]
+    return markdown(table_at_equal_diversity([AtDiversity(**{**one, **intervals(one)}) for one in found]))
+
+
 def intervals(found: dict) -> dict[str, Interval]:
     """Those of the values that are intervals."""
     return {name: Interval(**value) for name, value in found.items() if isinstance(value, dict)}
@@ -314,6 +328,8 @@ REFEREE = {
 TABLES = {
     "demo": demo,
     "demo_equal_diversity": demo_equal_diversity,
+    "real_demo": real_demo,
+    "real_demo_equal_diversity": real_demo_equal_diversity,
     "first_screen": first_screen,
     "online": online,
     "toy": toy,
