@@ -185,7 +185,8 @@ def test_a_model_that_cannot_share_what_it_read(name, monkeypatch):
     auto = AutoModelForImageTextToText if name in ("git", "paligemma") else AutoModelForCausalLM
     model = build(name, auto).eval()
     shared, read = drawn_and_read(model, monkeypatch)
-    assert shared == drawn_and_read(model, monkeypatch, share=False)[0] and read == 9
+    assert shared == drawn_and_read(model, monkeypatch, share=False)[0]
+    assert read == 9 or name == "openai-gpt"  # which has no cache, as only shows when it has read
 
 
 def test_all_prompts_differ_or_are_one_token(monkeypatch):

@@ -129,8 +129,7 @@ def _read_once(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[s
     owner = model.get_base_model() if isinstance(model, PeftModel) else model
     known = inspect.signature(owner.forward).parameters.keys()
     rows, places = torch.unique(torch.where(mask.bool(), ids, -1), dim=0, return_inverse=True)
-    able = {"position_ids", "past_key_values"} <= known and not owner.config.sub_configs
-    if len(rows) == len(ids) or ids.size(1) < 2 or not able:
+    if len(rows) == len(ids) or ids.size(1) < 2 or "position_ids" not in known or owner.config.sub_configs:
         return {}
     cache = DynamicCache(config=owner.config)
     if not {type(layer) for layer in cache.layers} <= _KEYS_AND_VALUES:
@@ -141,6 +140,8 @@ def _read_once(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[s
     positions = (mask.cumsum(1) - 1).clamp(min=0)  # as `generate` counts them
     few = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
     model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **few)
+    if cache.get_seq_length() != ids.size(1):  # a model without a cache leaves it as it is
+        return {}
     cache.batch_select_indices(places)
     return {"past_key_values": cache}
 
