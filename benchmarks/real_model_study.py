@@ -6,7 +6,7 @@ The referee on a real pretrained model and public data: SmolLM2-135M-Instruct (`
 .venv/bin/python -m benchmarks.real_model_study --report
 ```
 
-A run is a line in `results/PLAN.jsonl`; what is there is not run again. Nothing has run yet.
+A run is a line in `results/PLAN.jsonl`; what is there is not run again.
 """
 
 from benchmarks.referee import HERE, main
