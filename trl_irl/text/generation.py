@@ -134,9 +134,7 @@ def _read_once(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[s
     cache = DynamicCache(config=owner.config)
     if not {type(layer) for layer in cache.layers} <= _KEYS_AND_VALUES:
         return {}
-    first = torch.full((len(rows),), len(ids), device=ids.device)
-    first = first.scatter_reduce(0, places, torch.arange(len(ids), device=ids.device), "amin")
-    ids, mask = ids[first, :-1], mask[first, :-1]
+    ids, mask = rows[:, :-1].clamp(min=0), (rows[:, :-1] >= 0).to(mask.dtype)
     positions = (mask.cumsum(1) - 1).clamp(min=0)  # as `generate` counts them
     few = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
     model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **few)
