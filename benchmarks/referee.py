@@ -65,6 +65,11 @@ def done_of(plan: dict, rows: list[dict]) -> dict[str, dict]:
     }
 
 
+def finished(plan: dict, results: Path) -> list[dict]:
+    """The runs of a plan that a file of results has."""
+    return list(done_of(plan, read_rows(results)).values())
+
+
 def best(plan: dict, runs: list[dict]) -> dict:
     return max(runs, key=lambda run: mean_on_frontier(plan, run))
 
@@ -115,7 +120,8 @@ def run_job(output_dir: Path, plan: dict, run: dict) -> dict:
     from trl_irl.commands.irl import make_parser, make_trainer
 
     seed, start = run["seed"], time.perf_counter()
-    keys = _without_what_means_nothing(settings_of(plan["arms"][run["arm"]], run["strength"]))
+    own = settings_of(plan["arms"][run["arm"]], run["strength"])
+    keys = _without_what_means_nothing(own)
     weight = keys.pop("average", None)
     of_training = ("demonstrations", "seed", "learning_rate", "steps")
     kept = output_dir / "kept" / "-".join(str(run[name]) for name in of_training)
@@ -131,7 +137,7 @@ def run_job(output_dir: Path, plan: dict, run: dict) -> dict:
         words += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
     script_args, *others = make_parser().parse(words)
     trainer, _ = make_trainer(script_args, *others)
-    told = {**run, "keys": settings_of(plan["arms"][run["arm"]], run["strength"])}
+    told = {**run, "keys": own}
     if begin != kept:
         trainer.train()
         told["seconds"] = time.perf_counter() - start
@@ -272,7 +278,7 @@ def main(plan: Path = HERE / "referee.yaml", description: str | None = __doc__) 
     if not options.report:
         _base_model(plan, options.output_dir)
         work(options)
-    print(report(plan, list(done_of(plan, read_rows(options.results)).values())))
+    print(report(plan, finished(plan, options.results)))
 
 
 if __name__ == "__main__":

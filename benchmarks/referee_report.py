@@ -190,8 +190,8 @@ def draw(plan: dict, rows: list[dict], size: int, path: Path, dark: bool) -> Non
 
 
 def main() -> None:
-    from benchmarks.referee import HERE, done_of, plan_of
-    from benchmarks.seeds import RESULTS, read_rows
+    from benchmarks.referee import HERE, finished, plan_of
+    from benchmarks.seeds import RESULTS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plan", type=Path, default=HERE / "referee.yaml")
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--picture", action="store_true", help="draw it instead of printing the tables")
     options = parser.parse_args()
     plan = plan_of(options.plan)
-    rows = list(done_of(plan, read_rows(RESULTS / f"{options.plan.stem}.jsonl")).values())
+    rows = finished(plan, RESULTS / f"{options.plan.stem}.jsonl")
     if not options.picture:
         return print(report(plan, rows))
     for name in ("light", "dark"):

@@ -34,28 +34,34 @@ def read_json(name: str):
 
 def demo() -> str:
     """What `make demo` printed, and how many samples of a problem differ."""
-    found = [Result(cell["model"], sampler_of(cell), intervals(cell["metrics"])) for cell in read_json("demo.json")]
-    columns = ["accuracy", "answered", "pass@4", "self_bleu", "distinct", "ended"]
-    return markdown(table(found, columns, intervals=False))
+    return _printed("demo", ["accuracy", "answered", "pass@4", "self_bleu", "distinct", "ended"])
 
 
 def demo_equal_diversity() -> str:
     """MLE's accuracy and pass@4 at equal self-BLEU, and IRL's minus it, with 95 % intervals over prompts."""
-    found = read_json("demo_differences.json")["at_equal_diversity"]
-    return markdown(table_at_equal_diversity([AtDiversity(**{**one, **intervals(one)}) for one in found]))
+    return _at_equal_diversity("demo")
 
 
 def real_demo() -> str:
     """What `make real-demo` printed."""
-    cells = read_json("real_demo.json")
-    found = [Result(cell["model"], sampler_of(cell), intervals(cell["metrics"])) for cell in cells]
-    columns = ["slots_right", "bleu", "rougeL", "self_bleu", "length", "ended", "nll", "td_loss"]
-    return markdown(table(found, columns, intervals=False))
+    return _printed("real_demo", ["slots_right", "bleu", "rougeL", "self_bleu", "length", "ended", "nll", "td_loss"])
 
 
 def real_demo_equal_diversity() -> str:
     """MLE's share of slots at equal self-BLEU, and IRL's minus it, with 95 % intervals over prompts."""
-    found = read_json("real_demo_differences.json")["at_equal_diversity"]
+    return _at_equal_diversity("real_demo")
+
+
+def _printed(name: str, columns: list[str]) -> str:
+    """A report's means by model and sampler."""
+    cells = read_json(f"{name}.json")
+    found = [Result(cell["model"], sampler_of(cell), intervals(cell["metrics"])) for cell in cells]
+    return markdown(table(found, columns, intervals=False))
+
+
+def _at_equal_diversity(name: str) -> str:
+    """A report's differences at equal self-BLEU."""
+    found = read_json(f"{name}_differences.json")["at_equal_diversity"]
     return markdown(table_at_equal_diversity([AtDiversity(**{**one, **intervals(one)}) for one in found]))
 
 
@@ -305,11 +311,11 @@ def _referee(size: int, title: str, columns: list[str] | None = None) -> str:
 
 @cache
 def _referee_rows(size: int, title: str) -> list[list[str]]:
-    from benchmarks.referee import HERE, done_of, plan_of
+    from benchmarks.referee import HERE, finished, plan_of
     from benchmarks.referee_report import shares, tables
 
     plan = plan_of(HERE / "referee.yaml")
-    rows = list(done_of(plan, read_rows(RESULTS / "referee.jsonl")).values())
+    rows = finished(plan, RESULTS / "referee.jsonl")
     return shares(plan, rows, size) if title == "shares" else tables(plan, rows, size)[title]
 
 
