@@ -96,6 +96,7 @@ def test_more_gpus_and_more_tokens(model):
     assert total("single_gpu", max_length=512) < total("single_gpu", max_length=1024)
     assert total("single_gpu", optim="adamw_8bit") < total("single_gpu")
     assert total("single_gpu", lambda_kl=0.1) > total("single_gpu")
+    assert total("single_gpu", value_origin="reference") == total("single_gpu", lambda_kl=0.1)
 
 
 @pytest.mark.parametrize(

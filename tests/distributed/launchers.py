@@ -30,7 +30,7 @@ LORA = {"use_peft": True, "lora_r": 4, "lora_dropout": 0.0, "lora_target_modules
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True, "dtype": "float32"}
 METHODS = {
     "full": {},
-    "full, kl": {"lambda_kl": 0.5},
+    "full, kl": {"lambda_kl": 0.5, "value_origin": "reference"},
     "lora": {**LORA, "learning_rate": 1e-2},
     "lora, kl": {**LORA, "lambda_kl": 0.5, "learning_rate": 1e-2},
     # Adapters in bfloat16 round: with the term at its full size, gradients are far above what that changes.

@@ -21,7 +21,7 @@ LORA = {"use_peft": True, "lora_r": 4, "lora_dropout": 0.0, "lora_target_modules
 SLOW = {"learning_rate": 2.0e-4}
 METHODS = {
     "full, kl": {"lambda_kl": 0.5, **SLOW},
-    "packed": {"packing": True, "max_length": 64, **SLOW},
+    "packed": {"packing": True, "max_length": 64, "value_origin": "reference", **SLOW},
     "lora, kl": {**LORA, "lambda_kl": 0.5, "learning_rate": 1e-2},
 }
 

@@ -50,6 +50,7 @@ PLAIN = {"lambda_td": 0.3, "gamma": 0.9}
 ALL = PLAIN | {"objective": "gem+soft_q+entropy+z_loss", "gem_form": "log_sigmoid", "z_loss_center": "measured"}
 ALL |= {"z_loss_weight": 0.05, "gem_beta": 0.7, "value_temperature": 0.7, "entropy_weight": 0.1}
 SMOOTHED = {"objective": "label_smoothing+value_consistency", "label_smoothing_weight": 0.3, "lambda_td": 0.3}
+SMOOTHED |= {"value_origin": "reference"}
 
 
 def launch(folder, model_folder, processes, batch, accumulation=1, keys=PLAIN):

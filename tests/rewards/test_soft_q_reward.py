@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -43,6 +44,18 @@ def test_without_discount_returns_rank_as_likelihood_does(reward, tokenizer):
         assert one.sum == pytest.approx(expected + one.initial_value, rel=1e-4)
     value = model(tokenizer("One", return_tensors="pt")["input_ids"]).logits[0, -1].logsumexp(-1).item()
     assert scored[1].initial_value == scored[2].initial_value == pytest.approx(value, rel=1e-5)
+
+
+def test_a_model_whose_values_count_from_a_reference_is_named(tokenizer, tmp_path):
+    args = IRLConfig(**settings(tmp_path / "run", value_origin="reference"))
+    IRLTrainer(
+        make_model("qwen2"), args, train_dataset=Dataset.from_list(ROWS), processing_class=tokenizer
+    ).save_model()
+    with pytest.warns(UserWarning, match="value_origin: reference.*token by token they differ"):
+        SoftQReward(str(tmp_path / "run"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SoftQReward(str(tmp_path / "run"), kind="advantage")
 
 
 def test_discount_and_mean_by_hand(tokenizer):

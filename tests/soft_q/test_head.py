@@ -95,7 +95,7 @@ def test_forbidden_tokens_count_nothing(inputs, softcap, buffer):
     policy = Projection(ours[1], bias, 0.7, softcap)
     reference = Projection(weight.flip(0), ref_bias, 1.0, softcap)
     our_q, our_v, our_entropy, is_top1, *_ = soft_q_values(ours[0], policy, labels, buffer)
-    our_kl = reference_kl(ours[0], policy, hidden.flip(0), reference, buffer)
+    our_kl, _ = reference_kl(ours[0], policy, hidden.flip(0), reference, buffer)
     (our_q * upstream[0] + our_v * upstream[1] + our_kl).sum().backward()
     for found, right in ((our_q, q), (our_v, v), (our_entropy, entropy), (our_kl, kl)):
         assert relative_error(found, right.detach()) < 1e-12
@@ -181,7 +181,7 @@ def test_memory_follows_the_buffer_and_not_tokens_times_vocabulary():
     weight = torch.randn(vocabulary, hidden_size, requires_grad=True)
     with LargestTensor() as largest:
         q, v, *_ = soft_q_values(hidden, Projection(weight), torch.arange(tokens), buffer)
-        kl = reference_kl(hidden, Projection(weight), hidden.detach(), Projection(weight.detach()), buffer)
+        kl, _ = reference_kl(hidden, Projection(weight), hidden.detach(), Projection(weight.detach()), buffer)
         (q + v + kl).sum().backward()
     # The tile's memory with its working copies is all there is beside the weight's own gradient.
     assert largest.numel <= max(3 * buffer * 2**20 / 8, weight.numel()) < tokens * vocabulary / 10
@@ -194,15 +194,17 @@ def test_reference_kl_equals_full_logits(inputs, softcap, buffer):
     ref_hidden, ref_weight = hidden.flip(0)[:, :5].float(), weight.flip(1)[:, :5].float()
     expected = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
     log_pi = plain_logits(*expected, 0.7, softcap).log_softmax(1)
-    log_ref = plain_logits(ref_hidden.double(), ref_weight.double(), None, 1.0, None).log_softmax(1)
+    ref_logits = plain_logits(ref_hidden.double(), ref_weight.double(), None, 1.0, None)
+    log_ref = ref_logits.log_softmax(1)
     expected_kl = (log_pi.exp() * (log_pi - log_ref)).sum(1)
     (expected_kl * g).sum().backward()
 
     actual = [x.detach().float().requires_grad_() for x in expected]
     policy = Projection(actual[1], actual[2], 0.7, softcap)
-    kl = reference_kl(actual[0], policy, ref_hidden, Projection(ref_weight), buffer)
+    kl, v_ref = reference_kl(actual[0], policy, ref_hidden, Projection(ref_weight), buffer)
     (kl * g.float()).sum().backward()
     assert relative_error(kl, expected_kl) < 1e-5
+    assert relative_error(v_ref, ref_logits.logsumexp(1)) < 1e-5 and not v_ref.requires_grad
     for x, reference in zip(actual, expected, strict=True):
         assert relative_error(x.grad, reference.grad) < 1e-5
 
@@ -210,7 +212,7 @@ def test_reference_kl_equals_full_logits(inputs, softcap, buffer):
 def test_reference_kl_to_itself_is_zero(inputs):
     hidden, weight, *_ = inputs
     hidden = hidden.clone().requires_grad_()
-    kl = reference_kl(hidden, Projection(weight), hidden, Projection(weight), TINY_BUFFER)
+    kl, _ = reference_kl(hidden, Projection(weight), hidden, Projection(weight), TINY_BUFFER)
     kl.sum().backward()
     assert kl.abs().max() < 1e-12
     assert hidden.grad.abs().max() < 1e-12
@@ -236,7 +238,7 @@ def test_partitioned_parameters_are_gathered_themselves(inputs, monkeypatch):
 
     monkeypatch.setattr("trl_irl.soft_q.projection.maybe_gather_lm_head_ctx", gather)
     q, v, *_ = soft_q_values(hidden.clone().requires_grad_(), policy, labels)
-    kl = reference_kl(hidden.clone().requires_grad_(), policy, hidden, reference)
+    kl, _ = reference_kl(hidden.clone().requires_grad_(), policy, hidden, reference)
     forward = len(asked)
     (q + v + kl).sum().backward()
     own = {id(x) for projection in (policy, reference) for x in (projection.weight, projection.bias)}

@@ -24,6 +24,7 @@ _DEFAULTS = {
     "lora_r": 16,
     "lora_target_modules": ["all-linear"],
     "lambda_kl": 0.0,
+    "value_origin": "zero",
 }
 _CHANGES_MEMORY = ("load_in_8bit", "use_dora", "activation_offloading", "fp16", "model_init_kwargs", "padding_free")
 
@@ -52,8 +53,8 @@ class PlanArguments:
             Of the weights, float32 if unset; of the optimizer.
         lora_r (`int`, *optional*), lora_target_modules (`list[str]`, *optional*):
             16 and all linear layers if unset.
-        lambda_kl (`float`, *optional*):
-            Above 0, a reference copy of a model that is trained whole.
+        lambda_kl (`float`, *optional*), value_origin (`str`, *optional*):
+            Above 0, or `reference`: a reference copy of a model that is trained whole.
         logit_buffer_mb (`float`, *optional*):
             As in the trainer.
     """
@@ -74,6 +75,7 @@ class PlanArguments:
     lora_r: int | None = field(default=None, metadata={"help": "Rank of adapters; 16."})
     lora_target_modules: list[str] | None = field(default=None, metadata={"help": "Where; all-linear."})
     lambda_kl: float | None = field(default=None, metadata={"help": "Above 0: a reference copy of a whole model."})
+    value_origin: str | None = field(default=None, metadata={"help": "reference: such a copy too."})
     logit_buffer_mb: float | None = field(default=None, metadata={"help": "Memory for tiles of logits; 128."})
 
     def __post_init__(self):
@@ -172,7 +174,7 @@ def _setting(arguments: PlanArguments, method: str):
         logit_buffer_mb=arguments.logit_buffer_mb,
         optim=arguments.optim,
         lora=lora,
-        reference=arguments.lambda_kl > 0,
+        reference=arguments.lambda_kl > 0 or arguments.value_origin == "reference",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -158,6 +159,14 @@ class SoftQReward:
         self.gamma = settings.get("gamma", 1.0) if gamma is None else gamma
         self.terminal_value = settings.get("terminal_value", "zero") if terminal_value is None else terminal_value
         self.value_temperature = settings.get("value_temperature", 1.0)
+        if kind == "soft_q" and settings.get("value_origin") == "reference":
+            warnings.warn(
+                f"{model} was trained with `value_origin: reference`: the reward that it holds counts its values from "
+                'its reference\'s, and `kind="soft_q"` counts them from zero. Over a whole completion the two differ '
+                "by what they count from at its ends alone (with gamma 1); token by token they differ by as much as "
+                'the reference\'s values move. `kind="advantage"` does not depend on it.',
+                stacklevel=2,
+            )
         self.tokenizer = tokenizer if tokenizer is not None else tokenizer_of(model)
         self.model = _loaded(model, dtype)
         self.ref_model = None if ref_model is None else _loaded(ref_model, dtype, "ref_model")

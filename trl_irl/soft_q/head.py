@@ -55,6 +55,7 @@ class SoftQOutput(ModelOutput):
         mean_logit, v_tempered, gem (`torch.Tensor`, float32, *optional*): with `statistics=`, what it asks for at s_t:
             see [`~soft_q.statistics.Statistics`].
         kl (`torch.Tensor`, float32, *optional*): KL(policy || reference) at s_t, in nats, if a reference was passed.
+        v_ref (`torch.Tensor`, float32, *optional*): V(s_t) of the reference, in nats, if its values are asked for.
         aux_loss (`torch.Tensor`, *optional*): load-balancing loss of a Mixture-of-Experts model, unweighted.
         logits (`torch.Tensor`, *optional*): with `return_logits=True` the model's own, of the same forward:
             `(batch, seq_len, vocabulary)`, with gradient.
@@ -71,16 +72,25 @@ class SoftQOutput(ModelOutput):
     v_tempered: torch.Tensor | None = None
     gem: torch.Tensor | None = None
     kl: torch.Tensor | None = None
+    v_ref: torch.Tensor | None = None
     aux_loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     hidden_states: torch.Tensor | None = None
 
 
 class Reference(NamedTuple):
-    """A reference policy at the scored states of a batch: its hidden states there and its projection."""
+    """
+    A reference policy at the scored states of a batch.
+
+    Attributes:
+        hidden_states (`torch.Tensor` of shape `(scored tokens, hidden)`), projection: its own.
+        kl, values (`bool`): whether the KL to it is wanted, and its V.
+    """
 
     hidden_states: torch.Tensor
     projection: Projection
+    kl: bool = True
+    values: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,8 @@ def attach_soft_q_head(model: PreTrainedModel, logit_buffer_mb: float = DEFAULT_
     Attach after PEFT has wrapped the model (pass the inner causal language model) and before the model is prepared
     for distributed training, so that every wrapper's hooks still run around the call. `soft_q="hidden_states"` returns
     only the hidden states at the scored positions, for a reference policy; `reference=Reference(...)` adds the exact
-    KL to it; `statistics=Statistics(...)` adds more numbers per token; `return_logits=True` adds the full logits.
+    KL to it, or its V, or both; `statistics=Statistics(...)` adds more numbers per token; `return_logits=True` adds
+    the full logits.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -235,16 +246,28 @@ def _soft_q_forward(
 
     buffer = model._soft_q.logit_buffer_mb
     values = soft_q_values(hidden, projection, shift_labels[positions], buffer, statistics)
-    kl = None
-    if reference is not None:
-        kl = grid(reference_kl(hidden, projection, *reference, buffer))
+    kl, v_ref = _compared(hidden, projection, shift_labels[positions], reference, buffer)
     return SoftQOutput(
         **{name: grid(value) for name, value in values._asdict().items()},
         labels=shift_labels,
-        kl=kl,
+        kl=grid(kl),
+        v_ref=grid(v_ref),
         aux_loss=getattr(output, "aux_loss", None),
         logits=output.logits if return_logits else None,
     )
+
+
+def _compared(hidden, projection: Projection, labels, reference: Reference | None, buffer: float):
+    """KL to the reference and its V, of the scored tokens, as far as they are asked for."""
+    if reference is None:
+        return None, None
+    kl = v_ref = None
+    if reference.kl:
+        kl, v_ref = reference_kl(hidden, projection, reference.hidden_states, reference.projection, buffer)
+    elif reference.values:
+        with torch.no_grad():
+            v_ref = soft_q_values(reference.hidden_states, reference.projection, labels, buffer).v
+    return kl, v_ref if reference.values else None
 
 
 def _run(model: PreTrainedModel, args: tuple, kwargs: dict[str, Any], with_logits: bool):

@@ -33,10 +33,11 @@ class _ReferenceKL(torch.autograd.Function):
         kl, v, v_ref = statistics.result()
         ctx.save_for_backward(hidden, weight, bias, ref_hidden, kl, v, v_ref)
         ctx.settings = (scale, softcap, vocabulary, reference, buffer_bytes, dtype, ref_dtype)
-        return kl
+        ctx.mark_non_differentiable(v_ref)
+        return kl, v_ref
 
     @staticmethod
-    def backward(ctx, grad_kl):
+    def backward(ctx, grad_kl, _):
         hidden, weight, bias, ref_hidden, kl, v, v_ref = ctx.saved_tensors
         scale, softcap, vocabulary, reference, buffer_bytes, dtype, ref_dtype = ctx.settings
         with reference.gathered():
@@ -110,9 +111,9 @@ def reference_kl(
     ref_hidden: torch.Tensor,
     reference: Projection,
     logit_buffer_mb: float = 128,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    KL(policy || reference) at each scored state, exact over the vocabulary, in nats.
+    KL(policy || reference) at each scored state, exact over the vocabulary, in nats, and the reference's V there.
 
     Args:
         hidden (`torch.Tensor` of shape `(tokens, hidden)`):
@@ -128,7 +129,8 @@ def reference_kl(
             much.
 
     Returns:
-        `torch.Tensor` of shape `(tokens,)`: float32, with gradients into the policy.
+        `tuple[torch.Tensor, torch.Tensor]`, each of shape `(tokens,)` and float32: the KL, with gradients into the
+        policy, and V of the reference, without.
 
     Raises:
         `ValueError`: the vocabularies differ in size.

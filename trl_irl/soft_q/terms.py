@@ -34,6 +34,7 @@ class SoftQTerms:
         is_terminal (`torch.Tensor`, bool): positions whose label is a stop token.
         value_drop (`torch.Tensor`): V(s_t) - gamma * V(s_{t+1}), the part of the reward that is not of the action, in
             nats.
+        value (`torch.Tensor`): V(s_t), in nats, where `nll` is defined.
     """
 
     nll: torch.Tensor
@@ -42,6 +43,7 @@ class SoftQTerms:
     has_reward: torch.Tensor
     is_terminal: torch.Tensor
     value_drop: torch.Tensor
+    value: torch.Tensor
 
 
 def soft_q_terms(
@@ -53,6 +55,7 @@ def soft_q_terms(
     terminal_value: str = "zero",
     td_target_grad: bool = True,
     soft_v: torch.Tensor | None = None,
+    origin: torch.Tensor | None = None,
 ) -> SoftQTerms:
     """
     Negative log-likelihood and implied reward of each scored token.
@@ -83,6 +86,9 @@ def soft_q_terms(
             Whether gradients flow through V'. `False` is a semi-gradient, as in fitted Q-iteration.
         soft_v (`torch.Tensor` of shape `(batch, positions)`, *optional*):
             The values of the reward, where they are of another temperature than the policy's.
+        origin (`torch.Tensor` of shape `(batch, positions)`, *optional*):
+            What Q and V are taken from at each state, such as the V of a reference: it is subtracted from both, which
+            leaves log pi as it is, and V' = 0 of a terminal state is there from its own.
 
     Returns:
         [`SoftQTerms`]
@@ -97,6 +103,8 @@ def soft_q_terms(
     has_reward = continues | is_terminal if terminal_value == "zero" else continues
 
     soft_v = v if soft_v is None else soft_v
+    if origin is not None:
+        q, v, soft_v = q - origin, v - origin, soft_v - origin
     next_v = pad(soft_v[:, 1:], (0, 1)).masked_fill(~continues, 0)
     if not td_target_grad:
         next_v = next_v.detach()
@@ -107,4 +115,5 @@ def soft_q_terms(
         has_reward=has_reward,
         is_terminal=is_terminal,
         value_drop=(soft_v - gamma * next_v).masked_fill(~has_reward, 0),
+        value=v.masked_fill(~scored, 0),
     )

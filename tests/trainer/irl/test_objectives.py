@@ -14,7 +14,7 @@ from tests.conftest import make_model
 from tests.trainer.conftest import ROWS, one_step, settings
 from trl_irl import IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
 from trl_irl.rewards.soft_q_settings import saved_settings
-from trl_irl.soft_q.objectives import NLL, OBJECTIVES, InverseSoftQ
+from trl_irl.soft_q.objectives import NLL, OBJECTIVES, Combined, InverseSoftQ, ZLoss
 
 
 GAMMA, STOP = 0.9, 1
@@ -40,6 +40,16 @@ CASES = {
     "soft_q+squared_nll+entropy": {**TD, "entropy_weight": 0.2},
     "label_smoothing+soft_q": {**TD, "label_smoothing_weight": 0.3},
     "gem+value_consistency+entropy": {**TD, "entropy_weight": 0.2},
+    "soft_q:reference": {**TD, "value_origin": "reference"},
+    "soft_q:all": {**TD, "value_origin": "reference", "value_temperature": 0.5, "td_weights": [0.5, 0.2, 1.0]},
+    "value_consistency:reference": {**TD, "value_origin": "reference"},
+    "z_loss:reference": {"z_loss_weight": 0.05, "value_origin": "reference"},
+    "label_smoothing+value_consistency+z_loss": {
+        **TD,
+        "value_origin": "reference",
+        "label_smoothing_weight": 0.3,
+        "z_loss_weight": 0.05,
+    },
 }
 
 
@@ -91,11 +101,17 @@ def gem(logits, action, beta, form):
     return -(weights * (log_pi[action] - log_pi)).sum()
 
 
-def reference(model, documents, case, terminal_value):
-    """Loss of the documents and its gradients, by plain autograd, one document and one token at a time."""
+def reference(model, documents, case, terminal_value, origin=None):
+    """
+    Loss of the documents and its gradients, by plain autograd, one document and one token at a time. With a model as
+    origin, each state's logits are shifted by its V: no softmax sees it.
+    """
     total, count = 0.0, 0
     for ids, labels in documents:
         logits = model(input_ids=torch.tensor([ids])).logits[0].double()
+        if origin is not None:
+            shift = origin(input_ids=torch.tensor([ids])).logits[0].detach().double().logsumexp(-1, keepdim=True)
+            logits = logits - shift
         for t in range(len(ids) - 1):
             if labels[t + 1] == -100:
                 continue
@@ -133,6 +149,10 @@ def test_every_objective_is_tested():
     assert {name for name in CASES if name.isidentifier()} == set(OBJECTIVES)
 
 
+def origin_of(case):
+    return make_model("llama", seed=3) if CASES[case].get("value_origin") == "reference" else None
+
+
 def keys_of(case, terminal_value):
     keys = {"objective": name_of(case), **PLAIN, **CASES[case]}
     return keys | ({"terminal_value": terminal_value} if "lambda_td" in keys else {})
@@ -152,8 +172,10 @@ def keys_of(case, terminal_value):
 def test_against_its_formula(case, terminal_value, layout, make_trainer, tokenizer):
     if terminal_value == "zero" and "lambda_td" not in CASES[case]:
         pytest.skip("it has no value of the next state")
-    trainer = make_trainer(make_model("llama"), logit_buffer_mb=0.01, **keys_of(case, terminal_value), **layout)
-    assert_same(one_step(trainer), reference(make_model("llama"), documents_of(tokenizer), case, terminal_value))
+    keys, origin = {**keys_of(case, terminal_value), "logit_buffer_mb": 0.01, **layout}, origin_of(case)
+    trainer = make_trainer(make_model("llama"), ref_model=origin_of(case), **keys)
+    expected = reference(make_model("llama"), documents_of(tokenizer), case, terminal_value, origin)
+    assert_same(one_step(trainer), expected)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -164,7 +186,45 @@ def test_with_an_adapter(case, make_trainer, tokenizer):
     plain = trainer.model  # without the head's switch its forward is the original one
     plain.zero_grad()
     assert len(step[1]) > 1 and all("lora" in key for key in step[1])
-    assert_same(step, reference(plain, documents_of(tokenizer), case, "mask"))
+    # Of an adapter the reference is the base it is on, which is `make_model("llama")`.
+    origin = None if origin_of(case) is None else make_model("llama")
+    assert_same(step, reference(plain, documents_of(tokenizer), case, "mask", origin))
+
+
+@pytest.mark.parametrize("name", ["soft_q", "value_consistency", "z_loss"])
+def test_values_from_a_reference_begin_at_zero(name, make_trainer):
+    """Without a `ref_model` it is the model itself as it starts; whatever its values are, they count from there."""
+    keys = {"objective": name, "value_origin": "reference", "max_steps": 3, "learning_rate": 1e-3}
+    keys |= PLAIN | {"logging_steps": 1} | ({"lambda_td": 1.0, "terminal_value": "zero"} if name != "z_loss" else {})
+    trainer = make_trainer(wild(), **keys)
+    trainer.train()
+    first, *_, last = (entry for entry in trainer.state.log_history if "nll" in entry)
+    if name == "soft_q":
+        assert first["reward_mean"] == pytest.approx(first["log_pi_mean"], rel=1e-5)
+        assert abs(last["reward_mean"] - last["log_pi_mean"]) > 1e-3
+    else:
+        logged = "value_drop_squared" if name == "value_consistency" else "v_squared"
+        assert first[logged] == pytest.approx(0, abs=1e-4) and last[logged] > 1e-3
+    assert first["v_mean"] > 10 and not any(p.requires_grad for p in trainer.ref_model.parameters())
+
+
+def test_the_kl_and_the_origin_share_a_reference(make_trainer):
+    steps = {}
+    for keys in ({"lambda_kl": 0.5}, {"value_origin": "reference"}, {"lambda_kl": 0.5, "value_origin": "reference"}):
+        trainer = make_trainer(make_model("llama"), ref_model=make_model("llama", seed=3), lambda_td=0.2, **keys)
+        steps[tuple(keys)] = one_step(trainer)
+        logged = trainer._token_metrics["train"].pop(trainer.accelerator)
+        steps[tuple(keys)] += (logged["td_loss"], logged.get("kl"))
+    kl, origin, both = steps.values()
+    assert origin[3] is None and kl[3] == both[3] > 0.01
+    assert both[2] == pytest.approx(origin[2], rel=1e-5) and abs(both[2] - kl[2]) > 0.01
+    assert both[0].item() == pytest.approx(origin[0].item() + 0.5 * kl[3], rel=1e-5)
+
+
+def test_parts_of_a_sum_have_one_origin():
+    with pytest.raises(ValueError, match="all must do the same"):
+        Combined(0.0, (InverseSoftQ(value_origin="reference"), ZLoss()))
+    assert Combined(0.0, (InverseSoftQ(value_origin="reference"), NLL())).value_origin == "reference"
 
 
 def test_a_constant_that_values_are_held_near(make_trainer, tokenizer, tmp_path):
@@ -292,6 +352,8 @@ def test_what_scale_is_measured_is_that_of_what_is_squared(make_trainer):
         ({"focal_gamma": 1.0}, "`focal_gamma=1.0` means nothing to `objective='soft_q'`.*one that has it: focal"),
         ({"objective": "z_loss", "z_loss_weight": -1.0}, "`z_loss_weight=-1.0` is out of range"),
         ({"objective": "focal", "focal_gamma": float("nan")}, "`focal_gamma=nan` is out of range"),
+        ({"value_origin": "base"}, "`value_origin='base'` is unknown; there are zero, reference"),
+        ({"objective": "gem", "value_origin": "reference"}, "`value_origin=reference` means nothing to .*: soft_q, "),
     ],
 )
 def test_keys_that_mean_nothing_are_refused(keys, message, tmp_path):
@@ -326,6 +388,7 @@ def test_lambda_td_rises_and_falls(tmp_path):
         ({"objective": "dft"}, NLL(), "Both `objective` and `args.objective='dft'`"),
         ({"lambda_kl": 0.1}, NLL(), "`args.lambda_kl=0.1` makes the reference.*`lambda_kl=0.0`"),
         ({"td_weights": [1.0, 0.0, 1.0]}, NLL(), "`td_weights=.* an objective was passed"),
+        ({"value_origin": "reference"}, NLL(), "`value_origin=.* an objective was passed"),
         ({}, NLL(lambda_kl=0.1), "`args.lambda_kl=0.0` makes the reference.*`lambda_kl=0.1`"),
     ],
 )
@@ -335,7 +398,9 @@ def test_an_objective_that_is_passed_agrees_with_the_arguments(keys, objective, 
         IRLTrainer(make_model("llama"), args, train_dataset=Dataset.from_list(ROWS), objective=objective)
 
 
-@pytest.mark.parametrize("keys", [{"td_weights": [1.0, 0.0, 0.0]}, {"value_temperature": 0.2}])
+@pytest.mark.parametrize(
+    "keys", [{"td_weights": [1.0, 0.0, 0.0]}, {"value_temperature": 0.2}, {"value_origin": "reference"}]
+)
 def test_online_has_no_variants(keys, tmp_path):
     with pytest.raises(ValueError, match=f"`{next(iter(keys))}=.*has no online form"):
         OnlineIRLConfig(**settings(tmp_path, **keys))

@@ -48,6 +48,7 @@ class Objective:
     measures: tuple[str, ...] = ()
     is_scheduled: bool = True  # whether `lambda_td` weighs something of it
     value_temperature: float = 1.0  # of the reward's values; if it is not 1, it is that of `statistics`
+    value_origin: str = "zero"  # "reference": V of `terms` is taken from that of a reference
     squares_logged: tuple[str, ...] = ()  # the logged metrics whose sum is what `lambda_td` weighs
 
     def __call__(self, terms: SoftQTerms, output: SoftQOutput, lambda_td: float) -> torch.Tensor:
@@ -56,7 +57,8 @@ class Objective:
             terms ([`~soft_q.terms.SoftQTerms`]):
                 Likelihood and implied reward of each token, and which tokens are scored.
             output ([`~soft_q.head.SoftQOutput`]):
-                Q, V, labels, entropy and what `statistics` asks for and, with a reference, the KL of each token.
+                Q, V, labels, entropy and what `statistics` asks for and, with a reference, the KL of each token or
+                the reference's V.
             lambda_td (`float`):
                 The weight that the schedule has reached, over `td_scale`.
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..statistics import Statistics
-from .per_token import SCHEDULE, PerToken
+from .per_token import SCHEDULE, PerToken, of_values
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,19 @@ class InverseSoftQ(PerToken):
             Of the three terms of r^2.
         value_temperature (`float`, *optional*, defaults to `1.0`):
             Of the values in the reward.
+        value_origin (`str`, *optional*, defaults to `"zero"`):
+            What the values of the reward are taken from, see [`~soft_q.objectives.per_token`].
     """
 
     td_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     value_temperature: float = 1.0
+    value_origin: str = "zero"
     title = "inverse soft-Q"
-    adds = "lambda_td / td_scale * r^2"
-    uses = (*SCHEDULE, "gamma", "td_target_grad", "td_weights", "value_temperature")
+    uses = (*SCHEDULE, "gamma", "td_target_grad", "td_weights", "value_temperature", "value_origin")
+
+    @property
+    def adds(self) -> str:
+        return f"lambda_td / td_scale * r^2{of_values(self)}"
 
     @property
     def statistics(self) -> Statistics:

@@ -28,6 +28,14 @@ SCHEDULE = (
 )
 
 
+ORIGINS = ("zero", "reference")
+
+
+def of_values(objective: Objective) -> str:
+    """For a formula: whose values it has, if not the plain ones."""
+    return ", V from the reference's" if objective.value_origin == "reference" else ""
+
+
 @dataclass(frozen=True)
 class PerToken(Objective):
     """
@@ -35,6 +43,12 @@ class PerToken(Objective):
 
     where a subclass says what likelihood (-log pi(a_t|s_t) if it says nothing), penalty and x_t^2 are. The trainer
     divides lambda_td by `td_scale`, the mean of x_t^2 before training.
+
+    Values count from 0 or, with the `value_origin` "reference", from those of a reference: V - V_ref and Q - V_ref
+    stand for V and Q, which leaves log pi as it is, and r becomes log pi + (V - V_ref) - gamma (V' - V_ref'). That is
+    r shaped by the potential V_ref, on which no optimal policy depends ("Policy invariance under reward
+    transformations", Ng, Harada and Russell 1999). Likelihood does not hold the values of a pretrained model, and they
+    may move by many nats from token to token; counted from its own, they begin at 0.
 
     Args:
         lambda_kl (`float`, *optional*, defaults to `0.0`):
@@ -101,7 +115,8 @@ class Combined(PerToken):
         lambda_kl (`float`, *optional*, defaults to `0.0`)
 
     Raises:
-        `ValueError`: two replace the likelihood, or need different statistics of one kind.
+        `ValueError`: two replace the likelihood, need different statistics of one kind, or take their values from
+            different origins.
     """
 
     parts: tuple[PerToken, ...] = ()
@@ -111,6 +126,8 @@ class Combined(PerToken):
         if len(replacing) > 1:
             raise ValueError(f"{' and '.join(replacing)} each replace the likelihood, and there is one.")
         self.statistics  # noqa: B018  (raises where two do not go together)
+        if len({part.value_origin for part in self.parts if "value_origin" in part.uses}) > 1:
+            raise ValueError("some take their values from zero and some from the reference: all must do the same.")
 
     @cached_property
     def _base(self) -> PerToken:
@@ -132,6 +149,10 @@ class Combined(PerToken):
     @property
     def value_temperature(self) -> float:
         return next((part.value_temperature for part in self.parts if part.value_temperature != 1), 1.0)
+
+    @property
+    def value_origin(self) -> str:
+        return next((part.value_origin for part in self.parts if part.value_origin != "zero"), "zero")
 
     @property
     def squares_logged(self) -> tuple[str, ...]:

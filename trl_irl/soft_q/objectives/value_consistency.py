@@ -14,17 +14,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .per_token import SCHEDULE, PerToken
+from .per_token import SCHEDULE, PerToken, of_values
 
 
 @dataclass(frozen=True)
 class ValueConsistency(PerToken):
-    """The objective above."""
+    """
+    The objective above.
 
+    Args:
+        lambda_kl (`float`, *optional*, defaults to `0.0`):
+            Weight of the KL to a reference, where the output has one.
+        value_origin (`str`, *optional*, defaults to `"zero"`):
+            What V is taken from, see [`~soft_q.objectives.per_token`].
+    """
+
+    value_origin: str = "zero"
     title = "value consistency"
-    adds = "lambda_td / td_scale * (V - gamma V')^2"
-    uses = (*SCHEDULE, "gamma", "td_target_grad")
+    uses = (*SCHEDULE, "gamma", "td_target_grad", "value_origin")
     squares_logged = ("value_drop_squared",)
+
+    @property
+    def adds(self) -> str:
+        return f"lambda_td / td_scale * (V - gamma V')^2{of_values(self)}"
 
     def squares(self, terms, output):
         return terms.value_drop.square(), terms.has_reward

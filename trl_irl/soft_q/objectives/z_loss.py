@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .per_token import PerToken
+from .per_token import PerToken, of_values
 
 
 CENTERS = ("zero", "measured")
@@ -31,27 +31,34 @@ class ZLoss(PerToken):
             What V is held near: 0, or what the first step measures.
         center (`float`, *optional*, defaults to `0.0`):
             That constant, in nats.
+        value_origin (`str`, *optional*, defaults to `"zero"`):
+            `"reference"`: V is taken from the reference's at the same state, so that the constant is one for each
+            state; see [`~soft_q.objectives.per_token`].
     """
 
     z_loss_weight: float = 1e-4
     z_loss_center: str = "zero"
     center: float = 0.0
+    value_origin: str = "zero"
     title = "z-loss"
-    adds = "z_loss_weight * (V - center)^2"
-    uses = ("z_loss_weight", "z_loss_center")
+    uses = ("z_loss_weight", "z_loss_center", "value_origin")
+
+    @property
+    def adds(self) -> str:
+        return f"z_loss_weight * (V - center)^2{of_values(self)}"
 
     @property
     def measures(self) -> tuple[str, ...]:
         return ("z_loss_center",) if self.z_loss_center == "measured" else ()
 
     def first_step(self, terms, output):
-        return {"z_loss_center": (output.v.masked_fill(~terms.scored, 0), terms.scored)} if self.measures else {}
+        return {"z_loss_center": (terms.value, terms.scored)} if self.measures else {}
 
     def given(self, measured):
         return replace(self, center=measured.get("z_loss_center", self.center))
 
     def _squares(self, terms, output):
-        return (output.v - self.center).masked_fill(~terms.scored, 0).square()
+        return (terms.value - self.center).masked_fill(~terms.scored, 0).square()
 
     def penalty(self, terms, output):
         return self.z_loss_weight * self._squares(terms, output)

@@ -10,8 +10,9 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from ...rewards.adapters import is_adapted
 from ...soft_q.objectives import Objective
-from ..runtime.models import sharding_of
+from ..runtime.models import sharding_of, why_reference
 from .config import IRLConfig
+from .reference import needs_reference
 from .token_metrics import TOKEN_METRICS
 
 
@@ -91,13 +92,18 @@ def check_objective_and_reference(
             "`ref_model` is the model itself, so the KL would always be 0. Leave `ref_model` unset: a frozen copy (or "
             "the PEFT base) is then the reference."
         )
-    if ref_model is not None and args.lambda_kl == 0:
-        raise ValueError("`ref_model` was passed but `lambda_kl=0`, so it would never be used. Set `lambda_kl` > 0.")
-    needs_copy = args.lambda_kl > 0 and ref_model is None and peft_config is None
-    if needs_copy and isinstance(model, PreTrainedModel) and is_deepspeed_zero3_enabled():
+    wanted = needs_reference(args, objective)
+    if ref_model is not None and not wanted:
         raise ValueError(
-            f"`lambda_kl={args.lambda_kl}` needs a reference policy, and under DeepSpeed ZeRO-3 a model that is "
-            "already loaded cannot be copied: each rank holds only a part of it. Pass the model's name or path as "
+            "`ref_model` was passed but `lambda_kl=0`, so it would never be used. Set `lambda_kl` > 0, or "
+            "`value_origin: reference`."
+        )
+    needs_copy = wanted and ref_model is None and peft_config is None
+    if needs_copy and isinstance(model, PreTrainedModel) and is_deepspeed_zero3_enabled():
+        why = why_reference(args) or "the objective's `value_origin`"
+        raise ValueError(
+            f"{why} needs a reference policy, and under DeepSpeed ZeRO-3 a model that is already loaded cannot be "
+            "copied: each rank holds only a part of it. Pass the model's name or path as "
             "`model`, pass `ref_model`, or train an adapter with `peft_config`."
         )
 

@@ -45,7 +45,9 @@ class FirstStep:
             self._take(self._means(batches, wanted))
 
     def to_save(self) -> dict[str, Any]:
-        told = {"objective": self._name, "value_temperature": self._trainer.objective.value_temperature}
+        objective = self._trainer.objective
+        told = {name: getattr(objective, name) for name in ("value_temperature", "value_origin")}
+        told["objective"] = self._name
         return {"td_scale": None, **self.measured, **told}
 
     def resume(self, saved: dict[str, Any]) -> None:
@@ -74,7 +76,11 @@ class FirstStep:
         with no_dropout(trainer.model), trainer.compute_loss_context_manager():
             for batch in batches:
                 inputs = trainer._prepare_inputs(dict(batch))
-                output = trainer.model_wrapped(**inputs, soft_q="values", statistics=objective.statistics)
+                asked = {
+                    "reference": trainer._reference(trainer.model_wrapped, inputs, kl=False),
+                    "statistics": objective.statistics,
+                }
+                output = trainer.model_wrapped(**inputs, soft_q="values", **asked)
                 found = objective.first_step(trainer.soft_q_terms(output), output)
                 sums += torch.stack([torch.stack([x.sum() for x in found[name]]).to(sums) for name in names])
         totals = trainer.accelerator.reduce(sums, reduction="sum").tolist()

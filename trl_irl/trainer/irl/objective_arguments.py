@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from ...soft_q.objectives import CENTERS, OBJECTIVES, kinds_of, objective_of
-from ...soft_q.objectives.per_token import SCHEDULE
+from ...soft_q.objectives.per_token import ORIGINS, SCHEDULE
 from ...soft_q.statistics import GEM_FORMS
 from ...soft_q.terms import TERMINAL_VALUES
 
@@ -55,6 +55,11 @@ class ObjectiveArguments:
             (V - gamma V')^2.
         value_temperature (`float`, *optional*, defaults to `1.0`):
             `objective: soft_q`: temperature of the values in the reward, V = b logsumexp(Q / b).
+        value_origin (`str`, *optional*, defaults to `"zero"`):
+            `objective: soft_q`, `value_consistency`, `z_loss`: what Q and V count from in the reward, (V - gamma V')^2
+            and V^2. `"reference"`: from the V of the reference at the same state, which is that of `lambda_kl`: values
+            are held where the reference has them, and log pi is what it was. For a pretrained model, at the price of a
+            forward of the reference.
         gem_beta (`float`, *optional*, defaults to `0.7`), gem_form (`str`, *optional*, defaults to `"linear"`):
             `objective: gem`: temperature of the policy's own distribution, above 0, and the form of the game,
             `"linear"` or `"log_sigmoid"` (arXiv 2408.16673).
@@ -125,6 +130,14 @@ class ObjectiveArguments:
     )
     value_temperature: float = field(
         default=1.0, metadata={"help": "objective soft_q: temperature of the values in the reward."}
+    )
+    value_origin: str = field(
+        default="zero",
+        metadata={
+            "help": "objectives soft_q, value_consistency and z_loss: what Q and V count from, zero or the V of the "
+            "reference at the same state.",
+            "choices": list(ORIGINS),
+        },
     )
     gem_beta: float = field(default=0.7, metadata={"help": "objective gem: temperature of its own distribution."})
     gem_form: str = field(
@@ -253,7 +266,7 @@ class ObjectiveArguments:
                 f"`label_smoothing_weight={self.label_smoothing_weight}` is out of range: it is the part of the "
                 "target that goes to the whole vocabulary, from 0 to 1."
             )
-        for name, known in (("gem_form", GEM_FORMS), ("z_loss_center", CENTERS)):
+        for name, known in (("gem_form", GEM_FORMS), ("z_loss_center", CENTERS), ("value_origin", ORIGINS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"`{name}={getattr(self, name)!r}` is unknown; there are {', '.join(known)}.")
         weights = self.td_weights

@@ -1,4 +1,4 @@
-"""The reference policy of the KL, where it is a model of its own."""
+"""The reference policy, of the KL and of the origin of values, where it is a model of its own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from trl.trainer.utils import create_model_from_path
 
 from ...soft_q import attach_soft_q_head
 from ...soft_q.head import can_run
+from ...soft_q.objectives import Objective
 from ...soft_q.own_forward import embedding_rows
 from ..runtime.models import causal_lm
+
+
+def needs_reference(args, objective: Objective | None) -> bool:
+    """Whether there is a reference: for the KL, or for the origin of the values of this objective or of `args`."""
+    return args.lambda_kl > 0 or (args if objective is None else objective).value_origin == "reference"
 
 
 def own_reference(trainer, model: str | PreTrainedModel) -> PreTrainedModel:
@@ -34,7 +40,7 @@ def prepared_reference(ref_model: PreTrainedModel, trainer) -> PreTrainedModel:
     sizes = [embedding_rows(m) for m in (policy, language_model)]
     if sizes[0] != sizes[1]:
         raise ValueError(
-            f"The model has {sizes[0]} embeddings and `ref_model` {sizes[1]}. The KL compares them token by token: "
+            f"The model has {sizes[0]} embeddings and `ref_model` {sizes[1]}. It is compared token by token: "
             "use a reference of the same model family, resized alike."
         )
     ref_model.requires_grad_(False)

@@ -71,6 +71,7 @@ class SoftQTraining(Interruptible):
             terminal_value=self.args.terminal_value,
             td_target_grad=self.args.td_target_grad,
             soft_v=output.v_tempered if self.objective.value_temperature != 1 else None,
+            origin=output.v_ref,
         )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -82,7 +83,7 @@ class SoftQTraining(Interruptible):
             inputs["output_router_logits"] = True
 
         with_logits = return_outputs and not prediction_loss_only
-        reference = self._reference(model, inputs)
+        reference = self._reference(model, inputs, kl=self.args.lambda_kl > 0)
         asked = {"reference": reference, "statistics": self.objective.statistics, "return_logits": with_logits}
         output = model(**inputs, soft_q="values", **asked)
         terms = self.soft_q_terms(output)
@@ -135,16 +136,18 @@ class SoftQTraining(Interruptible):
         self._token_metrics[mode].add(output, terms, lambda_td, seen, own=own)
 
     @torch.no_grad()
-    def _reference(self, model, inputs: dict[str, Any]) -> Reference | None:
-        if self.args.lambda_kl == 0:
+    def _reference(self, model, inputs: dict[str, Any], kl: bool) -> Reference | None:
+        """The reference at the states of a micro-batch, for the KL if wanted and for what the objective asks for."""
+        values = self.objective.value_origin == "reference"
+        if not (kl or values):
             return None
         inputs = {key: value for key, value in inputs.items() if key != "output_router_logits"}
         if self.ref_model is not None:
             hidden = self.ref_model(**inputs, soft_q="hidden_states").hidden_states
-            return Reference(hidden, projection_of(self._ref_causal_lm))
+            return Reference(hidden, projection_of(self._ref_causal_lm), kl, values)
         with no_dropout(model), self.accelerator.unwrap_model(model).disable_adapter():
             hidden = model(**inputs, soft_q="hidden_states").hidden_states
-        return Reference(hidden, projection_of(self._causal_lm, with_adapters=False))
+        return Reference(hidden, projection_of(self._causal_lm, with_adapters=False), kl, values)
 
     def _get_grad_norm(self, model, grad_norm=None):
         # Where the Trainer knows a step's gradients and has not used them yet (DeepSpeed has, or has left them out).

@@ -44,7 +44,7 @@ from .argument_checks import (
 )
 from .config import IRLConfig
 from .packing import check_documents_apart
-from .reference import own_reference, prepared_reference
+from .reference import needs_reference, own_reference, prepared_reference
 from .row_ends import check_collator, why_nothing_ends
 from .row_ids import check_kept, ready_rows, what_cannot_be_written
 from .soft_q_training import SoftQTraining
@@ -88,8 +88,9 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
         args ([`IRLConfig`], *optional*):
             Configuration. If `None`, the defaults, with `output_dir` named after the model.
         ref_model ([`~transformers.PreTrainedModel`], *optional*):
-            Reference policy for `lambda_kl > 0`, over the same vocabulary. If `None`, it is the PEFT base with the
-            adapter disabled, or, training all weights, a frozen copy of the model as it is now.
+            Reference policy for `lambda_kl > 0` and `value_origin="reference"`, over the same vocabulary. If `None`,
+            it is the PEFT base with the adapter disabled, or, training all weights, a frozen copy of the model as it
+            is now.
         objective ([`~soft_q.objectives.Objective`], *optional*):
             Another objective of the same terms, instead of the one that `args` describe.
 
@@ -98,7 +99,7 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
     Raises:
         `TypeError`: `args` is not an [`IRLConfig`].
         `ValueError`: a dataset is empty, lacks the columns to train on or has no completion within `max_length`; the
-            tokenizer has no stop token; an adapter sits on the output head; `lambda_kl > 0` and no reference can be
+            tokenizer has no stop token; an adapter sits on the output head; a reference is wanted and none can be
             made; or the run shards sequences over ranks, so that the next state's value may lie on another one.
     """
 
@@ -197,7 +198,7 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
         check_collator(self)
         self._warn_if_nothing_ends()
         self._begin_soft_q(objective)
-        if args.lambda_kl > 0 and not (ref_model is None and is_peft_model(self.model)):
+        if needs_reference(args, self.objective) and not (ref_model is None and is_peft_model(self.model)):
             if ref_model is None:
                 ref_model = own_reference(self, model)
             self._ref_causal_lm = causal_lm(ref_model)

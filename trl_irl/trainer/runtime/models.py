@@ -46,9 +46,10 @@ def loaded_if_adapter(model, args, processing_class, quantization_config, peft_c
             "be merged into it to train a new one. Merge it first (`merge_and_unload`), or go on with the adapter "
             "itself (`use_peft: false`)."
         )
-    if peft_config is None and getattr(args, "lambda_kl", 0) > 0:
+    why = why_reference(args)
+    if peft_config is None and why is not None:
         raise ValueError(
-            f"`model: {path}` is an adapter to go on with, and `lambda_kl={args.lambda_kl}` needs the policy as it "
+            f"`model: {path}` is an adapter to go on with, and {why} needs the policy as it "
             "starts, for which this would have to hold it twice. Set `use_peft: true` (in Python, `peft_config`): the "
             "adapter is then merged, and the merged model is the reference of a new one."
         )
@@ -60,6 +61,13 @@ def loaded_if_adapter(model, args, processing_class, quantization_config, peft_c
     if peft_config is None:
         return PeftModel.from_pretrained(base, path, is_trainable=True), processing_class, None
     return merged(base, path), processing_class, None
+
+
+def why_reference(args) -> str | None:
+    """The argument that asks for a reference, as it was set; `None` if none does."""
+    if getattr(args, "lambda_kl", 0) > 0:
+        return f"`lambda_kl={args.lambda_kl}`"
+    return "`value_origin=reference`" if getattr(args, "value_origin", "zero") == "reference" else None
 
 
 def default_output_dir(model: str | PreTrainedModel | PeftModel, method: str) -> str:

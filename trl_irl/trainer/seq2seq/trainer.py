@@ -38,7 +38,7 @@ from ..irl.argument_checks import (
     check_quantization,
     named,
 )
-from ..irl.reference import own_reference, prepared_reference
+from ..irl.reference import needs_reference, own_reference, prepared_reference
 from ..irl.soft_q_training import SoftQTraining
 from ..runtime.models import (
     causal_lm,
@@ -177,7 +177,7 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
         if can_run(self._causal_lm):
             self._check_packing(self._causal_lm)
         self._begin_soft_q(objective)
-        if args.lambda_kl > 0 and not (ref_model is None and is_peft_model(self.model)):
+        if needs_reference(args, self.objective) and not (ref_model is None and is_peft_model(self.model)):
             if ref_model is None:
                 ref_model = own_reference(self, given)
             self._ref_causal_lm = causal_lm(ref_model)
