@@ -20,7 +20,7 @@ from trl_irl.commands import chat, evaluate, gail, irl, online_irl, recipes, sco
 from trl_irl.commands.console.recipe_file import find_recipe, shipped_recipes
 from trl_irl.commands.console.terminal import Terminal, evaluation_line, number
 from trl_irl.commands.console.training_table import describe, objective, rows_of, schedule, weights
-from trl_irl.soft_q.objectives import Objective, ZLoss
+from trl_irl.soft_q.objectives import Objective, ValueConsistency, ZLoss
 
 
 CPU = {"use_cpu": True, "bf16": False}
@@ -132,6 +132,10 @@ def test_the_table_tells_the_objective_in_force(model_folder, tmp_path):
     told = dict(describe(trainer, rows_of(trainer), max_steps=7))
     assert "lambda_td 0.3, td_scale measured at the first step, gamma 0.9" in told["objective"]
     assert told["steps"].startswith(f"7 of {3 * 8} rows, ") and "100% of the rows end" in told["data"]
+    trainer.objective = ValueConsistency(value_origin="reference")
+    assert "lambda_td / td_scale * (V - gamma V')^2, V from the reference's, lambda_td 0.3, td_scale" in objective(
+        trainer
+    )
     likelihood = make(model_folder, tmp_path, rows, lambda_td=0)
     assert objective(likelihood) == "maximum likelihood (lambda_td 0)"
     likelihood.objective = ZLoss()

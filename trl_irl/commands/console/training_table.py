@@ -102,7 +102,9 @@ def _strengths(objective: Objective) -> list[str]:
         f"{key.name} {value:g}" if isinstance(value := getattr(part, key.name), float) else f"{key.name} {value}"
         for part in parts
         for key in fields(part)
-        if key.name in part.uses and not (isinstance(part, InverseSoftQ) and _is_default(part, key.name))
+        if key.name in part.uses
+        and key.name != "value_origin"  # the formula says it
+        and not (isinstance(part, InverseSoftQ) and _is_default(part, key.name))
     ]
 
 
