@@ -9,9 +9,10 @@ others and by its best samplers. A day on 2 cores; what is done is kept, so it c
 
 The arms are in `referee.yaml`; `benchmarks.real_model_study` runs other plans of this kind. On seed 0 each arm chooses
 its learning rate (with the first strength and steps), then its strength (with that rate), then its number of steps;
-one without a strength chooses its rate and steps from all pairs, so that it tries as many. The choice is by the plan's
-first metric on the validation problems, on the frontier, in the mean over the values of self-BLEU that the tables
-have. With what it has chosen an arm is trained on the other seeds, and judged on their test problems. A seed draws its
+one without a strength chooses its rate and steps from all pairs, so that it tries as many. Where a plan says
+`learning_rate_of: MLE`, the others take that arm's rate (on real models, where a run takes a quarter of an hour). The
+choice is by the plan's first metric on the validation problems, on the frontier, in the mean over the values of
+self-BLEU that the tables have. With what it has chosen an arm is trained on the other seeds, and judged on their test problems. A seed draws its
 own demonstrations, problems, order of training and samples, all alike for every arm; so differences are paired by
 seed, and their intervals are Student's.
 """
@@ -77,14 +78,20 @@ def best(plan: dict, runs: list[dict]) -> dict:
 def chosen(plan: dict, done: dict[str, dict], size: int, name: str) -> dict | list[dict]:
     """What an arm has chosen on the validation problems of seed 0; or the runs that must be done before it can."""
     arm, steps = plan["arms"][name], plan["demonstrations"][size]
+    rates, decides = plan["learning_rates"], plan.get("learning_rate_of", name)
+    if decides != name:
+        decided = chosen(plan, done, size, decides)
+        if isinstance(decided, list):
+            return []  # nothing can be done before; its own runs are asked for by its own name
+        rates = [decided["learning_rate"]]
     run = {"split": "validation", "demonstrations": size, "seed": 0, "arm": name}
-    run |= {"strength": strengths_of(arm)[0], "learning_rate": plan["learning_rates"][0], "steps": steps[0]}
+    run |= {"strength": strengths_of(arm)[0], "learning_rate": rates[0], "steps": steps[0]}
     if "strength" not in arm:
-        runs = [run | {"learning_rate": rate, "steps": count} for rate in plan["learning_rates"] for count in steps]
+        runs = [run | {"learning_rate": rate, "steps": count} for rate in rates for count in steps]
         missing = [one for one in runs if key_of(one) not in done]
         return missing or {name: best(plan, [done[key_of(one)] for one in runs])[name] for name in run}
     for key, values in (
-        ("learning_rate", plan["learning_rates"]),
+        ("learning_rate", rates),
         ("strength", strengths_of(arm)),
         ("steps", steps),
     ):

@@ -67,6 +67,15 @@ def test_an_arm_without_a_strength_tries_all_pairs():
     assert (found["learning_rate"], found["steps"]) == (3e-4, 150)
 
 
+def test_one_arm_may_decide_the_learning_rate_of_all():
+    plan = {**PLAN, "learning_rate_of": "MLE"}
+    order, done = study(plan, wanted)
+    tried = [run for run in order if (run["arm"], run["split"], run["demonstrations"]) == ("z", "validation", 300)]
+    assert {run["learning_rate"] for run in tried} == {3e-4} and len(tried) == 3
+    assert chosen(plan, done, 300, "z")["strength"] == 1.0
+    assert {run["arm"] for run in jobs(plan, {})} == {"MLE"}  # which others wait for
+
+
 def test_what_was_run_of_another_plan_is_not_taken():
     _, done = study(PLAN, wanted)
     rows = list(done.values())
