@@ -12,9 +12,9 @@ its learning rate (with the first strength and steps), then its strength (with t
 one without a strength chooses its rate and steps from all pairs, so that it tries as many. Where a plan says
 `learning_rate_of: MLE`, the others take that arm's rate (on real models, where a run takes a quarter of an hour). The
 choice is by the plan's first metric on the validation problems, on the frontier, in the mean over the values of
-self-BLEU that the tables have. With what it has chosen an arm is trained on the other seeds, and judged on their test problems. A seed draws its
-own demonstrations, problems, order of training and samples, all alike for every arm; so differences are paired by
-seed, and their intervals are Student's.
+self-BLEU that the tables have. With what it has chosen an arm is trained on the other seeds, and judged on their test
+problems. A seed draws its own demonstrations, problems, order of training and samples, all alike for every arm; so
+differences are paired by seed, and their intervals are Student's.
 """
 
 import argparse
