@@ -9,7 +9,7 @@ import torch
 from tests.conftest import make_model
 from tests.soft_q.test_head import TINY_BUFFER
 from tests.soft_q.test_statistics import EACH, compare, make_inputs
-from trl_irl.soft_q import attach_soft_q_head, reference_kl, soft_q_terms, soft_q_values
+from trl_irl.soft_q import Reference, attach_soft_q_head, soft_q_terms, soft_q_values
 from trl_irl.soft_q.projection import Projection
 
 
@@ -51,8 +51,9 @@ def test_values_gradients_and_kl(dtype, scale, softcap, buffer):
 
     actual = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
     policy = Projection(actual[1], actual[2], scale, softcap)
-    our_q, our_v, entropy, is_top1, *_ = soft_q_values(actual[0], policy, labels, buffer)
-    our_kl, _ = reference_kl(actual[0], policy, ref_hidden, Projection(ref_weight, None, scale, softcap), buffer)
+    reference = Reference(ref_hidden, Projection(ref_weight, None, scale, softcap))
+    values = soft_q_values(actual[0], policy, labels, buffer, reference=reference)
+    our_q, our_v, entropy, is_top1, our_kl = values.q, values.v, values.entropy, values.is_top1, values.kl
     (torch.stack([our_q, our_v, our_kl]) * upstream).sum().backward()
 
     assert our_q.dtype == our_v.dtype == torch.float32

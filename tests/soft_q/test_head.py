@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.conftest import ARCHITECTURES, make_model
-from trl_irl.soft_q import attach_soft_q_head, reference_kl, soft_q_values
+from trl_irl.soft_q import Reference, attach_soft_q_head, soft_q_values
 from trl_irl.soft_q.projection import Projection
 
 
@@ -94,8 +94,8 @@ def test_forbidden_tokens_count_nothing(inputs, softcap, buffer):
     ours = [x.clone().requires_grad_() for x in (hidden, weight)]
     policy = Projection(ours[1], bias, 0.7, softcap)
     reference = Projection(weight.flip(0), ref_bias, 1.0, softcap)
-    our_q, our_v, our_entropy, is_top1, *_ = soft_q_values(ours[0], policy, labels, buffer)
-    our_kl, _ = reference_kl(ours[0], policy, hidden.flip(0), reference, buffer)
+    values = soft_q_values(ours[0], policy, labels, buffer, reference=Reference(hidden.flip(0), reference))
+    our_q, our_v, our_entropy, is_top1, our_kl = values.q, values.v, values.entropy, values.is_top1, values.kl
     (our_q * upstream[0] + our_v * upstream[1] + our_kl).sum().backward()
     for found, right in ((our_q, q), (our_v, v), (our_entropy, entropy), (our_kl, kl)):
         assert relative_error(found, right.detach()) < 1e-12
@@ -180,9 +180,9 @@ def test_memory_follows_the_buffer_and_not_tokens_times_vocabulary():
     hidden = torch.randn(tokens, hidden_size, requires_grad=True)
     weight = torch.randn(vocabulary, hidden_size, requires_grad=True)
     with LargestTensor() as largest:
-        q, v, *_ = soft_q_values(hidden, Projection(weight), torch.arange(tokens), buffer)
-        kl, _ = reference_kl(hidden, Projection(weight), hidden.detach(), Projection(weight.detach()), buffer)
-        (q + v + kl).sum().backward()
+        reference = Reference(hidden.detach(), Projection(weight.detach()))
+        values = soft_q_values(hidden, Projection(weight), torch.arange(tokens), buffer, reference=reference)
+        (values.q + values.v + values.kl).sum().backward()
     # The tile's memory with its working copies is all there is beside the weight's own gradient.
     assert largest.numel <= max(3 * buffer * 2**20 / 8, weight.numel()) < tokens * vocabulary / 10
 
@@ -190,38 +190,44 @@ def test_memory_follows_the_buffer_and_not_tokens_times_vocabulary():
 @pytest.mark.parametrize("softcap", [None, 2.5])
 @pytest.mark.parametrize("buffer", [TINY_BUFFER, 64])
 def test_reference_kl_equals_full_logits(inputs, softcap, buffer):
-    hidden, weight, bias, _, (g, _) = inputs
+    hidden, weight, bias, labels, (g, g_v) = inputs
     ref_hidden, ref_weight = hidden.flip(0)[:, :5].float(), weight.flip(1)[:, :5].float()
     expected = [x.clone().requires_grad_() for x in (hidden, weight, bias)]
     log_pi = plain_logits(*expected, 0.7, softcap).log_softmax(1)
     ref_logits = plain_logits(ref_hidden.double(), ref_weight.double(), None, 1.0, None)
     log_ref = ref_logits.log_softmax(1)
     expected_kl = (log_pi.exp() * (log_pi - log_ref)).sum(1)
-    (expected_kl * g).sum().backward()
+    expected_v = plain_logits(*expected, 0.7, softcap).logsumexp(1)
+    (expected_kl * g + expected_v * g_v).sum().backward()
 
     actual = [x.detach().float().requires_grad_() for x in expected]
     policy = Projection(actual[1], actual[2], 0.7, softcap)
-    kl, v_ref = reference_kl(actual[0], policy, ref_hidden, Projection(ref_weight), buffer)
-    (kl * g.float()).sum().backward()
-    assert relative_error(kl, expected_kl) < 1e-5
-    assert relative_error(v_ref, ref_logits.logsumexp(1)) < 1e-5 and not v_ref.requires_grad
-    for x, reference in zip(actual, expected, strict=True):
-        assert relative_error(x.grad, reference.grad) < 1e-5
+    reference = Reference(ref_hidden, Projection(ref_weight), values=True)
+    values = soft_q_values(actual[0], policy, labels, buffer, reference=reference)
+    (values.kl * g.float() + values.v * g_v.float()).sum().backward()
+    assert relative_error(values.kl, expected_kl) < 1e-5
+    assert relative_error(values.v_ref, ref_logits.logsumexp(1)) < 1e-5 and not values.v_ref.requires_grad
+    alone = soft_q_values(hidden, policy, labels, buffer, reference=reference._replace(kl=False))
+    assert alone.kl is None and relative_error(alone.v_ref, ref_logits.logsumexp(1)) < 1e-5
+    assert soft_q_values(hidden, policy, labels, buffer, reference=reference._replace(values=False)).v_ref is None
+    for x, plain in zip(actual, expected, strict=True):
+        assert relative_error(x.grad, plain.grad) < 1e-5
 
 
 def test_reference_kl_to_itself_is_zero(inputs):
-    hidden, weight, *_ = inputs
+    hidden, weight, _, labels, _ = inputs
     hidden = hidden.clone().requires_grad_()
-    kl, _ = reference_kl(hidden, Projection(weight), hidden, Projection(weight), TINY_BUFFER)
+    reference = Reference(hidden, Projection(weight))
+    kl = soft_q_values(hidden, Projection(weight), labels, TINY_BUFFER, reference=reference).kl
     kl.sum().backward()
     assert kl.abs().max() < 1e-12
     assert hidden.grad.abs().max() < 1e-12
 
 
 def test_reference_kl_refuses_another_vocabulary(inputs):
-    hidden, weight, *_ = inputs
+    hidden, weight, _, labels, _ = inputs
     with pytest.raises(ValueError, match="101 tokens and the reference's 100"):
-        reference_kl(hidden, Projection(weight), hidden, Projection(weight[:100]))
+        soft_q_values(hidden, Projection(weight), labels, reference=Reference(hidden, Projection(weight[:100])))
 
 
 def test_partitioned_parameters_are_gathered_themselves(inputs, monkeypatch):
@@ -237,10 +243,10 @@ def test_partitioned_parameters_are_gathered_themselves(inputs, monkeypatch):
         return nullcontext()
 
     monkeypatch.setattr("trl_irl.soft_q.projection.maybe_gather_lm_head_ctx", gather)
-    q, v, *_ = soft_q_values(hidden.clone().requires_grad_(), policy, labels)
-    kl, _ = reference_kl(hidden.clone().requires_grad_(), policy, hidden, reference)
+    hidden = hidden.clone().requires_grad_()
+    values = soft_q_values(hidden, policy, labels, reference=Reference(hidden, reference))
     forward = len(asked)
-    (q + v + kl).sum().backward()
+    (values.q + values.v + values.kl).sum().backward()
     own = {id(x) for projection in (policy, reference) for x in (projection.weight, projection.bias)}
     assert {id(parameter) for parameter in asked[:forward]} == own
     assert {id(parameter) for parameter in asked[forward:]} == own  # the recomputing backward gathers them again

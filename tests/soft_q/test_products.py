@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trl_irl.soft_q import projection as projections
 from trl_irl.soft_q.projection import Projection
+from trl_irl.soft_q.reference_kl import Reference
 from trl_irl.soft_q.values import soft_q_values
 
 
@@ -45,6 +46,17 @@ def test_logits_that_fit_are_multiplied_out_once(logit_buffer_mb, scale, product
     """Forward, hidden states and weight; and each tile once more where it was not kept, or not as it was."""
     with Products() as counted:
         loss_of(*inputs(scale=scale), logit_buffer_mb).backward()
+    assert counted.count == products
+
+
+@pytest.mark.parametrize(("logit_buffer_mb", "products"), [(128, 3 + 2), (ALL_LOGITS_MB / 2, 2 * (4 + 2))])
+def test_the_kl_to_a_reference_multiplies_with_the_reference_alone(logit_buffer_mb, products):
+    """With its weight, once in the forward and once in the backward, and no more with the policy's."""
+    hidden, projection, labels = inputs()
+    reference = Reference(hidden.detach().flip(0), Projection(projection.weight.detach().flip(0)))
+    with Products() as counted:
+        values = soft_q_values(hidden, projection, labels, logit_buffer_mb, reference=reference)
+        (values.v - values.q + 0.1 * values.kl).sum().backward()
     assert counted.count == products
 
 

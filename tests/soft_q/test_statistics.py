@@ -8,6 +8,7 @@ import torch
 from tests.soft_q.test_head import TINY_BUFFER, TOKENS, VOCABULARY, plain_logits, relative_error
 from trl_irl.soft_q import Statistics, soft_q_values
 from trl_irl.soft_q.projection import Projection
+from trl_irl.soft_q.reference_kl import Reference
 
 
 HIDDEN = 7
@@ -139,7 +140,9 @@ def test_the_linear_form_is_a_softmax_less_the_label():
 def test_no_tokens():
     hidden = torch.zeros(0, HIDDEN, requires_grad=True)
     labels = torch.zeros(0, dtype=torch.int64)
-    values = soft_q_values(hidden, Projection(torch.ones(9, HIDDEN)), labels, statistics=EACH[-1])
+    weight = torch.ones(9, HIDDEN)
+    reference = Reference(hidden, Projection(weight), values=True)
+    values = soft_q_values(hidden, Projection(weight), labels, statistics=EACH[-1], reference=reference)
     sum(value.sum() for value in values).backward()
     assert hidden.grad.shape == (0, HIDDEN)
 

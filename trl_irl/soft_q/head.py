@@ -15,7 +15,7 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -32,7 +32,7 @@ from .own_forward import (
 )
 from .packed import decoder_inputs
 from .projection import Projection, check_head, check_linear
-from .reference_kl import reference_kl
+from .reference_kl import Reference
 from .statistics import Statistics
 from .values import DEFAULT_LOGIT_BUFFER_MB, soft_q_values
 
@@ -76,21 +76,6 @@ class SoftQOutput(ModelOutput):
     aux_loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     hidden_states: torch.Tensor | None = None
-
-
-class Reference(NamedTuple):
-    """
-    A reference policy at the scored states of a batch.
-
-    Attributes:
-        hidden_states (`torch.Tensor` of shape `(scored tokens, hidden)`), projection: its own.
-        kl, values (`bool`): whether the KL to it is wanted, and its V.
-    """
-
-    hidden_states: torch.Tensor
-    projection: Projection
-    kl: bool = True
-    values: bool = False
 
 
 @dataclass(frozen=True)
@@ -245,29 +230,13 @@ def _soft_q_forward(
         return values.new_zeros(scored.shape).index_put(positions, values)
 
     buffer = model._soft_q.logit_buffer_mb
-    values = soft_q_values(hidden, projection, shift_labels[positions], buffer, statistics)
-    kl, v_ref = _compared(hidden, projection, shift_labels[positions], reference, buffer)
+    values = soft_q_values(hidden, projection, shift_labels[positions], buffer, statistics, reference)
     return SoftQOutput(
         **{name: grid(value) for name, value in values._asdict().items()},
         labels=shift_labels,
-        kl=grid(kl),
-        v_ref=grid(v_ref),
         aux_loss=getattr(output, "aux_loss", None),
         logits=output.logits if return_logits else None,
     )
-
-
-def _compared(hidden, projection: Projection, labels, reference: Reference | None, buffer: float):
-    """KL to the reference and its V, of the scored tokens, as far as they are asked for."""
-    if reference is None:
-        return None, None
-    kl = v_ref = None
-    if reference.kl:
-        kl, v_ref = reference_kl(hidden, projection, reference.hidden_states, reference.projection, buffer)
-    elif reference.values:
-        with torch.no_grad():
-            v_ref = soft_q_values(reference.hidden_states, reference.projection, labels, buffer).v
-    return kl, v_ref if reference.values else None
 
 
 def _run(model: PreTrainedModel, args: tuple, kwargs: dict[str, Any], with_logits: bool):

@@ -1,5 +1,6 @@
 """
-The exact KL to a reference policy, over the whole vocabulary at each scored state, without materialising logits:
+The exact KL to a reference policy, over the whole vocabulary at each scored state, without materialising logits: what
+[`~soft_q.values`] does with a tile of the policy's logits where there is a reference.
 
     KL(pi || ref) = sum_a pi(a) * (Q(a) - Q_ref(a)) - V + V_ref
 
@@ -10,85 +11,102 @@ Not the log-ratio on expert tokens that is sometimes called "KL": that one only 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
-from .projection import Projection, product_dtype, project, projection_gradients, sum_dtype, tile_memory
-from .tiles import apply_postprocessing_
+from .projection import Projection, product_dtype, project, sum_dtype
+from .tiles import apply_postprocessing_, chunks
 
 
-class _ReferenceKL(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, hidden, weight, bias, scale, softcap, vocabulary, ref_hidden, reference, buffer_bytes):
-        policy = Projection(weight, bias, scale, softcap, vocabulary)
-        dtype, ref_dtype = product_dtype(hidden, weight), product_dtype(ref_hidden, reference.weight)
-        accumulate = sum_dtype(dtype)
-        statistics = _Statistics(len(hidden), accumulate, hidden.device)
-        tiles = policy.tiles(len(hidden), buffer_bytes)
-        with tile_memory(hidden.device, tiles, accumulate, count=3) as (buffer, ref_buffer, work):
-            for rows, columns in tiles:
-                q = project(hidden[rows].to(dtype), weight[columns].to(dtype), bias, columns, buffer)
-                apply_postprocessing_(q, scale, softcap)
-                q_ref = _reference_logits(reference, ref_hidden[rows], columns, ref_dtype, ref_buffer)
-                statistics.fold(rows, q, q_ref, work)
-        kl, v, v_ref = statistics.result()
-        ctx.save_for_backward(hidden, weight, bias, ref_hidden, kl, v, v_ref)
-        ctx.settings = (scale, softcap, vocabulary, reference, buffer_bytes, dtype, ref_dtype)
-        ctx.mark_non_differentiable(v_ref)
-        return kl, v_ref
+class Reference(NamedTuple):
+    """
+    A reference policy at the scored states of a batch.
 
-    @staticmethod
-    def backward(ctx, grad_kl, _):
-        hidden, weight, bias, ref_hidden, kl, v, v_ref = ctx.saved_tensors
-        scale, softcap, vocabulary, reference, buffer_bytes, dtype, ref_dtype = ctx.settings
-        with reference.gathered():
+    Attributes:
+        hidden_states (`torch.Tensor` of shape `(scored tokens, hidden)`):
+            Its own. No gradient flows into it.
+        projection ([`~soft_q.projection.Projection`]):
+            Its own, over the same vocabulary.
+        kl, values (`bool`):
+            Whether the KL to it is wanted, and its V.
+    """
 
-            def logit_gradient(rows, columns, q, work):
-                apply_postprocessing_(q, scale, softcap)
-                log_ratio = _reference_logits(reference, ref_hidden[rows], columns, ref_dtype, work)
-                log_ratio.neg_().add_(q).sub_((v[rows] - v_ref[rows] + kl[rows]).unsqueeze(1))
-                log_ratio.masked_fill_(q == float("-inf"), 0)
-                if softcap is not None:  # d softcap * tanh(x / softcap) / dx
-                    log_ratio.mul_(1 - (q / softcap).square())
-                grad = q.sub_(v[rows].unsqueeze(1)).exp_().mul_(log_ratio)
-                return grad.mul_((scale * grad_kl[rows]).unsqueeze(1)).to(dtype)
-
-            grads = projection_gradients(
-                hidden,
-                Projection(weight, bias, scale, softcap, vocabulary),
-                ctx.needs_input_grad[:3],
-                dtype,
-                buffer_bytes,
-                logit_gradient,
-            )
-        return *grads, None, None, None, None, None, None
+    hidden_states: torch.Tensor
+    projection: Projection
+    kl: bool = True
+    values: bool = False
 
 
-def _reference_logits(
-    reference: Projection, hidden: torch.Tensor, columns: slice, dtype: torch.dtype, buffer: torch.Tensor
-) -> torch.Tensor:
-    tile = project(hidden.to(dtype), reference.weight[columns].to(dtype), reference.bias, columns, buffer)
-    apply_postprocessing_(tile, reference.scale, reference.softcap)
-    return tile
+def check_vocabulary(policy: Projection, reference: Projection) -> None:
+    """
+    Raises:
+        `ValueError`: the vocabularies differ in size.
+    """
+    if policy.columns != reference.columns:
+        raise ValueError(
+            f"The policy's vocabulary has {policy.columns} tokens and the reference's {reference.columns}. They are "
+            "compared token by token: use a reference of the same model family, resized alike."
+        )
 
 
-class _Statistics:
-    """Streaming logsumexp of both policies and the policy's expectation of their logit difference."""
+class ReferenceLogits:
+    """Tiles of a reference's logits, in memory that each tile uses again."""
 
-    def __init__(self, tokens: int, dtype: torch.dtype, device: torch.device):
+    def __init__(self, reference: Reference):
+        self._projection = reference.projection
+        self._dtype = product_dtype(reference.hidden_states, reference.projection.weight)
+        self._hidden = reference.hidden_states.detach().to(self._dtype)
+        self._memory: torch.Tensor | None = None
+        self._weight: tuple[slice, torch.Tensor] | None = None
+
+    def tile(self, rows: slice, columns: slice, like: torch.Tensor) -> torch.Tensor:
+        """Those of some tokens and columns, in nats, of the shape and the dtype of `like`."""
+        if self._memory is None or self._memory.numel() < like.numel():
+            self._memory = torch.empty(like.numel(), dtype=sum_dtype(self._dtype), device=like.device)
+        if self._weight is None or self._weight[0] != columns:  # cast once for all rows of these columns
+            self._weight = columns, self._projection.weight[columns].to(self._dtype)
+        given = project(self._hidden[rows], self._weight[1], self._projection.bias, columns, self._memory)
+        apply_postprocessing_(given, self._projection.scale, self._projection.softcap)
+        return given.to(like.dtype)
+
+
+class RunningKL:
+    """
+    Streaming logsumexp of both policies, and the policy's expectation of their logit difference.
+
+    Args:
+        tokens (`int`), dtype (`torch.dtype`), device (`torch.device`):
+            Of the statistics, one number per token.
+        reference ([`ReferenceLogits`])
+    """
+
+    def __init__(self, tokens: int, dtype: torch.dtype, device: torch.device, reference: ReferenceLogits):
+        self._reference = reference
         self.max, self.max_ref = (torch.full((tokens,), float("-inf"), dtype=dtype, device=device) for _ in range(2))
         self.sum, self.sum_ref, self.gap = (torch.zeros(tokens, dtype=dtype, device=device) for _ in range(3))
 
-    def fold(self, rows: slice, q: torch.Tensor, q_ref: torch.Tensor, work: torch.Tensor) -> None:
-        """Fold a tile of both policies' logits, each `(tokens, columns)` and overwritten; `work` is flat memory."""
-        gap = torch.sub(q, q_ref, out=work[: q.numel()].view_as(q))
-        gap.masked_fill_(q == float("-inf"), 0)  # what the policy cannot do counts nothing
-        weights = _fold_logsumexp(self.max[rows], self.sum[rows], q, self.gap[rows])
-        self.gap[rows] += torch.bmm(weights.unsqueeze(1), gap.unsqueeze(2)).view(-1)
-        _fold_logsumexp(self.max_ref[rows], self.sum_ref[rows], q_ref)
+    def fold(self, rows: slice, columns: slice, q: torch.Tensor, work: torch.Tensor) -> None:
+        """
+        Fold a tile of the policy's logits, `(tokens, columns)` and in nats, which stays as it is; `work` is flat
+        memory of its size.
+        """
+        q_ref = self._reference.tile(rows, columns, q)
+        for part in chunks(q):
+            of = slice(rows.start + part.start, rows.start + min(part.stop, len(q)))
+            self._fold_rows(of, q[part], q_ref[part], work[: q[part].numel()].view_as(q[part]))
 
-    def result(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _fold_rows(self, rows: slice, q: torch.Tensor, q_ref: torch.Tensor, gap: torch.Tensor) -> None:
+        torch.sub(q, q_ref, out=gap)
+        gap.masked_fill_(q == float("-inf"), 0)  # what the policy cannot do counts nothing
+        _fold_logsumexp(self.max_ref[rows], self.sum_ref[rows], q_ref)
+        weights = _fold_logsumexp(self.max[rows], self.sum[rows], q_ref.copy_(q), self.gap[rows])
+        self.gap[rows] += torch.bmm(weights.unsqueeze(1), gap.unsqueeze(2)).view(-1)
+
+    def result(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The KL and V of the reference, one number per token, in nats."""
         v, v_ref = self.max + self.sum.log(), self.max_ref + self.sum_ref.log()
-        return self.gap / self.sum - v + v_ref, v, v_ref
+        return self.gap / self.sum - v + v_ref, v_ref
 
 
 def _fold_logsumexp(
@@ -105,51 +123,21 @@ def _fold_logsumexp(
     return weights
 
 
-def reference_kl(
-    hidden: torch.Tensor,
-    policy: Projection,
-    ref_hidden: torch.Tensor,
-    reference: Projection,
-    logit_buffer_mb: float = 128,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def kl_gradient(
+    q: torch.Tensor, q_ref: torch.Tensor, v: torch.Tensor, v_ref: torch.Tensor, kl: torch.Tensor, given: torch.Tensor
+) -> torch.Tensor:
     """
-    KL(policy || reference) at each scored state, exact over the vocabulary, in nats, and the reference's V there.
+    `given * dKL / dQ` of a tile, in the memory of `q_ref`.
 
     Args:
-        hidden (`torch.Tensor` of shape `(tokens, hidden)`):
-            The policy's last hidden states at the scored positions.
-        policy ([`~soft_q.projection.Projection`]):
-            The policy's output projection.
-        ref_hidden (`torch.Tensor` of shape `(tokens, reference hidden)`):
-            The reference's last hidden states at the same positions. No gradient flows into the reference.
-        reference ([`~soft_q.projection.Projection`]):
-            The reference's output projection, over the same vocabulary.
-        logit_buffer_mb (`float`, *optional*, defaults to `128`):
-            Memory in MiB for the policy's tile of logits and its working copy; the reference's tile takes half as
-            much.
-
-    Returns:
-        `tuple[torch.Tensor, torch.Tensor]`, each of shape `(tokens,)` and float32: the KL, with gradients into the
-        policy, and V of the reference, without.
-
-    Raises:
-        `ValueError`: the vocabularies differ in size.
+        q, q_ref (`torch.Tensor` of shape `(tokens, columns)`):
+            Logits of the policy and the reference; both are overwritten.
+        v, v_ref, kl, given (`torch.Tensor` of shape `(tokens,)`):
+            Both values, the KL, and the gradient of the loss with respect to it.
     """
-    with policy.gathered(), reference.gathered():
-        if policy.columns != reference.columns:
-            raise ValueError(
-                f"The policy's vocabulary has {policy.columns} tokens and the reference's "
-                f"{reference.columns}. KL compares the two token by token: use a reference of the same model "
-                "family, resized alike."
-            )
-        return _ReferenceKL.apply(
-            hidden,
-            policy.weight,
-            policy.bias,
-            policy.scale,
-            policy.softcap,
-            policy.vocabulary,
-            ref_hidden.detach(),
-            reference,
-            int(logit_buffer_mb * 2**20),
-        )
+    for part in chunks(q):
+        x, ratio = q[part], q_ref[part]
+        ratio.neg_().add_(x).sub_((v[part] - v_ref[part] + kl[part]).unsqueeze(1))
+        ratio.masked_fill_(x == float("-inf"), 0)
+        ratio.mul_(x.sub_(v[part].unsqueeze(1)).exp_()).mul_(given[part].unsqueeze(1))
+    return q_ref

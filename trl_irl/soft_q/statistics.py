@@ -72,6 +72,8 @@ class RowValues(NamedTuple):
         entropy (`torch.Tensor`): of the policy; with gradient where one was asked for.
         is_top1 (`torch.Tensor`, bool): whether the label's logit is the largest; ties go to the lowest id.
         mean_logit, v_tempered, gem (`torch.Tensor`, *optional*): see [`Statistics`]; with gradient.
+        kl (`torch.Tensor`, *optional*): to the reference, where there is one; with gradient.
+        v_ref (`torch.Tensor`, *optional*): the reference's logsumexp, without.
     """
 
     q: torch.Tensor
@@ -81,6 +83,8 @@ class RowValues(NamedTuple):
     mean_logit: torch.Tensor | None = None
     v_tempered: torch.Tensor | None = None
     gem: torch.Tensor | None = None
+    kl: torch.Tensor | None = None
+    v_ref: torch.Tensor | None = None
 
 
 class RunningStatistics:

@@ -62,7 +62,7 @@ def fold(
         kernels.fold(tile, start, stats, scale, softcap)
         return
     apply_postprocessing_(tile, scale, softcap)
-    for rows in _chunks(tile):
+    for rows in chunks(tile):
         _fold_rows(tile[rows], start, stats.rows(rows), work)
 
 
@@ -132,7 +132,8 @@ def _log_sigmoid_weights(logits: torch.Tensor, label_logits: torch.Tensor, out: 
     return torch.sub(logits, label_logits.unsqueeze(1), out=out).mul_(GEM_SLOPE).sigmoid_()
 
 
-def _chunks(tile: torch.Tensor) -> Iterator[slice]:
+def chunks(tile: torch.Tensor) -> Iterator[slice]:
+    """Rows of a tile that fit into a CPU's cache; on a GPU all of them."""
     rows = max(1, _CHUNK // tile.size(1)) if tile.device.type == "cpu" else tile.size(0)
     return (slice(start, start + rows) for start in range(0, tile.size(0), rows))
 
@@ -172,7 +173,7 @@ def gradient(
     if softcap is not None:
         torch.div(tile, softcap, out=slope).square_().neg_().add_(1)
     scratch: list[torch.Tensor] = []
-    for rows in _chunks(tile):
+    for rows in chunks(tile):
         _gradient_rows(tile[rows], state.rows(rows), scratch)
     local = state.labels - start
     inside = (local >= 0) & (local < tile.size(1))
@@ -230,9 +231,10 @@ def _gradient_rows(x: torch.Tensor, state: RowGradients, scratch: list[torch.Ten
         x.add_(column(given.mean_logit / state.columns))
 
 
-def apply_postprocessing_(tile: torch.Tensor, scale: float, softcap: float | None) -> None:
+def apply_postprocessing_(tile: torch.Tensor, scale: float, softcap: float | None) -> torch.Tensor:
     """Logits of what the projection gives, in place: see [`~soft_q.projection.Projection`]."""
     if scale != 1.0:
         tile.mul_(scale)
     if softcap is not None:
         tile.div_(softcap).tanh_().mul_(softcap)
+    return tile

@@ -6,16 +6,19 @@ Q, V and other statistics of the logits of scored tokens, without the `(tokens, 
 The forward keeps a few numbers per token, and the backward computes each tile of logits again, unless all of them are
 one tile, which is then kept (three products with the weight instead of four):
 
-    dL/dlogits = g_q * onehot(a) + g_v * softmax(logits) + what [`~soft_q.statistics`] adds
+    dL/dlogits = g_q * onehot(a) + g_v * softmax(logits) + what [`~soft_q.statistics`] and [`~soft_q.reference_kl`] add
 
 Paper: "Imitating Language via Scalable Inverse Reinforcement Learning" (arXiv 2409.01369).
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 
 from .projection import Projection, product_dtype, project, projection_gradients, sum_dtype, tile_memory
+from .reference_kl import Reference, ReferenceLogits, RunningKL, check_vocabulary, kl_gradient
 from .statistics import RowGradients, RowValues, RunningStatistics, Statistics
 from .tiles import apply_postprocessing_, fold, fold_keeps, gradient
 
@@ -29,42 +32,67 @@ class _SoftQValues(torch.autograd.Function):
     """The fields of [`~soft_q.statistics.RowValues`]; see [`soft_q_values`]."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, labels, scale, softcap, vocabulary, buffer_bytes, asked):
+    def forward(ctx, hidden, weight, bias, labels, scale, softcap, vocabulary, buffer_bytes, asked, reference):
         projection = Projection(weight, bias, scale, softcap, vocabulary)
         dtype = product_dtype(hidden, weight)
         label_logits = _label_logits(hidden, projection, labels, dtype) if asked.gem == "log_sigmoid" else None
         stats = RunningStatistics(labels, sum_dtype(dtype), asked, label_logits)
-        tiles = projection.tiles(len(labels), buffer_bytes)
+        tiles, running_kl = projection.tiles(len(labels), buffer_bytes), None
+        if reference is not None:
+            running_kl = RunningKL(len(labels), sum_dtype(dtype), hidden.device, ReferenceLogits(reference))
         with tile_memory(hidden.device, tiles, sum_dtype(dtype)) as (buffer, work):
             cast_hidden = hidden.to(dtype)
             for rows, columns in tiles:
                 tile = project(cast_hidden[rows], weight[columns].to(dtype), bias, columns, buffer)
+                if running_kl is not None:
+                    running_kl.fold(rows, columns, _logits(tile, scale, softcap), work)
                 fold(tile, columns.start, stats.rows(rows), scale, softcap, work)
         ctx.tile = buffer if len(tiles) == 1 and fold_keeps(hidden.device, scale, softcap) else None
         values, mass = stats.result(projection.columns)
-        ctx.save_for_backward(hidden, weight, bias, labels, values.v, values.entropy, values.v_tempered, mass)
-        ctx.label_logits, ctx.forbids = label_logits, stats.forbids[0]
+        if running_kl is not None:
+            kl, v_ref = running_kl.result()
+            values = values._replace(kl=kl, v_ref=v_ref)
+        known = (values.v, values.entropy, values.v_tempered, values.kl, values.v_ref)
+        ctx.save_for_backward(hidden, weight, bias, labels, mass, *known)
+        ctx.label_logits, ctx.forbids, ctx.reference = label_logits, stats.forbids[0], reference
         ctx.set_materialize_grads(False)  # GEM has no use for V, and its tiles then need one exponential less
         ctx.settings = (scale, softcap, vocabulary, buffer_bytes, dtype, asked)
-        ctx.mark_non_differentiable(values.is_top1, *(() if asked.entropy else (values.entropy,)))
+        constants = [values.is_top1, None if asked.entropy else values.entropy, values.v_ref]
+        ctx.mark_non_differentiable(*(x for x in constants if x is not None))
         return tuple(values)
 
     @staticmethod
     def backward(ctx, *given):
-        hidden, weight, bias, labels, v, entropy, v_tempered, mass = ctx.saved_tensors
+        hidden, weight, bias, labels, mass, v, entropy, v_tempered, kl, v_ref = ctx.saved_tensors
         scale, softcap, vocabulary, buffer_bytes, dtype, asked = ctx.settings
         projection = Projection(weight, bias, scale, softcap, vocabulary)
         values = RowValues(None, v, entropy, None, None, v_tempered)
-        given = RowValues(*given)._replace(is_top1=None)
+        given = RowValues(*given)._replace(is_top1=None, v_ref=None)
         state = RowGradients(asked, labels, values, mass, ctx.label_logits, given, projection.columns, ctx.forbids)
 
+        compares = ctx.reference is not None and given.kl is not None
+        ref_logits = ReferenceLogits(ctx.reference) if compares else None
+
         def logit_gradient(rows, columns, tile, work):
-            return gradient(tile, columns.start, state.rows(rows), scale, softcap, dtype, work)
+            more = None
+            if compares:
+                q_ref = ref_logits.tile(rows, columns, tile)
+                q = apply_postprocessing_(work[: tile.numel()].view_as(tile).copy_(tile), scale, softcap)
+                slope = scale if softcap is None else scale * (1 - (q / softcap).square())  # of logits in products
+                more = kl_gradient(q, q_ref, v[rows], v_ref[rows], kl[rows], given.kl[rows]).mul_(slope)
+            found = gradient(tile, columns.start, state.rows(rows), scale, softcap, dtype, work)
+            return found if more is None else found.add_(more)
 
         wanted = ctx.needs_input_grad[:3]
         tile, ctx.tile = ctx.tile, None  # overwritten below: a second backward computes it again
-        grads = projection_gradients(hidden, projection, wanted, dtype, buffer_bytes, logit_gradient, tile)
-        return *grads, None, None, None, None, None, None
+        with ctx.reference.projection.gathered() if compares else nullcontext():
+            grads = projection_gradients(hidden, projection, wanted, dtype, buffer_bytes, logit_gradient, tile)
+        return *grads, *[None] * 7
+
+
+def _logits(tile: torch.Tensor, scale: float, softcap: float | None) -> torch.Tensor:
+    """What a tile of the projection's output is in nats; where that is something else, a copy."""
+    return tile if scale == 1.0 and softcap is None else apply_postprocessing_(tile.clone(), scale, softcap)
 
 
 def _label_logits(
@@ -88,9 +116,10 @@ def soft_q_values(
     labels: torch.Tensor,
     logit_buffer_mb: float = DEFAULT_LOGIT_BUFFER_MB,
     statistics: Statistics | None = None,
+    reference: Reference | None = None,
 ) -> RowValues:
     """
-    Q of the label and V, for scored tokens only.
+    Q of the label and V, for scored tokens only, and the KL to a reference or its V where there is one.
 
     Args:
         hidden (`torch.Tensor` of shape `(tokens, hidden)`):
@@ -104,11 +133,24 @@ def soft_q_values(
             tokens, they stay until the backward, which then multiplies with the weight once less.
         statistics ([`~soft_q.statistics.Statistics`], *optional*):
             What to give beside them.
+        reference ([`~soft_q.reference_kl.Reference`], *optional*):
+            A policy to compare with. Its tile of logits takes half as much memory again.
 
     Returns:
         [`~soft_q.statistics.RowValues`]
+
+    Raises:
+        `ValueError`: the reference's vocabulary is of another size.
     """
-    with projection.gathered():
+    v_ref = None
+    if reference is not None and not reference.kl:
+        if reference.values:
+            with torch.no_grad():
+                v_ref = soft_q_values(reference.hidden_states, reference.projection, labels, logit_buffer_mb).v
+        reference = None
+    with projection.gathered(), nullcontext() if reference is None else reference.projection.gathered():
+        if reference is not None:
+            check_vocabulary(projection, reference.projection)
         values = _SoftQValues.apply(
             hidden,
             projection.weight,
@@ -119,5 +161,9 @@ def soft_q_values(
             projection.vocabulary,
             int(logit_buffer_mb * 2**20),
             statistics or Statistics(),
+            reference,
         )
-    return RowValues(*values)
+    values = RowValues(*values)
+    if reference is not None:
+        return values if reference.values else values._replace(v_ref=None)
+    return values._replace(v_ref=v_ref)

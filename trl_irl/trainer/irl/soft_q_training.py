@@ -11,8 +11,8 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.trainer_utils import PredictionOutput
 
 from ...rewards.soft_q_settings import save_settings, saved_settings
-from ...soft_q import SoftQOutput, SoftQTerms, soft_q_terms
-from ...soft_q.head import Reference, projection_of
+from ...soft_q import Reference, SoftQOutput, SoftQTerms, soft_q_terms
+from ...soft_q.head import projection_of
 from ...soft_q.objectives import Objective, objective_of
 from ..runtime.interruption import Interruptible
 from ..runtime.models import no_dropout
