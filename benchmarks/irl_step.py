@@ -153,7 +153,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
         "max_steps": steps,
         "max_length": options.length,
         "pad_to_multiple_of": options.length,
-        "bf16": on_cuda,
+        "bf16": on_cuda if options.precision is None else options.precision == "bfloat16",
         "use_cpu": not on_cuda,
         "gradient_checkpointing": options.gradient_checkpointing,
         "logging_steps": steps,
@@ -199,6 +199,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     return {
         "variant": variant,
+        "precision": "bfloat16" if trainer.args.bf16 else "float32",
         "parameters": parameters,
         "seconds": statistics.median(clock.times[options.warmup :]),
         "peak_mib": peak / 2**20,
@@ -218,6 +219,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--model-size", choices=list(SIZES), default="40m")
     parser.add_argument("--vocab", type=int, nargs="+", default=[151_936])
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], help="autocast; bfloat16 on a GPU if unset")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--length", type=int, default=256, help="tokens a row, prompt and solution")
     parser.add_argument("--steps", type=int, default=8, help="steps to measure")

@@ -238,6 +238,19 @@ def objective_cost() -> str:
     return markdown([["objective", "s/step", "time against nll", "memory against nll"], *rows], left=1)
 
 
+def real_model_step() -> str:
+    """The same for the sizes of SmolLM2-135M, in float32 and under bfloat16's autocast."""
+    cells = read_json("smollm2_step_cpu.json")
+    rows = []
+    for cell in cells:
+        (base,) = (x for x in cells if (x["precision"], x["variant"]) == (cell["precision"], "SFTTrainer"))
+        ratios = [f"{cell[key] / base[key]:.2f}" for key in ("seconds", "peak_mib")]
+        rows.append([cell["precision"], cell["variant"], f"{cell['seconds']:.1f}", f"{cell['peak_mib']:.0f}", *ratios])
+    return markdown(
+        [["precision", "trainer", "s/step", "MiB", "time against SFT", "memory against SFT"], *rows], left=2
+    )
+
+
 def step_cpu() -> str:
     """Time and memory of a step of IRLTrainer, TRL's SFTTrainer and full logits."""
     cells = read_json("irl_step_cpu.json")
@@ -347,6 +360,7 @@ TABLES = {
     "terminal_value": terminal_value,
     "pretrained_start": pretrained_start,
     "objective_cost": objective_cost,
+    "real_model_step": real_model_step,
     "step_cpu": step_cpu,
     "head_cpu": head_cpu,
     "seq2seq_step": seq2seq_step,
