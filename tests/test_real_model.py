@@ -106,13 +106,17 @@ def test_a_step_is_sft_trainers(keys, tokenizer, tmp_path):
 
 def test_bfloat16_is_float32_to_its_rounding(tokenizer, tmp_path):
     """
-    The objective of the defaults, whose squared reward is a small difference of large numbers. The weights are rounded
-    first: of 4 bits once, a tenth of them lie just between two numbers of bfloat16, so that a step of any size moves
-    these by half of one (`benchmarks.real_model`).
+    The objective of the defaults, whose squared reward is a small difference of large numbers. The weights are moved at
+    random by less than bfloat16 can tell: of 4 bits once, a tenth of them lie just between two of its numbers, and a
+    step of any size moves these by half of one; where they lie on its numbers, it does not see a small step.
     """
     logged = []
     for bf16 in (False, True):
-        model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.bfloat16).float()
+        model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1 + 2**-8 * (torch.rand(weight.shape, generator=generator) - 0.5))
         keys = {"model": model, "bf16": bf16, "lambda_td": 0.1, "learning_rate": 2e-6}
         trainer = trainer_of(IRLTrainer, IRLConfig, tokenizer, tmp_path, **keys)
         trainer.train()
