@@ -70,13 +70,14 @@ TASKS = {
 
 
 def wanted(task: str, rows: list[dict]) -> list[dict]:
-    """Runs that are not there: all arms of a size and seed before the next, one seed of all sizes first."""
+    """Runs that are not there: the first two arms, which are likelihood's and IRL's, on all seeds and sizes first."""
     done = {key_of(row) for row in rows}
     runs = [
         {"task": task, "demonstrations": size, "seed": seed, "arm": arm, "keys": keys}
+        for arms in (list(TASKS[task]["arms"].items())[:2], list(TASKS[task]["arms"].items())[2:])
         for seed in TASKS[task]["seeds"]
         for size in TASKS[task]["sizes"]
-        for arm, keys in TASKS[task]["arms"].items()
+        for arm, keys in arms
     ]
     return [run for run in runs if key_of(run) not in done]
 

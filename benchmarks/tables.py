@@ -251,6 +251,13 @@ def real_model_step() -> str:
     )
 
 
+def overfitting() -> str:
+    """Held-out likelihood at its best and at the end of a training that goes on for too long."""
+    from benchmarks.overfitting import RECORD, summary
+
+    return markdown(summary("arithmetic", read_rows(RECORD)), left=2)
+
+
 def step_cpu() -> str:
     """Time and memory of a step of IRLTrainer, TRL's SFTTrainer and full logits."""
     cells = read_json("irl_step_cpu.json")
@@ -361,6 +368,7 @@ TABLES = {
     "pretrained_start": pretrained_start,
     "objective_cost": objective_cost,
     "real_model_step": real_model_step,
+    "overfitting": overfitting,
     "step_cpu": step_cpu,
     "head_cpu": head_cpu,
     "seq2seq_step": seq2seq_step,
