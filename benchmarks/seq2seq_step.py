@@ -31,7 +31,6 @@ SIZES = {  # d_model, d_ff, layers, heads
     "small": (512, 1024, 8, 6),  # T5 v1.1 and mT5 of that name
 }
 VARIANTS = ("Seq2SeqTrainer", "Seq2SeqIRLTrainer", "Seq2SeqIRLTrainer, packed")
-ROOM = 640  # tokens of a packed row, on either side
 
 
 def pairs(options: argparse.Namespace, count: int) -> list[dict]:
@@ -83,6 +82,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
         pad_token_id=0,
         eos_token_id=1,
         tie_word_embeddings=False,
+        dropout_rate=options.dropout,
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<eos>")),
@@ -105,7 +105,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
             per_step = options.batch_size
         else:
             packing = variant.endswith("packed")
-            args = Seq2SeqIRLConfig(folder, packing=packing, max_length=ROOM, **keys)
+            args = Seq2SeqIRLConfig(folder, packing=packing, max_length=options.room, **keys)
             trainer = Seq2SeqIRLTrainer(args=args, **given)
             per_step = options.batch_size
             if packing:  # as many rows a step
@@ -123,6 +123,8 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
         "size": options.size,
         "vocab": options.vocab,
         "parameters": parameters,
+        "dropout": options.dropout,
+        "room": options.room,
         "rows_per_step": per_step,
         "seconds": seconds,
         "tokens_per_second": tokens * per_step / seconds,
@@ -142,6 +144,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=6, help="steps to measure")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them")
+    parser.add_argument("--room", type=int, default=640, help="tokens of a packed row, on either side")
+    parser.add_argument("--dropout", type=float, default=0.1, help="T5's own is 0.1")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--data", default=str(shared) if shared.is_file() else None)
     parser.add_argument("--json", type=Path, help="file to write the numbers to")
@@ -151,7 +156,7 @@ def main() -> None:
         print("RESULT " + json.dumps(measure(options.worker, options)))
         return
     results = []
-    for variant in VARIANTS:
+    for variant in options.variants:
         command = [sys.executable, "-m", "benchmarks.seq2seq_step", *sys.argv[1:], "--worker", variant]
         run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **_ALLOCATOR})
         lines = [line for line in run.stdout.splitlines() if line.startswith("RESULT ")]
