@@ -72,7 +72,7 @@ def intervals(found: dict) -> dict[str, Interval]:
 
 def first_screen() -> str:
     """MLE, soft-Q and its best rivals at one diversity, for the README."""
-    header, *rows = _referee_rows(300, "By the best sampler at each diversity")
+    header, *rows = _referee_rows("referee", 300, "By the best sampler at each diversity")
     of = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     columns = ["accuracy at 80", "pass@4 at 80", "accuracy, greedy"]
     told = {"MLE": "MLE", "soft-Q": "IRL (soft-Q)", "z-loss around a constant": "z-loss around a measured constant"}
@@ -322,21 +322,21 @@ def scale() -> str:
     return markdown(rows, left=2)
 
 
-def _referee(size: int, title: str, columns: list[str] | None = None) -> str:
-    """A table of the referee's report, or some of its columns."""
+def _referee(study: str, size: int, title: str, columns: list[str] | None = None) -> str:
+    """A table of the report of a study by the referee, or some of its columns."""
     from benchmarks.referee_report import columns_of
 
-    found = _referee_rows(size, title)
+    found = _referee_rows(study, size, title)
     return markdown(found if columns is None else columns_of(found, columns), left=2 if title == "shares" else 1)
 
 
 @cache
-def _referee_rows(size: int, title: str) -> list[list[str]]:
+def _referee_rows(study: str, size: int, title: str) -> list[list[str]]:
     from benchmarks.referee import HERE, finished, plan_of
     from benchmarks.referee_report import shares, tables
 
-    plan = plan_of(HERE / "referee.yaml")
-    rows = finished(plan, RESULTS / "referee.jsonl")
+    plan = plan_of(HERE / f"{study}.yaml")
+    rows = finished(plan, RESULTS / f"{study}.jsonl")
     return shares(plan, rows, size) if title == "shares" else tables(plan, rows, size)[title]
 
 
@@ -344,12 +344,12 @@ _FRONTIER = "By the best sampler at each diversity"
 _FIRST = ["arm", "accuracy at 90", "accuracy at 80", "accuracy at 70", "accuracy, greedy", "nll"]
 _SECOND = ["arm", "pass@4 at 90", "pass@4 at 80", "pass@4 at 70", "area, accuracy", "area, pass@4"]
 REFEREE = {
-    "referee_300": (300, _FRONTIER, _FIRST),
-    "referee_300_more": (300, _FRONTIER, _SECOND),
-    "referee_300_rival": (300, "Against the best rival by validation", _FIRST),
-    "referee_300_temperatures": (300, "By temperatures alone", _FIRST),
-    "referee_300_chosen": (300, "What was chosen", None),
-    "referee_300_shares": (300, "shares", None),
+    "referee_300": ("referee", 300, _FRONTIER, _FIRST),
+    "referee_300_more": ("referee", 300, _FRONTIER, _SECOND),
+    "referee_300_rival": ("referee", 300, "Against the best rival by validation", _FIRST),
+    "referee_300_temperatures": ("referee", 300, "By temperatures alone", _FIRST),
+    "referee_300_chosen": ("referee", 300, "What was chosen", None),
+    "referee_300_shares": ("referee", 300, "shares", None),
 }
 
 TABLES = {
