@@ -187,7 +187,10 @@ def summary(task: str, rows: list[dict]) -> list[list[str]]:
 
 
 def draw(task: str, rows: list[dict]) -> None:
-    """Held-out nll and score over steps, a column for each number of demonstrations; means over seeds."""
+    """
+    Held-out nll and score over steps, a column for each number of demonstrations; means over seeds. An arm is drawn
+    where it has all of them.
+    """
     import matplotlib.pyplot as plt
     import numpy as np
 
@@ -199,7 +202,7 @@ def draw(task: str, rows: list[dict]) -> None:
             for (above, below), size in zip(axes.T, sizes, strict=True):
                 for arm in TASKS[task]["arms"]:
                     of = [r["checks"] for r in rows if (r["task"], r["demonstrations"], r["arm"]) == (task, size, arm)]
-                    if of:
+                    if len(of) == len(TASKS[task]["seeds"]):
                         steps = [check["step"] for check in of[0]]
                         for at, key, times in ((above, "nll", 1), (below, "score", factor)):
                             means = np.mean([[times * check[key] for check in checks] for checks in of], axis=0)
