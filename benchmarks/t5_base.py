@@ -1,6 +1,6 @@
 """
 A T5 of 2 M weights, pretrained on `arithmetic`'s stories and sums: what the study of encoder-decoder models begins
-with (`benchmarks/t5.yaml`)..
+with (`benchmarks/t5.yaml`).
 
 ```bash
 .venv/bin/python -m benchmarks.referee --plan benchmarks/t5.yaml
