@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 from benchmarks.demo_picture import INK
+from benchmarks.referee import base_model
 from benchmarks.seeds import RESULTS, add_row, read_rows, shown
 
 
@@ -31,6 +32,7 @@ LIKELIHOOD = {"objective": "nll", "lambda_td": 0, "td_scale": "null", "lambda_td
 TASKS = {
     "arithmetic": {
         "recipe": "arithmetic/irl.yaml",
+        "model": "demo",
         "sizes": {100: 600, 300: 600, 1000: 600, 4000: 600},  # demonstrations: steps, of 32
         "checks": 12,
         "seeds": (1, 2, 3),
@@ -51,6 +53,7 @@ TASKS = {
     },
     "e2e": {
         "recipe": "e2e/irl_smollm2.yaml",
+        "model": "smollm2",
         "sizes": {100: 56, 300: 152},  # of 16: 8 epochs
         "checks": 8,
         "seeds": (1,),
@@ -148,19 +151,6 @@ def _going_on(running: list[subprocess.Popen]) -> list[subprocess.Popen]:
     return [process for process in running if process.poll() is None]
 
 
-def base_model(task: str, output_dir: Path) -> None:
-    """The model that all arms begin with, in `output_dir / "base"`."""
-    if task == "arithmetic":
-        from trl_irl.demos.demo import pretrained_base
-
-        pretrained_base(output_dir)
-    elif not (output_dir / "base").exists():
-        from benchmarks.real_model import smollm2
-
-        output_dir.mkdir(parents=True, exist_ok=True)
-        (output_dir / "base").symlink_to(smollm2().resolve())
-
-
 def summary(task: str, rows: list[dict]) -> list[list[str]]:
     """
     For each number of demonstrations and arm: the lowest held-out nll and the step it is at, the nll of the end, and
@@ -238,7 +228,7 @@ def main() -> None:
         return
     options.output_dir = options.output_dir or Path("outputs") / f"overfitting_{options.task}"
     if not options.report:
-        base_model(options.task, options.output_dir)
+        base_model(TASKS[options.task]["model"], options.output_dir)
         work(options)
     rows = read_rows(options.results)
     for line in summary(options.task, rows):

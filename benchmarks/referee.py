@@ -222,13 +222,13 @@ def _at_levels(results, plan: dict, which: str) -> dict[str, list[float | None]]
     return {metric: [None if x != x else x for x in values] for metric, values in found.items()}
 
 
-def _base_model(plan: dict, output_dir: Path) -> None:
-    """The model that all arms begin with, in `output_dir / "base"`."""
-    if plan["model"] == "demo":
+def base_model(model: str, output_dir: Path) -> None:
+    """The model that all arms begin with, `demo`, `t5` or `smollm2`, in `output_dir / "base"`."""
+    if model == "demo":
         from trl_irl.demos.demo import pretrained_base
 
         pretrained_base(output_dir)
-    elif plan["model"] == "t5":
+    elif model == "t5":
         from benchmarks.t5_base import pretrained_t5
 
         pretrained_t5(output_dir)
@@ -283,7 +283,7 @@ def main(plan: Path = HERE / "referee.yaml", description: str | None = __doc__) 
         print(run, f"at self-BLEU {plan['levels']}: {told['frontier']}", flush=True)
         return
     if not options.report:
-        _base_model(plan, options.output_dir)
+        base_model(plan["model"], options.output_dir)
         work(options)
     print(report(plan, finished(plan, options.results)))
 

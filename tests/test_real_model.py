@@ -107,7 +107,7 @@ def test_a_step_is_sft_trainers(keys, tokenizer, tmp_path):
 def test_bfloat16_is_float32_to_its_rounding(tokenizer, tmp_path):
     """
     The objective of the defaults, whose squared reward is a small difference of large numbers. The weights are moved
-    at random by less than bfloat16 can tell: of 4 bits once, a tenth of them lie just between two of its numbers, and
+    at random by less than bfloat16 can tell: of 4 bits once, many of them lie just between two of its numbers, and
     a step of any size moves these by half of one; where they lie on its numbers, it does not see a small step.
     """
     logged = []

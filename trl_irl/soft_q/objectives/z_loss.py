@@ -57,11 +57,11 @@ class ZLoss(PerToken):
     def given(self, measured):
         return replace(self, center=measured.get("z_loss_center", self.center))
 
-    def _squares(self, terms, output):
+    def _squares(self, terms):
         return (terms.value - self.center).masked_fill(~terms.scored, 0).square()
 
     def penalty(self, terms, output):
-        return self.z_loss_weight * self._squares(terms, output)
+        return self.z_loss_weight * self._squares(terms)
 
     def metrics(self, terms, output):
-        return {"v_squared": (self._squares(terms, output), terms.scored)}
+        return {"v_squared": (self._squares(terms), terms.scored)}
