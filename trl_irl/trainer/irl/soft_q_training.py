@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
 from datasets import Dataset
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.trainer_utils import PredictionOutput
 
@@ -15,9 +17,10 @@ from ...soft_q import Reference, SoftQOutput, SoftQTerms, soft_q_terms
 from ...soft_q.head import projection_of
 from ...soft_q.objectives import Objective, objective_of
 from ..runtime.interruption import Interruptible
-from ..runtime.models import no_dropout
+from ..runtime.models import causal_lm, no_dropout
 from ..runtime.step_guard import StepGuard
 from .first_step import FirstStep, ScheduleCheck, drowning
+from .reference import needs_reference, own_reference, prepared_reference
 from .token_metrics import TokenMetrics
 
 
@@ -49,6 +52,14 @@ class SoftQTraining(Interruptible):
         self._eval_prefix = "eval"
         self.ref_model = None
         self._total_train_tokens = 0
+
+    def _begin_reference(self, model: str | PreTrainedModel, ref_model: PreTrainedModel | None) -> None:
+        """After the objective is known: the reference, if one is wanted and is not an adapter's base."""
+        if needs_reference(self.args, self.objective) and not (ref_model is None and is_peft_model(self.model)):
+            if ref_model is None:
+                ref_model = own_reference(self, model)
+            self._ref_causal_lm = causal_lm(ref_model)
+            self.ref_model = prepared_reference(ref_model, self)
 
     @property
     def td_scale(self) -> float:

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import is_peft_model
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from jinja2 import TemplateError
 from peft import PeftConfig, PeftModel
@@ -44,7 +43,6 @@ from .argument_checks import (
 )
 from .config import IRLConfig
 from .packing import check_documents_apart
-from .reference import needs_reference, own_reference, prepared_reference
 from .row_ends import check_collator, why_nothing_ends
 from .row_ids import check_kept, ready_rows, what_cannot_be_written
 from .soft_q_training import SoftQTraining
@@ -198,11 +196,7 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
         check_collator(self)
         self._warn_if_nothing_ends()
         self._begin_soft_q(objective)
-        if needs_reference(args, self.objective) and not (ref_model is None and is_peft_model(self.model)):
-            if ref_model is None:
-                ref_model = own_reference(self, model)
-            self._ref_causal_lm = causal_lm(ref_model)
-            self.ref_model = prepared_reference(ref_model, self)
+        self._begin_reference(model, ref_model)
 
     @property
     def _tensor_parallel(self) -> int:

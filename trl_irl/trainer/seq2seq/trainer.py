@@ -38,7 +38,6 @@ from ..irl.argument_checks import (
     check_quantization,
     named,
 )
-from ..irl.reference import needs_reference, own_reference, prepared_reference
 from ..irl.soft_q_training import SoftQTraining
 from ..runtime.models import (
     causal_lm,
@@ -177,11 +176,7 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
         if can_run(self._causal_lm):
             self._check_packing(self._causal_lm)
         self._begin_soft_q(objective)
-        if needs_reference(args, self.objective) and not (ref_model is None and is_peft_model(self.model)):
-            if ref_model is None:
-                ref_model = own_reference(self, given)
-            self._ref_causal_lm = causal_lm(ref_model)
-            self.ref_model = prepared_reference(ref_model, self)
+        self._begin_reference(given, ref_model)
 
     def _prepared(self, dataset, args: Seq2SeqIRLConfig, name: str):
         rows = encoded(dataset, self._tokenizer, args, self.stop_token_ids, name)
