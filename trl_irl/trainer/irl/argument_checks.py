@@ -12,7 +12,6 @@ from ...rewards.adapters import is_adapted
 from ...soft_q.objectives import Objective
 from ..runtime.models import sharding_of, why_reference
 from .config import IRLConfig
-from .reference import needs_reference
 from .token_metrics import TOKEN_METRICS
 
 
@@ -92,15 +91,14 @@ def check_objective_and_reference(
             "`ref_model` is the model itself, so the KL would always be 0. Leave `ref_model` unset: a frozen copy (or "
             "the PEFT base) is then the reference."
         )
-    wanted = needs_reference(args, objective)
-    if ref_model is not None and not wanted:
+    why = why_reference(args, objective)
+    if ref_model is not None and why is None:
         raise ValueError(
             "`ref_model` was passed but `lambda_kl=0`, so it would never be used. Set `lambda_kl` > 0, or "
             "`value_origin: reference`."
         )
-    needs_copy = wanted and ref_model is None and peft_config is None
+    needs_copy = why is not None and ref_model is None and peft_config is None
     if needs_copy and isinstance(model, PreTrainedModel) and is_deepspeed_zero3_enabled():
-        why = why_reference(args) or "the objective's `value_origin`"
         raise ValueError(
             f"{why} needs a reference policy, and under DeepSpeed ZeRO-3 a model that is already loaded cannot be "
             "copied: each rank holds only a part of it. Pass the model's name or path as "

@@ -10,14 +10,8 @@ from trl.trainer.utils import create_model_from_path
 
 from ...soft_q import attach_soft_q_head
 from ...soft_q.head import can_run
-from ...soft_q.objectives import Objective
 from ...soft_q.own_forward import embedding_rows
 from ..runtime.models import causal_lm
-
-
-def needs_reference(args, objective: Objective | None) -> bool:
-    """Whether there is a reference: for the KL, or for the origin of the values of this objective or of `args`."""
-    return args.lambda_kl > 0 or (args if objective is None else objective).value_origin == "reference"
 
 
 def own_reference(trainer, model: str | PreTrainedModel) -> PreTrainedModel:

@@ -17,10 +17,10 @@ from ...soft_q import Reference, SoftQOutput, SoftQTerms, soft_q_terms
 from ...soft_q.head import projection_of
 from ...soft_q.objectives import Objective, objective_of
 from ..runtime.interruption import Interruptible
-from ..runtime.models import causal_lm, no_dropout
+from ..runtime.models import causal_lm, no_dropout, why_reference
 from ..runtime.step_guard import StepGuard
 from .first_step import FirstStep, ScheduleCheck, drowning
-from .reference import needs_reference, own_reference, prepared_reference
+from .reference import own_reference, prepared_reference
 from .token_metrics import TokenMetrics
 
 
@@ -55,7 +55,8 @@ class SoftQTraining(Interruptible):
 
     def _begin_reference(self, model: str | PreTrainedModel, ref_model: PreTrainedModel | None) -> None:
         """After the objective is known: the reference, if one is wanted and is not an adapter's base."""
-        if needs_reference(self.args, self.objective) and not (ref_model is None and is_peft_model(self.model)):
+        wanted = why_reference(self.args, self.objective) is not None
+        if wanted and not (ref_model is None and is_peft_model(self.model)):
             if ref_model is None:
                 ref_model = own_reference(self, model)
             self._ref_causal_lm = causal_lm(ref_model)

@@ -63,11 +63,15 @@ def loaded_if_adapter(model, args, processing_class, quantization_config, peft_c
     return merged(base, path), processing_class, None
 
 
-def why_reference(args) -> str | None:
-    """The argument that asks for a reference, as it was set; `None` if none does."""
+def why_reference(args, objective=None) -> str | None:
+    """
+    What asks for a reference, as it was set; `None` if nothing does. The origin of the values is that of `objective`
+    if there is one, and else the arguments' own.
+    """
     if getattr(args, "lambda_kl", 0) > 0:
         return f"`lambda_kl={args.lambda_kl}`"
-    return "`value_origin=reference`" if getattr(args, "value_origin", "zero") == "reference" else None
+    origin = getattr(args if objective is None else objective, "value_origin", "zero")
+    return "`value_origin=reference`" if origin == "reference" else None
 
 
 def default_output_dir(model: str | PreTrainedModel | PeftModel, method: str) -> str:
