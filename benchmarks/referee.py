@@ -107,7 +107,7 @@ def jobs(plan: dict, done: dict[str, dict]) -> Iterator[dict]:
     """Runs that can be done now, the most wanted first: few demonstrations first, and whole seeds."""
     for size in plan["demonstrations"]:
         decided, waits = {}, False
-        for name in plan["arms"]:
+        for name in plan.get("arms_of", {}).get(size, plan["arms"]):
             found = chosen(plan, done, size, name)
             if isinstance(found, list):
                 waits = True

@@ -94,6 +94,12 @@ def test_few_demonstrations_come_first_and_one_that_is_waited_for_is_no_standsti
     assert {run["arm"] for run in ready} == {"MLE", "z"}  # so that two workers both have something to do
 
 
+def test_a_size_may_have_fewer_arms():
+    order, _ = study({**PLAN, "arms_of": {2500: ["MLE"]}}, wanted)
+    arms = {size: {run["arm"] for run in order if run["demonstrations"] == size} for size in (300, 2500)}
+    assert arms == {300: {"MLE", "z"}, 2500: {"MLE"}}
+
+
 def test_the_arms_that_are_shipped():
     """Each with four strengths or none, a decade from the least to the most, all of its keys IRLConfig's."""
     from trl_irl.soft_q.objectives import OBJECTIVES
@@ -103,6 +109,7 @@ def test_the_arms_that_are_shipped():
     assert {arm["objective"] for arm in plan["arms"].values()} == set(OBJECTIVES)
     for name, arm in plan["arms"].items():
         assert len(strengths_of(arm)) in (1, 4, 5), name
+    assert all(name in plan["arms"] for names in plan["arms_of"].values() for name in names)
 
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("*.yaml")), ids=lambda path: path.stem)
