@@ -4,6 +4,7 @@ The referee on a real pretrained model and public data: SmolLM2-135M-Instruct (`
 ```bash
 .venv/bin/python -m benchmarks.real_model_study             # E2E, in data/e2e: benchmarks/real_model_e2e.yaml
 .venv/bin/python -m benchmarks.real_model_study --report
+.venv/bin/python -m benchmarks.real_model_study --plan benchmarks/real_model_arithmetic.yaml # the referee's task
 ```
 
 A run is a line in `results/PLAN.jsonl`; what is there is not run again.
