@@ -158,20 +158,22 @@ def pairs(count, texts=3, start=0):
 
 def test_splits_of_the_challenges_files(tmp_path):
     write_csv(tmp_path / "devset.csv", pairs(130))
-    write_csv(tmp_path / "testset_w_refs.csv", [*pairs(4, start=200), *pairs(1, start=200)])
+    write_csv(tmp_path / "testset_w_refs.csv", [*pairs(40, start=200), *pairs(1, start=200)])
     splits = load_e2e(str(tmp_path), seed=1)
-    assert {name: len(split) for name, split in splits.items()} == {"train": 90, "validation": 100, "test": 4}
+    assert {name: len(split) for name, split in splits.items()} == {"train": 90, "validation": 100, "test": 40}
     learned, held_out = (set(splits[name]["meaning_representation"]) for name in ("train", "validation"))
     assert not learned & held_out and len(learned | held_out) == 130
     assert splits["train"]["meaning_representation"] != sorted(splits["train"]["meaning_representation"])
-    first = splits["test"][0]
+    tested = splits["test"]["meaning_representation"]
+    assert tested != sorted(tested)  # as its file is: the first so many would be of a few places
+    first = splits["test"][tested.index("name[Place 200], area[riverside]")]
     assert first["references"] == [text for _, text in pairs(1, start=200)]  # each once
     assert first["completion"] == f" {first['references'][0]}" and "name[Place 200]" in first["prompt"]
     assert load_e2e(str(tmp_path), seed=1)["train"].to_list() == splits["train"].to_list()
     assert load_e2e(str(tmp_path), seed=2)["train"].to_list() != splits["train"].to_list()
     write_csv(tmp_path / "trainset.csv", pairs(5, start=300))
     splits = load_e2e(str(tmp_path))
-    assert {name: len(split) for name, split in splits.items()} == {"train": 15, "validation": 130, "test": 4}
+    assert {name: len(split) for name, split in splits.items()} == {"train": 15, "validation": 130, "test": 40}
 
 
 def test_columns_as_on_the_hub(tmp_path):

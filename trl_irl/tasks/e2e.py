@@ -23,8 +23,8 @@ _FILES = {"train": "trainset*.csv", "validation": "devset*.csv", "test": "testse
 
 def load_e2e(path: str, validation_size: int = 100, seed: int = 42) -> DatasetDict:
     """
-    E2E as prompt-completion rows: of the training data a row per text, shuffled; of the other splits a row per
-    representation, with all of its texts as `references`.
+    E2E as prompt-completion rows: of the training data a row per text; of the other splits a row per representation,
+    with all of its texts as `references`. Training and test rows are shuffled: the first so many are a fair part.
 
     Args:
         path (`str`):
@@ -34,7 +34,7 @@ def load_e2e(path: str, validation_size: int = 100, seed: int = 42) -> DatasetDi
         validation_size (`int`, *optional*, defaults to `100`):
             Representations to carve off as `validation`, with all of their texts, where there is no such split.
         seed (`int`, *optional*, defaults to `42`):
-            Of the order of the training rows, and of what is carved off.
+            Of the order of the training and test rows, and of what is carved off.
 
     Returns:
         [`~datasets.DatasetDict`] with `train`, `validation` and, where the source has one, `test`; columns `prompt`,
@@ -63,6 +63,8 @@ def load_e2e(path: str, validation_size: int = 100, seed: int = 42) -> DatasetDi
         name: Dataset.from_list([_row(mr, texts[0]) | {"references": texts} for mr, texts in split.items()])
         for name, split in splits.items()
     }
+    if "test" in held_out:  # its file is sorted by name, so that the first rows are of one place
+        held_out["test"] = held_out["test"].shuffle(seed=seed)
     return DatasetDict({"train": Dataset.from_list(rows).shuffle(seed=seed), **held_out})
 
 
