@@ -137,6 +137,19 @@ def test_pieces_arrive_as_they_are_said(tuned):
     assert "".join(text for text, _ in answer.pieces).startswith(answer.text)
 
 
+def test_rewards_are_those_that_the_model_was_trained_with(tuned, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tuned, folder)
+    trained = {"gamma": 0.9, "terminal_value": "mask", "lambda_td": 0.1, "value_temperature": 2.0}
+    save_settings(str(folder), {**trained, "value_origin": "reference"})
+    with pytest.warns(UserWarning, match="`value_origin: reference`"):
+        talk = chat.Talk(str(folder), chat.ChatArguments(models=["x"]))
+    with pytest.warns(UserWarning, match="`value_origin: reference`"):
+        by_name = SoftQReward(str(folder))
+    ours, right = (one.score([[5, 6]], completion_ids=[[7, 8, 9]])[0].rewards for one in (talk.reward, by_name))
+    assert ours.tolist() == right.tolist()
+
+
 @pytest.mark.parametrize(
     "words, said",
     [

@@ -69,6 +69,43 @@ def test_with_no_weight_on_the_policy_as_offline(launcher, lora, inputs, offline
         torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+_UNEQUAL = """
+import sys
+from datasets import Dataset
+from transformers import AutoModelForSeq2SeqLM, set_seed
+from tests.conftest import make_tokenizer
+from tests.distributed.launchers import QUIET
+from tests.encoder_decoders import CONFIGS
+from trl_irl import Seq2SeqOnlineIRLConfig, Seq2SeqOnlineIRLTrainer
+from trl_irl.commands.console.failures import leave
+
+set_seed(0)
+rows = [{"input_ids": [10 + i, 11], "labels": [20, 21, 1]} for i in range(16)]
+for i in (1, 3, 5, 9, 11):
+    rows[i]["labels"] = [-100, -100]
+keys = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "max_steps": 3, "max_completion_length": 8}
+args = Seq2SeqOnlineIRLConfig(output_dir=sys.argv[1], ddp_timeout=60, **keys, **QUIET)
+model = AutoModelForSeq2SeqLM.from_config(CONFIGS["t5"](300))
+trainer = Seq2SeqOnlineIRLTrainer(
+    model, args, train_dataset=Dataset.from_list(rows), processing_class=make_tokenizer()
+)
+trainer.train()
+if trainer.is_world_process_zero():
+    print("LENGTHS", [entry["policy_length"] for entry in trainer.state.log_history if "policy_length" in entry])
+trainer.end()
+leave()
+"""
+
+
+def test_ranks_with_unequal_numbers_of_prompts(tmp_path):
+    """Rows with nothing to learn are not sampled for, and one rank may have more of them: all sample equally often."""
+    (tmp_path / "script.py").write_text(_UNEQUAL)
+    run = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", tmp_path / "script.py", tmp_path / "out"]
+    status, stdout, stderr = finish(launch(run))
+    assert status == 0, stderr[-4000:]
+    assert stdout.count("LENGTHS") == 1 and len(stdout.split("LENGTHS")[1].split(",")) == 3
+
+
 @pytest.mark.parametrize("launcher", [pytest.param("zero3", marks=needs_deepspeed)])
 def test_learns_from_the_policy(launcher, inputs, offline, tmp_path):
     """In bfloat16, as the config is shipped."""

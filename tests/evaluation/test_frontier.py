@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_irl import evaluate
 from trl_irl.evaluation import EvaluationSettings
-from trl_irl.evaluation.comparison import at_equal_diversity
+from trl_irl.evaluation.comparison import AS_GIVEN, at_equal_diversity
 from trl_irl.evaluation.equal_diversity import interpolate
 from trl_irl.evaluation.frontier import families, frontier, frontiers, halves_of
 from trl_irl.evaluation.statistics import Statistic, mean_of
@@ -133,6 +133,15 @@ def test_one_family_alone_is_compared_at_equal_diversity_whatever_it_cuts():
     assert all(one.value.mean == pytest.approx(0.1) for one in found if one.minus)
     values |= {(model, Sampler(1.0, top_k=3)): cell([0.1] * 4, [50] * 4) for model in "ab"}
     assert at_equal_diversity(values, "a", ["accuracy"]) == []  # greedy decoding is no curve
+
+
+def test_completions_as_given_hide_no_curve():
+    values = {}
+    for model, more in (("a", 0.0), ("b", 0.1)):
+        values[model, GREEDY] = greedy([0.8 + more] * 4)
+        values[model, Sampler(1.0)] = cell([0.6 + more] * 4, [60] * 4)
+    alone = at_equal_diversity(values, "a", ["accuracy"])
+    assert alone and at_equal_diversity(values | {("given", AS_GIVEN): greedy([0.5] * 4)}, "a", ["accuracy"]) == alone
 
 
 @pytest.mark.parametrize("count, metrics, samples", [(1, ["rouge"], 3), (8, ["nll"], 3), (8, ["rouge"], 1)])

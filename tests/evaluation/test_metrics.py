@@ -175,6 +175,14 @@ def test_a_paired_difference_is_narrower_than_two_means():
         a.minus(mean_of([1, 2]))
 
 
+def test_a_paired_difference_is_over_the_prompts_that_both_have_a_value_of():
+    nan = float("nan")
+    a, b = mean_of([1.0, 0, 1, 0.5, nan, nan]), mean_of([nan, nan, 1, 0, 1, 0])
+    difference = a.minus(b)
+    assert difference.mean == 0.25 and difference.low >= 0 and difference.high <= 0.5
+    assert np.isnan(mean_of([1.0, nan]).minus(mean_of([nan, 1.0])).mean)
+
+
 def test_no_wrong_average_in_silence():
     for values in ([], [float("nan")], [1.0, float("inf")]):
         with pytest.raises(ValueError, match="finite values"):

@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 import pytest
 import torch
+import transformers
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -75,6 +76,20 @@ def test_a_reward_model_is_no_language_model(name, reader, folders):
 def test_weights_that_are_not_there(reader, folders):
     with pytest.raises(ValueError, match="has no weights for model.layers.1.mlp.up_proj.weight: they would be random"):
         READERS[reader](str(folders / "plain-cut"))
+
+
+def test_weights_that_are_not_there_are_missed_in_quiet_too(folders, capfd):
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        test_weights_that_are_not_there("irl", folders)
+        IRLTrainer(
+            str(folders / "plain"), IRLConfig("unused", **QUIET), train_dataset=ROWS
+        )  # and nothing stays changed
+        assert transformers.logging.get_verbosity() == transformers.logging.ERROR
+        assert "LOAD REPORT" not in capfd.readouterr().err
+    finally:
+        transformers.logging.set_verbosity(before)
 
 
 def test_reward_models(folders):

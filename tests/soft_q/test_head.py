@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -75,13 +76,15 @@ def masked(bias, *columns):
 FIRST_TILE = range(16)  # of TINY_BUFFER
 
 
-@pytest.mark.parametrize("softcap, buffer", itertools.product([None, 2.5], [TINY_BUFFER, 64]))
-def test_forbidden_tokens_count_nothing(inputs, softcap, buffer):
+@pytest.mark.parametrize(
+    "scale, softcap, buffer", itertools.product([1.0, 0.7], [None, 2.5], [TINY_BUFFER, 64])
+)  # unscaled and in one tile, logits are kept for the backward
+def test_forbidden_tokens_count_nothing(inputs, scale, softcap, buffer):
     hidden, weight, bias, labels, upstream = inputs
     labels = labels.clamp(min=17, max=99)
     bias = masked(bias, *FIRST_TILE, 50, 100)
     plain = [x.clone().requires_grad_() for x in (hidden, weight)]
-    logits = plain_logits(*plain, bias, 0.7, softcap)
+    logits = plain_logits(*plain, bias, scale, softcap)
     q, v, log_pi = logits.gather(1, labels[:, None])[:, 0], logits.logsumexp(1), logits.log_softmax(1)
     entropy = -torch.special.xlogy(log_pi.exp(), log_pi.exp()).sum(1)
     ref_bias = masked(bias, 60)  # what only the reference cannot do costs infinitely much, and so is left out here
@@ -92,7 +95,7 @@ def test_forbidden_tokens_count_nothing(inputs, softcap, buffer):
     (q * upstream[0] + v * upstream[1] + kl).sum().backward()
 
     ours = [x.clone().requires_grad_() for x in (hidden, weight)]
-    policy = Projection(ours[1], bias, 0.7, softcap)
+    policy = Projection(ours[1], bias, scale, softcap)
     reference = Projection(weight.flip(0), ref_bias, 1.0, softcap)
     values = soft_q_values(ours[0], policy, labels, buffer, reference=Reference(hidden.flip(0), reference))
     our_q, our_v, our_entropy, is_top1, our_kl = values.q, values.v, values.entropy, values.is_top1, values.kl
@@ -102,6 +105,32 @@ def test_forbidden_tokens_count_nothing(inputs, softcap, buffer):
     assert torch.equal(is_top1, logits.argmax(1) == labels)
     for found, right in zip(ours, plain, strict=True):
         assert relative_error(found.grad, right.grad) < 1e-12
+
+
+def test_the_backward_multiplies_in_the_dtypes_of_the_forward(inputs, monkeypatch):
+    """Autocast is over when the backward runs, and asked then it would name another dtype, for either policy."""
+    hidden, weight, _, labels, _ = inputs
+    ours = [x.clone().requires_grad_() for x in (hidden, weight)]
+    reference = Reference(hidden.flip(0), Projection(weight.flip(0)))
+    values = soft_q_values(ours[0], Projection(ours[1]), labels, TINY_BUFFER, reference=reference)
+    for module in ("values", "reference_kl", "projection"):
+        name = f"trl_irl.soft_q.{module}.product_dtype"
+        monkeypatch.setattr(name, lambda *_: pytest.fail("asked in the backward"), raising=False)
+    (values.q + values.kl).sum().backward()
+    assert ours[1].grad.isfinite().all()
+
+
+def test_an_adapter_without_a_head_of_its_own_beside_one_with():
+    model = get_peft_model(make_model("llama"), LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"]))
+    model.add_adapter("plain", LoraConfig(target_modules=["q_proj"]))
+    base, ids = model.get_base_model(), torch.randint(10, 290, (2, 9))
+    with torch.no_grad():
+        base.get_output_embeddings().modules_to_save["default"].weight.mul_(2)
+    for name in ("plain", "default"):
+        model.set_adapter(name)
+        attach_soft_q_head(base)
+        values = base(ids, labels=ids, soft_q="values")
+        assert torch.allclose(values.v, base(ids).logits[:, :-1].logsumexp(-1), atol=1e-5), name
 
 
 def test_a_model_that_forbids_tokens_by_its_bias():

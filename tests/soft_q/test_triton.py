@@ -42,7 +42,7 @@ ASKED = [
 def both(function):
     results = []
     for use in (False, True):
-        tiles.uses_triton = lambda device: use
+        tiles.uses_triton = lambda device, dtype: use
         results.append(function())
     return zip(*results, strict=True)
 

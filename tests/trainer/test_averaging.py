@@ -40,6 +40,7 @@ def test_whole_models(shards, dtype, tokenizer, tmp_path):
     assert AutoTokenizer.from_pretrained(out).get_vocab() == tokenizer.get_vocab()
     assert (out / "soft_q.json").is_file() and not (out / "optimizer.pt").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"0", "1", "2", "out"}
+    assert out.stat().st_mode == (tmp_path / "0").stat().st_mode  # readable to those who could read the models
 
 
 def adapter(base, folder, seed, **options):

@@ -142,7 +142,8 @@ class GenerationCallback(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics: dict[str, float] | None = None, **kwargs):
         # Asked again about the same weights: another of several evaluation datasets, or the evaluation at the end.
         weights = (state.global_step, sum(weight._version for weight in self.trainer.model.parameters()))
-        if self._last is None or self._last[0] != weights:
+        (is_known,) = broadcast_object_list([self._last is not None and self._last[0] == weights])  # all ranks alike
+        if not is_known:
             with random_states_kept():
                 groups = self._generate(args)
             from_main = [None]

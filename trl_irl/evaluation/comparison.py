@@ -108,9 +108,9 @@ def at_equal_diversity(values: Values, baseline: str, metrics: Sequence[str]) ->
     """
     families = {sampler.family for _, sampler in values if sampler.is_random}
     shown = families if len(families) == 1 else {"temperature"}
-    curves: dict[str, Curve] = {model: {} for model, _ in values}
+    curves: dict[str, Curve] = {model: {} for model, sampler in values if sampler != AS_GIVEN}
     for (model, sampler), statistics in values.items():
-        if sampler in (GREEDY, AS_GIVEN) or (sampler.is_random and sampler.family in shown):
+        if sampler == GREEDY or (sampler.is_random and sampler.family in shown):
             curves[model][sampler] = statistics
     if not all(curves.values()):
         return []

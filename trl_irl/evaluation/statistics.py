@@ -68,8 +68,8 @@ class Statistic:
 
     def minus(self, other: "Statistic", **options) -> Interval:
         """
-        The difference over the prompts that both were asked: narrower than two intervals apart, since easy and hard
-        prompts cancel.
+        The difference over the prompts that both have a value of: narrower than two intervals apart, since easy and
+        hard prompts cancel.
 
         Raises:
             `ValueError`: they are not of equally many prompts.
@@ -79,7 +79,11 @@ class Statistic:
                 f"A paired difference needs the same prompts, and there are {len(self.sums)} and {len(other.sums)} of "
                 "them."
             )
-        return percentile_interval(self.value - other.value, self.resampled(**options) - other.resampled(**options))
+        mine, theirs = self, other
+        if self.score is ratio and other.score is ratio:
+            both = (self.sums[:, 1] > 0) & (other.sums[:, 1] > 0)
+            mine, theirs = (Statistic(one.sums * both[:, None]) for one in (self, other))
+        return percentile_interval(mine.value - theirs.value, mine.resampled(**options) - theirs.resampled(**options))
 
 
 def mean_of(values: Sequence[float]) -> Statistic:

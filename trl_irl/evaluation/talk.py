@@ -94,8 +94,7 @@ class Talk:
         trained = saved_settings(path) if settings.rewards else {}
         self.reward = None
         if trained.get("lambda_td"):  # of plain likelihood there is none that was learnt
-            of_training = {key: trained[key] for key in ("gamma", "terminal_value")}
-            self.reward = SoftQReward(self.model, self.tokenizer, **of_training)
+            self.reward = SoftQReward(self.model, self.tokenizer, settings=trained)
         self.reset()
 
     def reset(self) -> None:

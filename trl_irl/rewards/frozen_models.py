@@ -142,11 +142,17 @@ def whole_language_model(path: str | PreTrainedModel, key: str = "model", new_he
         return
     base = base_of(path, key) if is_adapter(path) else path
     logger, handler = logging.getLogger("transformers.modeling_utils"), _LoadReports(base, key, new_head)
+    level, passes_on = logger.level, logger.propagate
     logger.addHandler(handler)
+    if not logger.isEnabledFor(logging.WARNING):  # where transformers is told to be quiet, the report is for us alone
+        logger.setLevel(logging.WARNING)
+        logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = passes_on
 
 
 def load_classifier(path: str, key: str = "model", new_head: bool = False, **options) -> PreTrainedModel:

@@ -124,6 +124,9 @@ class SoftQReward:
         batch_size (`int`, *optional*, defaults to `8`)
         dtype (`str`, *optional*, defaults to `"auto"`):
             Data type of a model given by name; Q and V are float32 whatever it is.
+        settings (`dict`, *optional*):
+            How the model was trained, as [`~rewards.soft_q_settings.saved_settings`] reads it, where `model` is not
+            the name of where it lies.
 
     Raises:
         `ValueError`: `kind` or `aggregate` is unknown, `"log_ratio"` has no reference, or one of another kind of
@@ -143,6 +146,7 @@ class SoftQReward:
         clip: float | None = None,
         batch_size: int = 8,
         dtype: str = "auto",
+        settings: dict | None = None,
     ):
         for name, value, choices in (("kind", kind, KINDS), ("aggregate", aggregate, AGGREGATES)):
             if value not in choices:
@@ -154,14 +158,16 @@ class SoftQReward:
             )
         if not isinstance(model, str) and tokenizer is None:
             raise ValueError("A model that is not given by name needs its `tokenizer`.")
-        settings = saved_settings(model) if isinstance(model, str) else {}
+        if settings is None:
+            settings = saved_settings(model) if isinstance(model, str) else {}
         self.kind, self.aggregate, self.clip, self.batch_size = kind, aggregate, clip, batch_size
         self.gamma = settings.get("gamma", 1.0) if gamma is None else gamma
         self.terminal_value = settings.get("terminal_value", "zero") if terminal_value is None else terminal_value
         self.value_temperature = settings.get("value_temperature", 1.0)
         if kind == "soft_q" and settings.get("value_origin") == "reference":
+            name = model if isinstance(model, str) else "This model"
             warnings.warn(
-                f"{model} was trained with `value_origin: reference`: the reward that it holds counts its values from "
+                f"{name} was trained with `value_origin: reference`: the reward that it holds counts its values from "
                 'its reference\'s, and `kind="soft_q"` counts them from zero. Over a whole completion the two differ '
                 "by what they count from at its ends alone (with gamma 1); token by token they differ by as much as "
                 'the reference\'s values move. `kind="advantage"` does not depend on it.',

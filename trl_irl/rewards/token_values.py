@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from .._modes import in_mode
 from ..text.context import context_length, over
 from ..text.padding import padded, padded_batch
 
@@ -85,37 +86,32 @@ def token_values(
 
     asked = Statistics(temperature=None if value_temperature == 1 else value_temperature)
     _check(model, encoded)
-    was_training = model.training
     values: list[TokenValues | None] = [None] * len(encoded)
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))  # little padding
-    try:
-        with soft_q_head(model):
-            model.eval()
-            seen = None if description else True  # a bar only where somebody sees it move
-            for start in tqdm(range(0, len(order), batch_size), desc=description, leave=False, disable=seen):
-                chosen = order[start : start + batch_size]
-                ids, of_rows = zip(*(encoded[i] for i in chosen), strict=True)
-                if model.config.is_encoder_decoder:
-                    ids, of_rows = zip(*map(_apart, ids, of_rows), strict=True)
-                # Any id will do as padding: it is masked, and follows what is scored.
-                batch = padded_batch(ids, 0, device=model.device)
-                labels = padded(of_rows, -100, device=model.device)
-                output = model(**batch, labels=labels, soft_q="values", statistics=asked)
-                terms = soft_q_terms(
-                    output.q,
-                    output.v,
-                    output.labels,
-                    stop_tokens,
-                    gamma,
-                    terminal_value,
-                    soft_v=output.v_tempered,
-                )
-                grid = (output.labels, output.q, output.v, terms.reward, terms.has_reward)
-                for row, i in enumerate(chosen):
-                    scored = terms.scored[row]
-                    values[i] = TokenValues(*(tensor[row][scored].cpu().numpy() for tensor in grid))
-    finally:
-        model.train(was_training)
+    with soft_q_head(model), in_mode(model, training=False):
+        seen = None if description else True  # a bar only where somebody sees it move
+        for start in tqdm(range(0, len(order), batch_size), desc=description, leave=False, disable=seen):
+            chosen = order[start : start + batch_size]
+            ids, of_rows = zip(*(encoded[i] for i in chosen), strict=True)
+            if model.config.is_encoder_decoder:
+                ids, of_rows = zip(*map(_apart, ids, of_rows), strict=True)
+            # Any id will do as padding: it is masked, and follows what is scored.
+            batch = padded_batch(ids, 0, device=model.device)
+            labels = padded(of_rows, -100, device=model.device)
+            output = model(**batch, labels=labels, soft_q="values", statistics=asked)
+            terms = soft_q_terms(
+                output.q,
+                output.v,
+                output.labels,
+                stop_tokens,
+                gamma,
+                terminal_value,
+                soft_v=output.v_tempered,
+            )
+            grid = (output.labels, output.q, output.v, terms.reward, terms.has_reward)
+            for row, i in enumerate(chosen):
+                scored = terms.scored[row]
+                values[i] = TokenValues(*(tensor[row][scored].cpu().numpy() for tensor in grid))
     return values
 
 

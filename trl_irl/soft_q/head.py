@@ -21,6 +21,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
+from .._modes import in_mode
 from .own_forward import (
     Postprocessing,
     UnknownHeadError,
@@ -277,12 +278,12 @@ def _measured(model: PreTrainedModel) -> Postprocessing:
     asked = probe_inputs(model)
     input_ids = asked["input_ids"]
     head = model.get_output_embeddings()
-    name, was_training = type(model).__name__, model.training
+    name = type(model).__name__
     # In training mode, because bitsandbytes repacks 4-bit weights for inference when a CPU model is evaluated, and no
     # gradient passes through them any more. Dropout does no harm: hidden states and logits are of one forward.
-    model.train()
+    devices = [input_ids.device] if input_ids.is_cuda else []
     try:
-        with torch.random.fork_rng(devices=[input_ids.device] if input_ids.is_cuda else []):
+        with in_mode(model, training=True), torch.random.fork_rng(devices=devices):
             with torch.enable_grad():  # shows trainable weights after the projection
                 *_, postprocessing = _probed(model, (), asked)
             hidden, output = run_without_projection(model, (), asked, head)
@@ -293,8 +294,6 @@ def _measured(model: PreTrainedModel) -> Postprocessing:
             f"{name} cannot be run on {input_ids.size(1)} tokens alone, so the soft-Q head cannot make sure that it "
             f"computes what the model does: {type(error).__name__}: {error}"
         ) from error
-    finally:
-        model.train(was_training)
     if hidden.shape[:2] != input_ids.shape:
         raise UnknownHeadError(
             f"{name} gives its output projection {hidden.size(1)} positions of {input_ids.size(1)} tokens, and the "

@@ -76,7 +76,7 @@ class Projection:
         """
         head = model.get_output_embeddings()
         if isinstance(head, ModulesToSaveWrapper):
-            if with_adapters and not head.disable_adapters:
+            if with_adapters and not head.disable_adapters and head.active_adapters:
                 head = head.modules_to_save[head.active_adapters[0]]
             else:
                 head = head.original_module

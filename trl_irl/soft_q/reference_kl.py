@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from .projection import Projection, product_dtype, project, sum_dtype
+from .projection import Projection, project, sum_dtype
 from .tiles import apply_postprocessing_, chunks
 
 
@@ -53,9 +53,9 @@ def check_vocabulary(policy: Projection, reference: Projection) -> None:
 class ReferenceLogits:
     """Tiles of a reference's logits, in memory that each tile uses again."""
 
-    def __init__(self, reference: Reference):
+    def __init__(self, reference: Reference, dtype: torch.dtype):
         self._projection = reference.projection
-        self._dtype = product_dtype(reference.hidden_states, reference.projection.weight)
+        self._dtype = dtype
         self._hidden = reference.hidden_states.detach().to(self._dtype)
         self._memory: torch.Tensor | None = None
         self._weight: tuple[slice, torch.Tensor] | None = None
@@ -101,7 +101,7 @@ class RunningKL:
         gap.masked_fill_(q == float("-inf"), 0)  # what the policy cannot do counts nothing
         _fold_logsumexp(self.max_ref[rows], self.sum_ref[rows], q_ref)
         weights = _fold_logsumexp(self.max[rows], self.sum[rows], q_ref.copy_(q), self.gap[rows])
-        self.gap[rows] += torch.bmm(weights.unsqueeze(1), gap.unsqueeze(2)).view(-1)
+        self.gap[rows] += weights.mul_(gap).sum(1)  # no product of matrices, which TF32 would round
 
     def result(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The KL and V of the reference, one number per token, in nats."""

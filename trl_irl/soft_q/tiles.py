@@ -23,14 +23,14 @@ if is_triton_available():
 _CHUNK = 2**19
 
 
-def uses_triton(device: torch.device) -> bool:
-    """Whether tiles on `device` are folded by the Triton kernels rather than by torch operations."""
-    return device.type == "cuda" and is_triton_available()
+def uses_triton(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether tiles are folded by the Triton kernels, whose sums are float32, rather than by torch operations."""
+    return device.type == "cuda" and dtype != torch.float64 and is_triton_available()
 
 
-def fold_keeps(device: torch.device, scale: float, softcap: float | None) -> bool:
-    """Whether [`fold`] leaves a tile as it was, so that [`gradient`] can take it."""
-    return uses_triton(device) or (scale == 1.0 and softcap is None)
+def fold_keeps(device: torch.device, dtype: torch.dtype, scale: float, softcap: float | None) -> bool:
+    """Whether [`fold`] leaves a tile without forbidden tokens as it was, so that [`gradient`] can take it."""
+    return uses_triton(device, dtype) or (scale == 1.0 and softcap is None)
 
 
 def fold(
@@ -58,7 +58,7 @@ def fold(
         work (`torch.Tensor`, one dimension, the tile's dtype):
             Memory for a working copy of the tile.
     """
-    if uses_triton(tile.device):
+    if uses_triton(tile.device, tile.dtype):
         kernels.fold(tile, start, stats, scale, softcap)
         return
     apply_postprocessing_(tile, scale, softcap)
@@ -166,7 +166,7 @@ def gradient(
     Returns:
         `torch.Tensor` of shape `(tokens, columns)`: gradient with respect to the projection's output.
     """
-    if uses_triton(tile.device):
+    if uses_triton(tile.device, tile.dtype):
         return kernels.gradient(tile, start, state, scale, softcap, out_dtype, work)
     apply_postprocessing_(tile, scale, softcap)
     slope = work[: tile.numel()].view_as(tile)  # of the softcapping: d softcap * tanh(x / softcap) / dx

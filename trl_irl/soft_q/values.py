@@ -38,8 +38,10 @@ class _SoftQValues(torch.autograd.Function):
         label_logits = _label_logits(hidden, projection, labels, dtype) if asked.gem == "log_sigmoid" else None
         stats = RunningStatistics(labels, sum_dtype(dtype), asked, label_logits)
         tiles, running_kl = projection.tiles(len(labels), buffer_bytes), None
+        ref_dtype = None
         if reference is not None:
-            running_kl = RunningKL(len(labels), sum_dtype(dtype), hidden.device, ReferenceLogits(reference))
+            ref_dtype = product_dtype(reference.hidden_states, reference.projection.weight)
+            running_kl = RunningKL(len(labels), sum_dtype(dtype), hidden.device, ReferenceLogits(reference, ref_dtype))
         with tile_memory(hidden.device, tiles, sum_dtype(dtype)) as (buffer, work):
             cast_hidden = hidden.to(dtype)
             for rows, columns in tiles:
@@ -47,7 +49,8 @@ class _SoftQValues(torch.autograd.Function):
                 if running_kl is not None:
                     running_kl.fold(rows, columns, _logits(tile, scale, softcap), work)
                 fold(tile, columns.start, stats.rows(rows), scale, softcap, work)
-        ctx.tile = buffer if len(tiles) == 1 and fold_keeps(hidden.device, scale, softcap) else None
+        kept = len(tiles) == 1 and fold_keeps(hidden.device, sum_dtype(dtype), scale, softcap) and not stats.forbids[0]
+        ctx.tile = buffer if kept else None
         values, mass = stats.result(projection.columns)
         if running_kl is not None:
             kl, v_ref = running_kl.result()
@@ -56,7 +59,7 @@ class _SoftQValues(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, bias, labels, mass, *known)
         ctx.label_logits, ctx.forbids, ctx.reference = label_logits, stats.forbids[0], reference
         ctx.set_materialize_grads(False)  # GEM has no use for V, and its tiles then need one exponential less
-        ctx.settings = (scale, softcap, vocabulary, buffer_bytes, dtype, asked)
+        ctx.settings = (scale, softcap, vocabulary, buffer_bytes, dtype, asked, ref_dtype)
         constants = [values.is_top1, None if asked.entropy else values.entropy, values.v_ref]
         ctx.mark_non_differentiable(*(x for x in constants if x is not None))
         return tuple(values)
@@ -64,14 +67,14 @@ class _SoftQValues(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *given):
         hidden, weight, bias, labels, mass, v, entropy, v_tempered, kl, v_ref = ctx.saved_tensors
-        scale, softcap, vocabulary, buffer_bytes, dtype, asked = ctx.settings
+        scale, softcap, vocabulary, buffer_bytes, dtype, asked, ref_dtype = ctx.settings
         projection = Projection(weight, bias, scale, softcap, vocabulary)
         values = RowValues(None, v, entropy, None, None, v_tempered)
         given = RowValues(*given)._replace(is_top1=None, v_ref=None)
         state = RowGradients(asked, labels, values, mass, ctx.label_logits, given, projection.columns, ctx.forbids)
 
         compares = ctx.reference is not None and given.kl is not None
-        ref_logits = ReferenceLogits(ctx.reference) if compares else None
+        ref_logits = ReferenceLogits(ctx.reference, ref_dtype) if compares else None
 
         def logit_gradient(rows, columns, tile, work):
             more = None

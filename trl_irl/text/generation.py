@@ -14,6 +14,7 @@ from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from trl.models.utils import unwrap_model_for_generation
 
+from .._modes import in_mode
 from .padding import padded_batch
 from .stop_tokens import cut_at_stop
 
@@ -94,16 +95,14 @@ def generate(
         choice |= {"min_p": min_p} if min_p else {}
     if pad_token_id is None:
         pad_token_id = min(stop_tokens, default=0)
-    was_training = model.training
-    model.eval()
     apart = model.config.is_encoder_decoder
     completions: list[list[int]] = []
     starts = range(0, len(prompts), batch_size)
     for start in tqdm(starts, desc=description, leave=False, disable=None if description else True):
         side = "right" if apart else "left"
         batch = padded_batch(prompts[start : start + batch_size], pad_token_id, side, device=model.device)
-        shared = {} if apart or beams > 1 or options.get("synced_gpus") else _read_once(model, batch)
-        with as_it_is(model):
+        with in_mode(model, training=False), as_it_is(model):
+            shared = {} if apart or beams > 1 or options.get("synced_gpus") else _read_once(model, batch)
             generated = model.generate(
                 **batch,
                 **shared,
@@ -115,7 +114,6 @@ def generate(
             )
         width = 1 if apart else batch["input_ids"].size(1)  # of a decoder, the token that it begins with
         completions += [cut_at_stop(row, stop_tokens) for row in generated[:, width:].tolist()]
-    model.train(was_training)
     return completions
 
 

@@ -130,7 +130,7 @@ def test_the_expert_term_is_its_mean_nll_however_it_is_split(batch, steps, start
 
 def test_the_expert_stands_in_the_policys_tokens(tokenizer):
     ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")}
-    prompt, completion = expert_ids(tokenizer, ROWS[0], ends, 100, {})
+    prompt, completion, _ = expert_ids(tokenizer, ROWS[0], ends, 100, {})
     assert prompt == tokenizer(ROWS[0]["prompt"])["input_ids"]
     assert completion == tokenizer(" It is blue.")["input_ids"] + [tokenizer.eos_token_id]
     assert expert_ids(tokenizer, ROWS[0], ends, 3, {})[1] == completion[:3]  # as the policy would be cut

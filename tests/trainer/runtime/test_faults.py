@@ -149,6 +149,19 @@ def test_sigterm_saves_and_training_goes_on_from_there(make_trainer, tmp_path):
         assert torch.equal(weights(resumed.model)[name], expected), name
 
 
+def test_the_signal_is_given_back_where_training_fails(make_trainer):
+    class Fails(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            raise RuntimeError("on purpose")
+
+    handler = signal.getsignal(signal.SIGTERM)
+    trainer = make_trainer(save_on_signal=True)
+    trainer.add_callback(Fails())
+    with pytest.raises(RuntimeError, match="on purpose"):
+        trainer.train()
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
 def test_signals_need_the_main_thread(make_trainer):
     trainer = make_trainer(save_on_signal=True)
     errors = []

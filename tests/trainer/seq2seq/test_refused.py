@@ -103,11 +103,12 @@ def test_packing_a_stream(tokenizer, tmp_path):
         ("assistant_only_loss", True),
         ("completion_only_loss", False),
         ("max_completion_length", 0),
+        ("predict_with_generate", True),  # of packed rows
     ],
 )
 def test_keys(key, value, tmp_path):
     with pytest.raises(ValueError, match=f"`{key}="):
-        Seq2SeqIRLConfig(**settings(tmp_path, **{key: value}))
+        Seq2SeqIRLConfig(**settings(tmp_path, packing=key == "predict_with_generate", **{key: value}))
 
 
 def test_a_second_adapter(tokenizer, tmp_path):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..._modes import in_mode
 from ...rewards.adapters import base_of, config_of, is_adapter
 from ...rewards.frozen_models import load_classifier, whole_weights
 from ...soft_q.own_forward import check_decoder_only
@@ -184,13 +185,11 @@ class Discriminator:
                 Largest reward, and negative, of a judgement.
             batch_size (`int`, *optional*, defaults to `8`)
         """
-        was_training = self.model.training
-        self.model.eval()
         rewards: list[float] = [0.0] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))  # little padding
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            with self.active():
+            with self.active(), in_mode(self.model, training=False):
                 logits, counts = self.logits([rows[i] for i in chosen])
             reward = logits if form == "airl" else F.softplus(logits)
             if clip is not None:
@@ -198,5 +197,4 @@ class Discriminator:
             means = (reward * counts).sum(1) / counts.sum(1)
             for i, mean in zip(chosen, means.tolist(), strict=True):
                 rewards[i] = mean
-        self.model.train(was_training)
         return rewards

@@ -45,9 +45,9 @@ def check_completions(dataset, name: str) -> None:
 
 def expert_ids(
     tokenizer: PreTrainedTokenizerBase, row: dict, stop_tokens: Collection[int], max_length: int, template: dict
-) -> tuple[list[int], list[int]]:
+) -> Encoded:
     """
-    Token ids of a row's prompt and completion, such that nothing but what is said tells them from a policy's: they go
+    Token ids of a row's prompt and completion, and whether they are those of SFT, such that nothing but what is said tells them from a policy's: they go
     on from the prompt's own tokens, and end after the first stop token (a chat template may write a newline there, or
     more turns) or where the policy would be cut.
 
@@ -62,13 +62,9 @@ def expert_ids(
         template (`dict`):
             Arguments of the chat template.
     """
-    prompt, completion, _ = _encoded(tokenizer, row, template)
-    return prompt, cut_at_stop(completion, stop_tokens)[:max_length]
-
-
-def _encoded(tokenizer: PreTrainedTokenizerBase, row: dict, template: dict) -> Encoded:
     # Without the row's own `tools`: RLOO asks the policy without them.
-    return encode_row(tokenizer, {key: row[key] for key in ("prompt", "completion")}, **template)
+    encoded = encode_row(tokenizer, {key: row[key] for key in ("prompt", "completion")}, **template)
+    return encoded._replace(completion=cut_at_stop(encoded.completion, stop_tokens)[:max_length])
 
 
 def with_expert_ids(dataset, name: str, tokenizer, stop_tokens, max_length: int, template: dict):
@@ -91,10 +87,10 @@ def with_expert_ids(dataset, name: str, tokenizer, stop_tokens, max_length: int,
     def add(row: dict, i: int) -> dict:
         where = f"Row {i} of the {name} dataset"
         with naming_row(where):
-            prompt, completion, as_sft = _encoded(tokenizer, checked_row(row, where), template)
-        check_prompt(len(prompt), where)
-        ids = {PROMPT: prompt, COMPLETION: cut_at_stop(completion, stop_tokens)[:max_length]}
-        return ids if is_stream else {**ids, AS_SFT: as_sft}
+            found = expert_ids(tokenizer, checked_row(row, where), stop_tokens, max_length, template)
+        check_prompt(len(found.prompt), where)
+        ids = {PROMPT: found.prompt, COMPLETION: found.completion}
+        return ids if is_stream else {**ids, AS_SFT: found.as_sft}
 
     shown = {} if is_stream else {"desc": f"Tokenizing {name} dataset"}
     with PartialState().main_process_first():

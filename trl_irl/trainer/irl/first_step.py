@@ -10,7 +10,7 @@ import torch
 from accelerate.logging import get_logger
 from transformers import TrainerCallback
 
-from ..runtime.models import no_dropout
+from ..._modes import in_mode
 
 
 logger = get_logger(__name__)
@@ -73,7 +73,7 @@ class FirstStep:
         """
         trainer, objective = self._trainer, self._trainer.objective
         sums = torch.zeros(len(names), 2, device=trainer.args.device)
-        with no_dropout(trainer.model), trainer.compute_loss_context_manager():
+        with in_mode(trainer.model, training=False), trainer.compute_loss_context_manager():
             for batch in batches:
                 inputs = trainer._prepare_inputs(dict(batch))
                 asked = {

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
+from ..._modes import in_mode
 from ...soft_q.own_forward import embedding_rows
-from ..runtime.models import no_dropout
 
 
 # Relative change of a document's logits, by the bits computed with, beyond which it depends on the document before it
@@ -51,7 +51,7 @@ def check_documents_apart(
 
     name = type(language_model).__name__
     try:
-        with no_dropout(model):
+        with in_mode(model, training=False):
             alone, behind, behind_other = logits(second), logits(first, second), logits(other, second)
     except Exception as error:  # of the model's own code
         what = f"it cannot be run on such a row: {type(error).__name__}: {error}"

@@ -50,8 +50,8 @@ def check_kept(dataset, prepared, max_length: int | None, packing: bool, name: s
         raise ValueError(f"All {dropped} rows of the {name} dataset were dropped: {reason}")
     if dropped:
         logger.warning(
-            f"{dropped} of {len(dataset)} rows of the {name} dataset were dropped: their prompt alone fills "
-            f"`max_length={max_length}`."
+            f"{dropped} of {len(dataset)} rows of the {name} dataset were dropped: none of their tokens is scored, "
+            f"since the prompt alone fills `max_length={max_length}`, or no label or mask marks one."
         )
 
 

@@ -12,12 +12,13 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.trainer_utils import PredictionOutput
 
+from ..._modes import in_mode
 from ...rewards.soft_q_settings import save_settings, saved_settings
 from ...soft_q import Reference, SoftQOutput, SoftQTerms, soft_q_terms
 from ...soft_q.head import projection_of
 from ...soft_q.objectives import Objective, objective_of
 from ..runtime.interruption import Interruptible
-from ..runtime.models import causal_lm, no_dropout, why_reference
+from ..runtime.models import causal_lm, why_reference
 from ..runtime.step_guard import StepGuard
 from .first_step import FirstStep, ScheduleCheck, drowning
 from .reference import own_reference, prepared_reference
@@ -145,7 +146,21 @@ class SoftQTraining(Interruptible):
 
     def _measure(self, mode: str, output, terms: SoftQTerms, lambda_td: float, seen: torch.Tensor | int) -> None:
         own = self.objective.metrics(terms, output)
-        self._token_metrics[mode].add(output, terms, lambda_td, seen, own=own)
+        rows = self._not_repeated(terms.nll) if mode == "eval" else None
+        if rows is not None:
+            own = {name: tuple(x[rows] for x in pair) for name, pair in own.items()}
+        self._token_metrics[mode].add(output, terms, lambda_td, seen, rows, own)
+
+    def _not_repeated(self, grid: torch.Tensor) -> torch.Tensor | None:
+        """
+        Which rows of an evaluation's batch count, a bool per row, where not all do: accelerate fills the last batch of
+        several ranks with rows from the start. Rows of a padding-free batch cannot be told apart, and all count.
+        """
+        state, rows = self.accelerator.gradient_state, len(grid)
+        if not state.end_of_dataloader or state.remainder <= 0 or getattr(self, "padding_free", False):
+            return None
+        numbers = torch.arange(rows, device=grid.device) + self.accelerator.process_index * rows
+        return numbers < state.remainder
 
     @torch.no_grad()
     def _reference(self, model, inputs: dict[str, Any], kl: bool) -> Reference | None:
@@ -157,7 +172,7 @@ class SoftQTraining(Interruptible):
         if self.ref_model is not None:
             hidden = self.ref_model(**inputs, soft_q="hidden_states").hidden_states
             return Reference(hidden, projection_of(self._ref_causal_lm), kl, values)
-        with no_dropout(model), self.accelerator.unwrap_model(model).disable_adapter():
+        with in_mode(model, training=False), self.accelerator.unwrap_model(model).disable_adapter():
             hidden = model(**inputs, soft_q="hidden_states").hidden_states
         return Reference(hidden, projection_of(self._causal_lm, with_adapters=False), kl, values)
 

@@ -20,6 +20,7 @@ from .policy_samples import (
     ReplayBuffer,
     prompt_lengths,
     prompts_of,
+    same_number,
     sample_with_vllm,
     with_policy_rows,
 )
@@ -112,10 +113,11 @@ class OnlineTraining:
         if self._vllm is not None:
             return sample_with_vllm(self._vllm, prompts, self.stop_token_ids, self.accelerator)
         gather = self.args.ds3_gather_for_generation
+        asked = same_number(prompts, self.stop_token_ids)
         with unwrapped(self.model_wrapped, self.accelerator, self.args, gather) as model:
             completions = generate(
                 model,
-                prompts,
+                asked,
                 self.stop_token_ids,
                 self._tokenizer.pad_token_id,
                 self.args.max_completion_length,
@@ -123,7 +125,7 @@ class OnlineTraining:
                 self.args.per_device_train_batch_size * self.args.num_generations,
                 synced_gpus=self.accelerator.num_processes > 1,
             )
-        return [PolicySample(*pair) for pair in zip(prompts, completions, strict=True)]
+        return [PolicySample(*pair) for pair in zip(prompts, completions, strict=False)]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self._is_policy = inputs.pop("is_policy", None)

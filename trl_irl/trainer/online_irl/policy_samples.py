@@ -58,6 +58,16 @@ def prompt_lengths(dataset: Dataset) -> np.ndarray:
     return np.concatenate(lengths)
 
 
+def same_number(prompts: Sequence[list[int]], stop_tokens: Collection[int]) -> list[list[int]]:
+    """
+    The prompts, and as many more behind them as another rank has, which a rank may have fewer of since rows with
+    nothing to learn are left out: all ranks sample together, so many times. All ranks take part.
+    """
+    most = max(gather_object([len(prompts)]))
+    filler = prompts[0] if prompts else [min(stop_tokens)]
+    return [*prompts, *[filler] * (most - len(prompts))]
+
+
 def sample_with_vllm(
     vllm: VLLMGeneration, prompts: Sequence[list[int]], stop_tokens: Collection[int], accelerator: Accelerator
 ) -> list[PolicySample]:
@@ -67,13 +77,12 @@ def sample_with_vllm(
     Args:
         vllm ([`~trl.generation.vllm_generation.VLLMGeneration`])
         prompts (`Sequence[list[int]]`):
-            Token ids; one or more, and as many as there happen to be on each rank.
+            Token ids; as many as there happen to be on each rank.
         stop_tokens (`Collection[int]`), accelerator ([`~accelerate.Accelerator`])
     """
     vllm.sync_weights()
     # With a server, TRL cuts what comes back into equal parts for the ranks.
-    most = max(gather_object([len(prompts)]))
-    asked = [*prompts, *[prompts[0]] * (most - len(prompts))]
+    asked = same_number(prompts, stop_tokens)
     rows = vllm.generate(prompts=asked, images=None, num_generations=1)[1]
     return [PolicySample.cut(prompt, list(row), stop_tokens) for prompt, row in zip(prompts, rows, strict=False)]
 

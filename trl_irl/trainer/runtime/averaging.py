@@ -81,10 +81,16 @@ def average(paths: Sequence[str], weights: Sequence[float], output_dir: str) -> 
             _average_whole(paths, folders, weights, part)
         if folder.exists():
             folder.rmdir()
+        part.chmod(0o777 & ~_umask())  # `mkdtemp` keeps a folder to its maker
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def _umask() -> int:
+    os.umask(mask := os.umask(0))
+    return mask
 
 
 def _local(path: str) -> Path:

@@ -23,6 +23,7 @@ class StopOnSignal(TrainerCallback):
     def __init__(self):
         self.stopped = False
         self._received = False
+        self._holds = False
         self._previous = None
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -33,6 +34,7 @@ class StopOnSignal(TrainerCallback):
             )
         self.stopped = self._received = False
         self._previous = signal.signal(signal.SIGTERM, self._receive)
+        self._holds = True
 
     def _receive(self, signum, frame):
         self._received = True
@@ -44,8 +46,11 @@ class StopOnSignal(TrainerCallback):
             # The time until SIGKILL is short: no evaluation before the checkpoint.
             control.should_save, control.should_evaluate, control.should_training_stop = True, False, True
 
-    def on_train_end(self, args, state, control, **kwargs):
-        signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
+    def give_back(self) -> None:
+        """The signal to whoever had it before."""
+        if self._holds:
+            self._holds = False
+            signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
 
 
 class Interruptible:
@@ -58,6 +63,12 @@ class Interruptible:
         self._stop_on_signal = StopOnSignal()
         if self.args.save_on_signal:
             self.add_callback(self._stop_on_signal)
+
+    def train(self, *args, **kwargs):
+        try:
+            return super().train(*args, **kwargs)
+        finally:  # also where training fails: the signal would end nothing from then on
+            self._stop_on_signal.give_back()
 
     @property
     def stopped_by_signal(self) -> bool:

@@ -2,8 +2,6 @@
 
 import inspect
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from accelerate.utils import is_peft_model
@@ -103,17 +101,6 @@ def without_trl_head(model: PreTrainedModel) -> None:
         del model.forward
         if getattr(before, "__func__", None) is not type(model).forward:  # such as what moves inputs between devices
             model.forward = before
-
-
-@contextmanager
-def no_dropout(model: torch.nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def sharding_of(args: TrainingArguments) -> str | None:

@@ -70,6 +70,12 @@ class Seq2SeqIRLConfig(IRLConfig, Seq2SeqTrainingArguments):
             raise ValueError(f"`max_completion_length={self.max_completion_length}` must be 1 or more.")
         if self.packing and self.max_length is None:
             raise ValueError("`packing=True` fills rows of `max_length` tokens. Set it, 512 for example.")
+        if self.packing and self.predict_with_generate:
+            raise ValueError(
+                "`packing=True` with `predict_with_generate=True`: a packed row has several prompts, and `generate` "
+                "goes on from one. Set `packing=False`, or leave the texts to `eval_generations` (`trl-irl irl`) or "
+                "`trl-irl evaluate`."
+            )
 
     @classmethod
     def of(cls, args: IRLConfig) -> "Seq2SeqIRLConfig":

@@ -10,9 +10,9 @@ from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from ..._modes import in_mode
 from ...soft_q.own_forward import embedding_rows
 from ...soft_q.packed import shifted
-from ..runtime.models import no_dropout
 
 
 _WINDOW = 1024  # rows that are packed together
@@ -145,7 +145,7 @@ def check_documents_apart(
         return torch.stack([output.q, output.v])[:, 0, -len(second) - 1 : -1].double()
 
     name = type(language_model).__name__
-    with no_dropout(language_model):
+    with in_mode(language_model, training=False):
         try:
             alone, behind = values(second), values(first, second)
         except Exception as error:
