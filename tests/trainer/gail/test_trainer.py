@@ -136,7 +136,7 @@ def test_the_expert_stands_in_the_policys_tokens(tokenizer):
     assert expert_ids(tokenizer, ROWS[0], ends, 3, {})[1] == completion[:3]  # as the policy would be cut
     # Written as one, the space merges with what follows; the policy goes on after the space.
     row = {"prompt": "The quick ", "completion": "brown"}
-    prompt, completion = expert_ids(tokenizer, row, ends, 100, {})
+    prompt, completion, _ = expert_ids(tokenizer, row, ends, 100, {})
     assert prompt == tokenizer(row["prompt"])["input_ids"]
     assert prompt != tokenizer("The quick brown")["input_ids"][: len(prompt)]
     assert tokenizer.decode(prompt + completion) == "The quick brown<eos>"

@@ -47,9 +47,9 @@ def expert_ids(
     tokenizer: PreTrainedTokenizerBase, row: dict, stop_tokens: Collection[int], max_length: int, template: dict
 ) -> Encoded:
     """
-    Token ids of a row's prompt and completion, and whether they are those of SFT, such that nothing but what is said tells them from a policy's: they go
-    on from the prompt's own tokens, and end after the first stop token (a chat template may write a newline there, or
-    more turns) or where the policy would be cut.
+    Token ids of a row's prompt and completion, and whether they are SFT's: nothing but what is said tells them from a
+    policy's, since they go on from the prompt's own tokens, and end after the first stop token (a chat template may
+    write a newline there, or more turns) or where the policy would be cut.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`])
