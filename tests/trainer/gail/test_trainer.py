@@ -141,7 +141,7 @@ def test_the_expert_stands_in_the_policys_tokens(tokenizer):
     assert prompt != tokenizer("The quick brown")["input_ids"][: len(prompt)]
     assert tokenizer.decode(prompt + completion) == "The quick brown<eos>"
     # The template ends a turn with a newline, which a policy that has said <|im_end|> never comes to write.
-    prompt, completion = expert_ids(tokenizer, CHAT[1], ends, 100, {})
+    prompt, completion, _ = expert_ids(tokenizer, CHAT[1], ends, 100, {})
     assert tokenizer.decode(prompt) == "<|im_start|>user\nOne<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.decode(completion) == " two three<|im_end|>"
 
