@@ -97,6 +97,9 @@ def test_what_cannot_be_averaged_leaves_nothing_behind(tmp_path):
     paths["lora"], _ = adapter(paths["a"], tmp_path / "lora", 0)
     paths["dora"], _ = adapter(paths["a"], tmp_path / "dora", 0, use_dora=True)
     paths["lora of b"], _ = adapter(paths["b"], tmp_path / "lora_b", 0)
+    paths["pissa"], _ = adapter(paths["a"], tmp_path / "pissa", 0, init_lora_weights="pissa")
+    paths["olora"], _ = adapter(paths["a"], tmp_path / "olora", 0, init_lora_weights="olora")
+    paths["nowhere"] = "nobody/nothing-at-all"
     paths["elsewhere"], _ = adapter(paths["a"], tmp_path / "elsewhere", 0, target_modules=["k_proj"])
     paths["head"], _ = adapter(paths["a"], tmp_path / "head", 0, modules_to_save=["lm_head"])
     ia3 = get_peft_model(
@@ -119,6 +122,9 @@ def test_what_cannot_be_averaged_leaves_nothing_behind(tmp_path):
         (["a", "wide"], half, ValueError, r"is \[300, 16\] in .* and \[400, 16\]"),
         (["a", "none"], half, ValueError, "has no safetensors"),
         (["lora", "dora"], half, ValueError, "LoRA with `use_dora`"),
+        (["a", "pissa"], half, ValueError, "`init_lora_weights='pissa'`, which changes the base"),
+        (["lora", "olora"], half, ValueError, "`init_lora_weights='olora'`, which changes the base"),
+        (["a", "nowhere"], half, OSError, "`models: nobody/nothing-at-all` could not be loaded"),
         (["ia3", "lora"], half, ValueError, "of the kind IA3"),
         (["lora", "lora of b"], half, ValueError, "an average needs one base"),
         (["b", "lora"], half, ValueError, "an average needs one base"),

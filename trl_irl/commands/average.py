@@ -48,7 +48,8 @@ def main(arguments: AverageArguments) -> None:
     folder = average(arguments.models, arguments.weights, arguments.output_dir)
     for path, weight in zip(arguments.models, arguments.weights, strict=True):
         print(f"{weight:6.3f}  {path}")
-    print(f"Averaged into {folder}. Next:\n  trl-irl evaluate --models first={arguments.models[0]} averaged={folder}")
+    print(f"Averaged into {folder}. Next, with your data:")
+    print(f"  trl-irl evaluate --models first={arguments.models[0]} averaged={folder} --task TASK")
 
 
 make_parser, run = command("average", AverageArguments, __doc__, main)

@@ -20,7 +20,7 @@ from ..tasks.scoring import default_metrics, make_score
 @dataclass
 class IRLScriptArguments(TaskArguments, ScriptArguments):
     """
-    Arguments of the `irl` command beside those of the task, the trainer and the model.
+    Arguments of a training command beside those of the task, the trainer and the model.
 
     Args:
         num_train_rows (`int`, *optional*):
@@ -36,6 +36,22 @@ class IRLScriptArguments(TaskArguments, ScriptArguments):
         self.task_data()  # is the task one?
         if self.num_train_rows is not None and self.num_train_rows <= 0:
             raise ValueError(f"`num_train_rows: {self.num_train_rows}` leaves nothing to train on.")
+
+
+@dataclass
+class OfflineScriptArguments(IRLScriptArguments):
+    """
+    Arguments of the `irl` command, which has those of [`Seq2SeqIRLConfig`] beside [`IRLConfig`]'s.
+
+    Args:
+        max_completion_length (`int`, *optional*):
+            Encoder-decoder models: longest completion, and the decoder's room in a packed row; `max_length` if unset.
+    """
+
+    max_completion_length: int | None = field(
+        default=None,
+        metadata={"help": "Encoder-decoder models: longest completion in tokens; max_length if unset."},
+    )
 
 
 def load_splits(script_args: IRLScriptArguments, mixture):
@@ -159,8 +175,15 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
     other = {IRLConfig: Seq2SeqIRLConfig, OnlineIRLConfig: Seq2SeqOnlineIRLConfig}.get(type(training_args))
     path = model_args.model_name_or_path
     check_language_model(path, "model_name_or_path", encoder_decoder=other is not None, **remote)
+    of_decoder = getattr(script_args, "max_completion_length", None)
     if config_of(path, "model_name_or_path", **remote).is_encoder_decoder:
-        training_args = other.of(training_args)
+        own = {} if of_decoder is None else {"max_completion_length": of_decoder}
+        training_args = other.of(training_args, **own)
+    elif of_decoder is not None:
+        raise ValueError(
+            f"`max_completion_length: {of_decoder}` is the decoder's room of an encoder-decoder model, and "
+            f"{path} reads prompt and completion together. Set `max_length` alone."
+        )
     if model_args.use_peft and model_args.lora_r < 1:
         raise ValueError(f"`lora_r: {model_args.lora_r}` is the adapter's rank. Set it to 1 or more; 16 is usual.")
     resume = find_checkpoint(training_args)
@@ -295,7 +318,8 @@ def training_command(name: str, doc: str, config: str) -> tuple[Callable, Callab
         from ..evaluation import GenerationArguments
         from .console.parser import RecipeParser
 
-        kinds = (IRLScriptArguments, getattr(trainer, config), ModelConfig, DatasetMixtureConfig, GenerationArguments)
+        script = OfflineScriptArguments if config == "IRLConfig" else IRLScriptArguments
+        kinds = (script, getattr(trainer, config), ModelConfig, DatasetMixtureConfig, GenerationArguments)
         return RecipeParser(kinds, doc, prog=f"trl-irl {name}")
 
     def run(argv: list[str] | None = None) -> int:

@@ -23,8 +23,9 @@ def encode_pair(
 ) -> tuple[list[int], list[int]]:
     """
     Token ids of a row as an encoder-decoder reads it: the prompt's, with the special tokens that the tokenizer puts
-    around an input, and the completion's, with those of a target and, if none of `stop_tokens` ends it, EOS. The space
-    that begins a completion behind a text prompt is none of the decoder's.
+    around an input, and the completion's, with those of a target and, if none of `stop_tokens` ends it, EOS. What a
+    tokenizer writes behind the end of a target, such as mBART its language, stays there. The space that begins a
+    completion behind a text prompt is none of the decoder's.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`])
@@ -33,26 +34,47 @@ def encode_pair(
             that end in the assistant's. Messages are written by the chat template; without one, a single user's
             message is its text.
         max_prompt, max_completion (`int`, *optional*):
-            Longest, in tokens. A prompt keeps its special tokens; a completion that is cut has no end.
+            Longest, in tokens. A prompt keeps its special tokens; a completion that is cut has no end, but what
+            follows it.
         stop_tokens (`Collection[int]`, *optional*)
         ended (`bool`, *optional*, defaults to `True`):
             If not, the completion was cut, and nothing follows its text.
 
     Raises:
-        `ValueError`: messages that no chat template can write, or a tokenizer without EOS.
+        `ValueError`: messages that no chat template can write or that do not end in the assistant's, a prompt without
+            a token, or a tokenizer without EOS.
     """
     if "messages" in row and "prompt" not in row:
-        row = {**row, "prompt": row["messages"][:-1], "completion": row["messages"][-1:]}
+        messages = as_messages(row["messages"])
+        if len(messages) < 2 or messages[-1].get("role") != "assistant":
+            raise RowError(
+                "its `messages` do not end in the assistant's answer to something, so that there is nothing to ask or "
+                "nothing to say."
+            )
+        row = {**row, "prompt": messages[:-1], "completion": messages[-1:]}
     check_eos(tokenizer)
     text = completion_text(row.get("completion", "")).lstrip()
-    answer = list(tokenizer(text_target=text)["input_ids"])
-    stops = {tokenizer.eos_token_id, *stop_tokens}
-    if not ended:
-        while answer and answer[-1] in stops:
-            answer.pop()
-    elif not answer or answer[-1] not in stops:
-        answer.append(tokenizer.eos_token_id)
-    return _prompt(tokenizer, row, max_prompt), answer[:max_completion]
+    said, end, behind = _parts(tokenizer, text, {tokenizer.eos_token_id, *stop_tokens})
+    answer = said + (end or [tokenizer.eos_token_id]) if ended else said
+    room = None if max_completion is None else max(max_completion - len(behind), 0)
+    prompt = _prompt(tokenizer, row, max_prompt)
+    if not prompt:
+        raise RowError("it has an empty prompt, without one token for the encoder to read.")
+    return prompt, answer[:room] + behind
+
+
+def _parts(
+    tokenizer: PreTrainedTokenizerBase, text: str, stops: Collection[int]
+) -> tuple[list[int], list[int], list[int]]:
+    """A target's text, the stop tokens that end it, if any, and the special tokens that come behind those."""
+    ids = list(tokenizer(text_target=text)["input_ids"])
+    last = max((i for i, token in enumerate(ids) if token in stops), default=None)
+    if last is None or not set(ids[last + 1 :]) <= set(tokenizer.all_special_ids):
+        return ids, [], []
+    first = last
+    while first and ids[first - 1] in stops:
+        first -= 1
+    return ids[:first], ids[first : last + 1], ids[last + 1 :]
 
 
 def _prompt(tokenizer: PreTrainedTokenizerBase, row: Mapping, longest: int | None) -> list[int]:

@@ -99,6 +99,21 @@ def test_a_resumed_run_keeps_its_scale(make_trainer, tmp_path):
         torch.testing.assert_close(a, b, msg=name)
 
 
+@pytest.mark.parametrize(
+    "key, value",
+    [("value_temperature", 4.0), ("gamma", 0.5), ("terminal_value", "mask"), ("td_weights", [1.0, 0.0, 1.0])],
+)
+def test_a_run_resumed_with_another_square_measures_it_anew(make_trainer, tmp_path, caplog, key, value):
+    fixed = {"td_scale": None, "max_steps": 3, "learning_rate": 0.0}
+    make_trainer(wild(), **fixed, save_strategy="steps", save_steps=2).train()
+    fresh, resumed = (make_trainer(wild(), **fixed, **{key: value}) for _ in range(2))
+    fresh.train()
+    with caplog.at_level(logging.WARNING, logger="trl_irl"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert f"The checkpoint has `{key}` " in caplog.text and "(td_scale) is measured anew" in caplog.text
+    assert resumed.td_scale == pytest.approx(fresh.td_scale, rel=0.5) != make_trainer(wild()).td_scale
+
+
 @pytest.mark.parametrize("scale, warned", [(1.0, True), (None, False)])
 def test_the_first_log_says_when_the_term_drowns_the_likelihood(make_trainer, caplog, scale, warned):
     with caplog.at_level(logging.WARNING, logger="trl_irl"):

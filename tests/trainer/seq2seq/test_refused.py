@@ -33,12 +33,28 @@ def test_a_decoder_that_begins_with_nothing(family, key, tokenizer, tmp_path):
         make(tokenizer, tmp_path, model)
 
 
+def turns(*roles):
+    return [{"role": role, "content": "fox"} for role in roles]
+
+
 @pytest.mark.parametrize(
     "rows, message",
     [
         ([{"text": "One two"}], "the columns .'text'.*name them `prompt` and `completion`"),
         ([{"input_ids": [5, 6, 1], "labels": [-100, -100]}], "no completion with a token to learn"),
         ([{"input_ids": [5, 999, 1], "labels": [5, 1]}], "has the token id 999"),
+        (
+            [{"input_ids": [5], "labels": [5]}, {"input_ids": None, "labels": [5]}],
+            "Row 1 of the train .* nothing .null",
+        ),
+        ([{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": None}], "Row 1 .* as its 'completion'"),
+        ([{"prompt": None, "completion": "b"}], "Row 0 of the train dataset has nothing .null. as its 'prompt'"),
+        ([{"prompt": "a", "completion": 5}], "Row 0 of the train dataset has 5 as its 'completion'"),
+        ([{"prompt": "", "completion": "b"}], "Row 0 of the train dataset: it has an empty prompt"),
+        ([{"prompt": "a", "completion": "b", "image": "c.png"}], "a column 'image', .* reads text alone"),
+        ([{"messages": turns("user", "assistant", "user")}], "Row 0 .* do not end in the assistant's answer"),
+        ([{"messages": turns("user")}], "Row 0 .* do not end in the assistant's answer"),
+        ([{"messages": turns("assistant")}], "Row 0 .* do not end in the assistant's answer"),
         (
             [{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "completion": "c"}],
             "Row 0 of the train dataset: its prompt is 2 messages, and the tokenizer has no chat template",
@@ -104,11 +120,26 @@ def test_packing_a_stream(tokenizer, tmp_path):
         ("completion_only_loss", False),
         ("max_completion_length", 0),
         ("predict_with_generate", True),  # of packed rows
+        ("eval_packing", True),
+        ("dataset_text_field", "story"),
     ],
 )
 def test_keys(key, value, tmp_path):
     with pytest.raises(ValueError, match=f"`{key}="):
         Seq2SeqIRLConfig(**settings(tmp_path, packing=key == "predict_with_generate", **{key: value}))
+
+
+def test_tokens_that_the_tokenizer_has_not(tokenizer, tmp_path):
+    for key in ("eos_token", "pad_token"):
+        with pytest.raises(ValueError, match=f"`{key}: <nope>` is none of the tokenizer's tokens"):
+            make(tokenizer, tmp_path, **{key: "<nope>"})
+
+
+def test_packed_rows_for_another_collator(tokenizer, tmp_path):
+    args = Seq2SeqIRLConfig(**settings(tmp_path, packing=True))
+    rows = Dataset.from_list(ROWS)
+    with pytest.raises(ValueError, match="`packing=True` with a `data_collator`"):
+        Seq2SeqIRLTrainer(make_encoder_decoder(), args, list, train_dataset=rows, processing_class=tokenizer)
 
 
 def test_a_second_adapter(tokenizer, tmp_path):

@@ -14,6 +14,7 @@ from transformers import (
     Seq2SeqTrainingArguments,
 )
 
+from tests.conftest import make_model
 from tests.encoder_decoders import CONFIGS, PACKABLE, make_encoder_decoder
 from tests.trainer.conftest import ROWS, one_step, settings
 from trl_irl import Seq2SeqIRLConfig, Seq2SeqIRLTrainer, SoftQReward
@@ -225,6 +226,24 @@ def test_the_command_takes_the_trainer_that_the_model_needs(tokenizer, tmp_path,
     assert again[0].rewards == pytest.approx(scored[0].rewards, rel=1e-5)
 
 
+def test_the_decoders_room_is_a_key_of_the_command(tokenizer, tmp_path):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    for name, model in (("t5", make_encoder_decoder()), ("llama", make_model("llama"))):
+        for part in (model, tokenizer):
+            part.save_pretrained(tmp_path / name)
+
+    def trainer(name):
+        words = ["--model_name_or_path", str(tmp_path / name), "--dataset_name", str(tmp_path / "rows.jsonl")]
+        words += ["--output_dir", str(tmp_path / "out"), "--max_length", "64", "--max_completion_length", "3"]
+        words += ["--use_cpu", "true", "--bf16", "false", "--report_to", "none"]
+        return irl.make_trainer(*irl.make_parser().parse(words))[0]
+
+    assert trainer("t5").args.max_lengths == (64, 3)
+    assert max(map(len, trainer("t5").train_dataset["labels"])) == 3
+    with pytest.raises(ValueError, match="`max_completion_length: 3` is the decoder's room.*Set `max_length` alone"):
+        trainer("llama")
+
+
 def test_a_tokenizer_that_ends_texts_itself(tmp_path):
     """ByT5's: a byte is a token, and EOS follows a prompt and a completion alike."""
     from transformers import ByT5Tokenizer
@@ -237,6 +256,22 @@ def test_a_tokenizer_that_ends_texts_itself(tmp_path):
     assert cut.train_dataset[0] == {"input_ids": [68, 101, 1], "labels": [104, 105, 106]}  # the end is not reached
     trainer.train()
     assert trainer.state.log_history[0]["nll"] > trainer.state.log_history[2]["nll"]
+
+
+def test_rows_of_ids_are_cut_as_text_is(tokenizer, tmp_path):
+    rows = [{"input_ids": list(range(10, 30)), "labels": list(range(40, 60))}, {"input_ids": [5, 1], "labels": [6, 1]}]
+    trainer = make(tokenizer, tmp_path, rows=rows, max_length=8, max_completion_length=4)
+    assert trainer.train_dataset["input_ids"][:] == [list(range(10, 18)), [5, 1]]
+    assert trainer.train_dataset["labels"][:] == [list(range(40, 44)), [6, 1]]
+
+
+def test_rows_are_shuffled_where_that_is_asked_for(tokenizer, tmp_path):
+    rows = [{"input_ids": [10 + i, 1], "labels": [6, 1]} for i in range(20)]
+    plain, shuffled = (
+        [ids for ids, _ in make(tokenizer, tmp_path, rows=rows, shuffle_dataset=x).train_dataset["input_ids"]]
+        for x in (False, True)
+    )
+    assert plain != shuffled and plain == sorted(shuffled)
 
 
 def test_messages(tokenizer, tmp_path):

@@ -16,6 +16,10 @@ from ..._modes import in_mode
 logger = get_logger(__name__)
 
 
+# What the numbers of a first step depend on, beside the objective.
+_MEASURED_WITH = ("gamma", "terminal_value", "value_temperature", "value_origin", "td_weights")
+
+
 class FirstStep:
     """
     Constants of the objective that are means over the first step's tokens, such as `td_scale`.
@@ -47,7 +51,7 @@ class FirstStep:
     def to_save(self) -> dict[str, Any]:
         objective = self._trainer.objective
         told = {name: getattr(objective, name) for name in ("value_temperature", "value_origin")}
-        told["objective"] = self._name
+        told |= {"objective": self._name, "td_weights": self._trainer.args.td_weights}
         return {"td_scale": None, **self.measured, **told}
 
     def resume(self, saved: dict[str, Any]) -> None:
@@ -59,7 +63,17 @@ class FirstStep:
                 "first step measures is measured anew."
             )
             return
-        self._take({name: saved[name] for name in self._trainer.objective.measures if saved.get(name) is not None})
+        measures = self._trainer.objective.measures
+        found = {name: saved[name] for name in measures if saved.get(name) is not None and name not in self.measured}
+        now = {name: getattr(self._trainer.args, name) for name in ("gamma", "terminal_value")} | self.to_save()
+        differs = [name for name in _MEASURED_WITH if saved.get(name, now[name]) != now[name]]
+        if found and differs:
+            changes = ", ".join(f"`{name}` {saved[name]} and this run {now[name]}" for name in differs)
+            logger.warning(
+                f"The checkpoint has {changes}: what its first step measured ({', '.join(found)}) is measured anew."
+            )
+            return
+        self._take(found)
 
     def _take(self, means: dict[str, float]) -> None:
         self.measured = means | self.measured

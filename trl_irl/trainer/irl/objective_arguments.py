@@ -208,7 +208,9 @@ class ObjectiveArguments:
             objective_of(self.objective, self)
         except ValueError as error:
             raise ValueError(f"`objective={self.objective!r}` cannot be: {error}") from None
-        self._check_used({key for kind in kinds for key in kind.uses})
+        used = {key for kind in kinds for key in kind.uses}
+        self._check_used(used)
+        self._check_origin(used)
 
     def _check_used(self, used: set[str]) -> None:
         fresh = ObjectiveArguments()
@@ -222,6 +224,17 @@ class ObjectiveArguments:
                 )
         if "lambda_td" not in used:
             self.lambda_td = 0.0  # what the schedule and the logs say
+
+    def _check_origin(self, used: set[str]) -> None:
+        if self.value_origin == "zero":
+            return
+        weights = [name for name in ("lambda_td", "z_loss_weight") if name in used]
+        if all(getattr(self, name) == 0 for name in weights):
+            zeros = " and ".join(f"`{name}=0`" for name in weights)
+            raise ValueError(
+                f"`value_origin={self.value_origin!r}` with {zeros}: nothing "
+                "looks at a value, and each step would run a reference for it. Unset `value_origin`."
+            )
 
     def _check_strengths(self) -> None:
         if not self.lambda_td >= 0:

@@ -26,13 +26,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ...rewards.adapters import is_adapter
+from ...rewards.adapters import is_adapter, naming
 
 
 _INDEX, _WHOLE, _ADAPTER = "model.safetensors.index.json", "model.safetensors", "adapter_model.safetensors"
 _LORA = {"lora_A": 0, "lora_B": 1, "lora_embedding_A": 0, "lora_embedding_B": 1}  # along which dimension the rank is
 _OF_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".msgpack", ".h5")
 _TOKENS = "trainable_token_indices"
+_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # of `init_lora_weights`, or what it begins with
 _TEMPLATES = "additional_chat_templates"  # of a tokenizer
 _OF_TRAINING = ("optimizer", "scheduler", "rng_state", "scaler", "training_args", "trainer_state")
 
@@ -99,7 +100,8 @@ def _local(path: str) -> Path:
     from huggingface_hub import snapshot_download
 
     ignored = ["*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.onnx"]
-    return Path(snapshot_download(path, ignore_patterns=ignored))
+    with naming(path, "models"):
+        return Path(snapshot_download(path, ignore_patterns=ignored))
 
 
 class _Tensors:
@@ -238,6 +240,13 @@ def _average_adapters(
 
 
 def _check_lora(config: dict, path: str) -> None:
+    init = str(config.get("init_lora_weights")).lower()
+    if init.startswith(_CHANGE_THE_BASE):
+        raise ValueError(
+            f"{path} is an adapter with `init_lora_weights={init!r}`, which changes the base that it stands on, so "
+            "that an average with other ranks would stand on another. Merge it into its base first "
+            "(`merge_and_unload`), and average whole models."
+        )
     more = next((name for name in ("use_dora", "lora_bias", "target_parameters") if config.get(name)), None)
     if config.get("peft_type") != "LORA" or more:
         kind = f"LoRA with `{more}`" if more else config.get("peft_type")

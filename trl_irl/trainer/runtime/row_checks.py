@@ -46,7 +46,7 @@ def check_rows(dataset: Dataset | IterableDataset, text_field: str, name: str) -
         )
     if trained_on == {"input_ids"}:
         if isinstance(dataset, Dataset):
-            _check_token_rows(dataset, name)
+            check_token_rows(dataset, name)
         return dataset
     beside = _TRL_COLUMNS & set(columns) - trained_on
     if "prompt" in beside:
@@ -109,8 +109,13 @@ def _check_value(value, column: str, where: str) -> None:
             )
 
 
-def _check_token_rows(dataset: Dataset, name: str) -> None:
-    """Rows that come as token ids: each is a list of whole numbers, as long as its labels and masks are."""
+def check_token_rows(dataset: Dataset, name: str, aligned: bool = True) -> None:
+    """
+    Rows that come as token ids: each is a list of whole numbers and, if `aligned`, as long as its labels and masks.
+
+    Raises:
+        `ValueError`: with the column, the row's number and what it has.
+    """
     columns = [
         column
         for column in ("input_ids", "labels", "completion_mask", "assistant_masks", "attention_mask")
@@ -131,7 +136,7 @@ def _check_token_rows(dataset: Dataset, name: str) -> None:
                 row = start + pc.indices_nonzero(values.is_null())[0].as_py()
                 raise ValueError(f"Row {row} of the {name} dataset has nothing (null) as its '{column}'. Remove it.")
             lengths[column] = pc.list_value_length(values)
-        for column in columns[1:]:
+        for column in columns[1:] if aligned else ():
             differs = pc.indices_nonzero(pc.not_equal(lengths[column], lengths["input_ids"]))
             if len(differs):
                 i = differs[0].as_py()

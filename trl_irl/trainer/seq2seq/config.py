@@ -12,12 +12,12 @@ from ..irl.config import IRLConfig
 _OF_ONE_TEXT = {
     "padding_free": (False, None),
     "packing_strategy": ("bfd",),
-    "eval_packing": (None, False),
     "assistant_only_loss": (False,),
     "completion_only_loss": (None, True),
     "activation_offloading": (False,),
     "chat_template_path": (None,),
     "truncation_mode": ("keep_start", None),
+    "dataset_text_field": ("text",),
 }
 
 
@@ -70,6 +70,11 @@ class Seq2SeqIRLConfig(IRLConfig, Seq2SeqTrainingArguments):
             raise ValueError(f"`max_completion_length={self.max_completion_length}` must be 1 or more.")
         if self.packing and self.max_length is None:
             raise ValueError("`packing=True` fills rows of `max_length` tokens. Set it, 512 for example.")
+        if self.eval_packing not in (None, self.packing):
+            raise ValueError(
+                f"`eval_packing={self.eval_packing}` with `packing={self.packing}`: rows of the evaluation are packed "
+                "as those of training are. Leave it unset."
+            )
         if self.packing and self.predict_with_generate:
             raise ValueError(
                 "`packing=True` with `predict_with_generate=True`: a packed row has several prompts, and `generate` "
@@ -78,12 +83,12 @@ class Seq2SeqIRLConfig(IRLConfig, Seq2SeqTrainingArguments):
             )
 
     @classmethod
-    def of(cls, args: IRLConfig) -> "Seq2SeqIRLConfig":
-        """The same arguments for an encoder-decoder model, those of its own at their defaults."""
+    def of(cls, args: IRLConfig, **own_values) -> "Seq2SeqIRLConfig":
+        """The same arguments for an encoder-decoder model, those of its own at `own_values` or at their defaults."""
         new = object.__new__(cls)
         own = {one.name: one for one in dataclasses.fields(cls)}
         for name in own.keys() - {one.name for one in dataclasses.fields(args)}:
             new.__dict__[name] = own[name].default
-        new.__dict__.update(args.__dict__)
+        new.__dict__.update(args.__dict__ | own_values)
         new.check_sides()
         return new

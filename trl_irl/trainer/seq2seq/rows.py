@@ -9,6 +9,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ...text.encode_pair import encode_pair
+from ..runtime.row_checks import check_rows, check_token_rows
 from .config import Seq2SeqIRLConfig
 
 
@@ -24,21 +25,30 @@ def encoded(
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
             With `prompt` and `completion`, text or messages, with `messages` that end in the assistant's, or with
-            `input_ids` and `labels` already.
+            `input_ids` and `labels` already, which are cut as text is.
 
     Raises:
         `ValueError`: it has other columns, or a row that cannot be read.
     """
     columns = list(dataset.column_names or next(iter(dataset)))
+    longest = args.max_lengths
     if {"input_ids", "labels"} <= set(columns):
-        return dataset.select_columns(["input_ids", "labels"])
+        ids = dataset.select_columns(["input_ids", "labels"])
+        if isinstance(ids, Dataset):
+            check_token_rows(ids, name, aligned=False)
+        return ids.map(_cut, batched=True, fn_kwargs={"longest": longest}) if any(longest) else ids
+    if images := {"image", "images"} & set(columns):
+        raise ValueError(
+            f"The {name} dataset has a column {min(images)!r}, and `Seq2SeqIRLTrainer` reads text alone. Remove it, "
+            "or train a model of another kind (`IRLTrainer` takes images)."
+        )
     if not ({"prompt", "completion"} <= set(columns) or "messages" in columns):
         raise ValueError(
             f"The {name} dataset has the columns {columns}. An encoder-decoder model reads a prompt and writes a "
             "completion: name them `prompt` and `completion`, or give `messages`, or `input_ids` and `labels`."
         )
-    longest = args.max_lengths
-    options = {"remove_columns": columns}
+    dataset = check_rows(dataset, "text", name)
+    options = {"remove_columns": list(dataset.column_names or next(iter(dataset)))}
     if isinstance(dataset, Dataset):
         options |= {"num_proc": args.dataset_num_proc, "desc": f"Tokenizing {name} dataset"}
 
@@ -50,6 +60,13 @@ def encoded(
         return {"input_ids": prompt, "labels": completion}
 
     return dataset.map(encode, with_indices=True, **options)
+
+
+def _cut(rows: Mapping, longest: tuple[int | None, int | None]) -> dict[str, list[list[int]]]:
+    return {
+        column: [row[:most] for row in rows[column]]
+        for column, most in zip(("input_ids", "labels"), longest, strict=True)
+    }
 
 
 def check_lengths(dataset: Rows, config: PretrainedConfig, name: str) -> None:

@@ -152,6 +152,11 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
         prepare |= eval_dataset if several else {} if eval_dataset is None else {"eval": eval_dataset}
         ready = {name: self._prepared(dataset, args, name) for name, dataset in prepare.items()}
         train = ready.pop("train", None)
+        if data_collator is not None and args.packing:
+            raise ValueError(
+                "`packing=True` with a `data_collator`: packed rows hold several documents, which the trainer's own "
+                "collator alone can read. Leave one of them out."
+            )
         if data_collator is None:
             data_collator = DataCollatorForSeq2Seq(processing_class, pad_to_multiple_of=args.pad_to_multiple_of)
             if args.packing:
@@ -186,6 +191,8 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
             raise ValueError(
                 "`packing=True` needs all rows at hand, and the dataset is a stream. Set `packing=False`."
             )
+        if args.shuffle_dataset:  # of every dataset, as SFTTrainer
+            rows = rows.shuffle(seed=args.seed)
         return packed(rows, args.max_lengths, args.dataset_num_proc) if args.packing else rows
 
     def _check_packing(self, model: torch.nn.Module) -> None:
@@ -231,10 +238,12 @@ def _loaded(model, args: Seq2SeqIRLConfig, processing_class, quantization_config
             model = create_model_from_path(model, architecture=AutoModelForSeq2SeqLM, **options)
     if processing_class is None:
         processing_class = AutoTokenizer.from_pretrained(name, trust_remote_code=args.trust_remote_code)
-    if args.eos_token is not None:
-        if processing_class.convert_tokens_to_ids(args.eos_token) in (None, processing_class.unk_token_id):
-            raise ValueError(f"`eos_token: {args.eos_token}` is none of the tokenizer's tokens. Name one that is.")
-        processing_class.eos_token = args.eos_token
+    for key in ("eos_token", "pad_token"):
+        token = getattr(args, key)
+        if token is not None:
+            if processing_class.convert_tokens_to_ids(token) in (None, processing_class.unk_token_id):
+                raise ValueError(f"`{key}: {token}` is none of the tokenizer's tokens. Name one that is.")
+            setattr(processing_class, key, token)
     if processing_class.pad_token is None:
         processing_class.pad_token = processing_class.eos_token
     return model, processing_class

@@ -1,0 +1,33 @@
+"""A row as an encoder-decoder reads it, where tokenizers write the ends of texts each in their own way."""
+
+import pytest
+from transformers import MBart50Tokenizer, MBartTokenizer
+
+from trl_irl.text.encode_pair import encode_pair
+
+
+LETTERS = [(piece, -1.0) for piece in "▁abcdefghijklmnopqrstuvwxyz"]
+SPECIAL = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")]
+LANGUAGES = {"src_lang": "en_XX", "tgt_lang": "de_DE"}
+
+
+@pytest.fixture(params=[MBartTokenizer, MBart50Tokenizer], ids=["mbart-25", "mbart-50"])
+def mbart(request):
+    return request.param(vocab=[*SPECIAL, *LETTERS], **LANGUAGES)
+
+
+@pytest.mark.parametrize("row", [{"prompt": "ab", "completion": "cd"}, {"prompt": "ab", "completion": " cd"}])
+def test_a_target_is_what_the_tokenizer_makes_of_it(mbart, row):
+    """mBART-25 writes its language behind the end, from where the model takes what its decoder begins with."""
+    prompt, answer = encode_pair(mbart, row, stop_tokens={mbart.eos_token_id})
+    assert prompt == mbart("ab")["input_ids"]
+    assert answer == mbart(text_target="cd")["input_ids"]
+
+
+def test_a_target_that_was_cut_or_is_to_be(mbart):
+    row, whole = {"prompt": "ab", "completion": "cdefgh"}, mbart(text_target="cdefgh")["input_ids"]
+    end = whole.index(mbart.eos_token_id)
+    assert encode_pair(mbart, row, ended=False)[1] == whole[:end] + whole[end + 1 :]
+    behind = whole[end + 1 :]
+    cut = encode_pair(mbart, row, max_completion=4)[1]
+    assert cut == whole[: 4 - len(behind)] + behind and len(cut) == 4
