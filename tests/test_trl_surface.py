@@ -38,6 +38,7 @@ _OF_ALL = {
     "_save_rng_state": "output_dir",
     "compute_loss": "model inputs return_outputs num_items_in_batch",
     "log": "logs start_time",
+    "train": "resume_from_checkpoint trial ignore_keys_for_eval",
 }
 _OF_DEMONSTRATIONS = {
     "_save": "output_dir state_dict",

@@ -64,8 +64,9 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
     [`~trl.SFTTrainer`]'s. Overridden are, in [`~trainer.irl.soft_q_training.SoftQTraining`], `compute_loss`; `log`,
     `evaluate` and `predict`, to add metrics that are means over tokens; `get_batch_samples`, to measure `td_scale`
     before the first step, and `_load_optimizer_and_scheduler`, to find it again; `_get_grad_norm`, to keep a step that
-    is not finite away from the weights; and, in saving, what makes a checkpoint whole or an error, and tells
-    [`SoftQReward`] how it was trained. Here it is `_prepare_dataset`, to refuse what could only fail later.
+    is not finite away from the weights; `train`, to give a signal back; and, in saving, what makes a checkpoint whole
+    or an error, and tells [`SoftQReward`] how it was trained. Here it is `_prepare_dataset`, to refuse what could only
+    fail later.
 
     Example:
 
