@@ -186,8 +186,9 @@ class SoftQTraining(Interruptible):
             step_metrics = {**metrics.drop_step(self.accelerator), "grad_norm": float(grad_norm or 0)}
             self._step_guard.on_fault(self.state, step_metrics, self.lr_scheduler.get_last_lr()[0])
             self.optimizer.zero_grad(set_to_none=True)
-            if self.accelerator.optimizer_step_was_skipped:
-                # DeepSpeed left the step out, and the Trainer then holds the schedule back. Elsewhere it moves on.
+            if self.is_deepspeed_enabled and self.accelerator.optimizer_step_was_skipped:
+                # DeepSpeed left the step out, and the Trainer then holds the schedule back. Elsewhere it moves on, and
+                # what accelerate says is of the step before.
                 getattr(self.lr_scheduler, "scheduler", self.lr_scheduler).step()
         return grad_norm
 
