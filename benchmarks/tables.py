@@ -343,6 +343,7 @@ def _referee_rows(study: str, size: int, title: str) -> list[list[str]]:
 _FRONTIER = "By the best sampler at each diversity"
 _FIRST = ["arm", "accuracy at 90", "accuracy at 80", "accuracy at 70", "accuracy, greedy", "nll"]
 _SECOND = ["arm", "pass@4 at 90", "pass@4 at 80", "pass@4 at 70", "area, accuracy", "area, pass@4"]
+_T5 = ["arm", "accuracy at 80", "accuracy at 65", "accuracy, greedy"]
 REFEREE = {
     "referee_300": ("referee", 300, _FRONTIER, _FIRST),
     "referee_300_more": ("referee", 300, _FRONTIER, _SECOND),
@@ -350,6 +351,10 @@ REFEREE = {
     "referee_300_temperatures": ("referee", 300, "By temperatures alone", _FIRST),
     "referee_300_chosen": ("referee", 300, "What was chosen", None),
     "referee_300_shares": ("referee", 300, "shares", None),
+    "t5_1000": ("t5", 1000, _FRONTIER, [*_T5, "nll"]),
+    "t5_1000_more": ("t5", 1000, _FRONTIER, ["arm", "pass@4 at 80", "pass@4 at 65", "area, accuracy", "area, pass@4"]),
+    "t5_1000_temperatures": ("t5", 1000, "By temperatures alone", _T5),
+    "t5_1000_chosen": ("t5", 1000, "What was chosen", None),
 }
 
 TABLES = {
