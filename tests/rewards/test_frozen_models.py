@@ -78,13 +78,13 @@ def test_weights_that_are_not_there(reader, folders):
         READERS[reader](str(folders / "plain-cut"))
 
 
-def test_weights_that_are_not_there_are_missed_in_quiet_too(folders, capfd):
+def test_weights_that_are_not_there_are_missed_in_quiet_too(folders, capfd, tmp_path):
     before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
         test_weights_that_are_not_there("irl", folders)
         IRLTrainer(
-            str(folders / "plain"), IRLConfig("unused", **QUIET), train_dataset=ROWS
+            str(folders / "plain"), IRLConfig(str(tmp_path), **QUIET), train_dataset=ROWS
         )  # and nothing stays changed
         assert transformers.logging.get_verbosity() == transformers.logging.ERROR
         assert "LOAD REPORT" not in capfd.readouterr().err
