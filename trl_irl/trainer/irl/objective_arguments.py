@@ -232,8 +232,8 @@ class ObjectiveArguments:
         if all(getattr(self, name) == 0 for name in weights):
             zeros = " and ".join(f"`{name}=0`" for name in weights)
             raise ValueError(
-                f"`value_origin={self.value_origin!r}` with {zeros}: nothing "
-                "looks at a value, and each step would run a reference for it. Unset `value_origin`."
+                f"`value_origin={self.value_origin!r}` with {zeros}: nothing looks at a value, and each step would "
+                "run a reference for it. Unset `value_origin`."
             )
 
     def _check_strengths(self) -> None:

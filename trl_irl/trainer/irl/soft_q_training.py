@@ -159,7 +159,8 @@ class SoftQTraining(Interruptible):
         state, rows = self.accelerator.gradient_state, len(grid)
         if not state.end_of_dataloader or state.remainder <= 0 or getattr(self, "padding_free", False):
             return None
-        numbers = torch.arange(rows, device=grid.device) + self.accelerator.process_index * rows
+        rank = self.accelerator.process_index // self._tensor_parallel  # among those with batches of their own
+        numbers = torch.arange(rows, device=grid.device) + rank * rows
         return numbers < state.remainder
 
     @torch.no_grad()

@@ -17,7 +17,6 @@ import math
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -74,7 +73,8 @@ def average(paths: Sequence[str], weights: Sequence[float], output_dir: str) -> 
     adapters = [is_adapter(path) for path in paths]
     folders = [_local(path) for path in paths]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
+    part = folder.with_name(f"{folder.name}.{os.getpid()}")
+    part.mkdir()
     try:
         if any(adapters):
             _average_adapters(paths, folders, adapters, weights, part)
@@ -82,16 +82,10 @@ def average(paths: Sequence[str], weights: Sequence[float], output_dir: str) -> 
             _average_whole(paths, folders, weights, part)
         if folder.exists():
             folder.rmdir()
-        part.chmod(0o777 & ~_umask())  # `mkdtemp` keeps a folder to its maker
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
-
-
-def _umask() -> int:
-    os.umask(mask := os.umask(0))
-    return mask
 
 
 def _local(path: str) -> Path:

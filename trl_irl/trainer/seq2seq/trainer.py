@@ -119,6 +119,11 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
         if args is None:
             args = Seq2SeqIRLConfig(default_output_dir(model, "IRL"))
         check_kind(args, Seq2SeqIRLConfig)
+        if data_collator is not None and args.packing:
+            raise ValueError(
+                "`packing=True` with a `data_collator`: packed rows hold several documents, which the trainer's own "
+                "collator alone can read. Leave one of them out."
+            )
         check_objective_and_reference(args, model, peft_config, ref_model, objective)
         check_quantization(args, model, quantization_config, peft_config)
         for key, one in (("model", model), ("ref_model", ref_model)):
@@ -152,11 +157,6 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
         prepare |= eval_dataset if several else {} if eval_dataset is None else {"eval": eval_dataset}
         ready = {name: self._prepared(dataset, args, name) for name, dataset in prepare.items()}
         train = ready.pop("train", None)
-        if data_collator is not None and args.packing:
-            raise ValueError(
-                "`packing=True` with a `data_collator`: packed rows hold several documents, which the trainer's own "
-                "collator alone can read. Leave one of them out."
-            )
         if data_collator is None:
             data_collator = DataCollatorForSeq2Seq(processing_class, pad_to_multiple_of=args.pad_to_multiple_of)
             if args.packing:
