@@ -37,8 +37,9 @@ def full_logits(hidden, weight, labels) -> None:
 
 def soft_q(hidden, weight, labels, logit_buffer_mb: float | None = None) -> None:
     """Ours: Q, V and the entropy, with the gradient of the inverse soft-Q loss."""
+    from trl_irl.soft_q.buffer import DEFAULT_LOGIT_BUFFER_MB
     from trl_irl.soft_q.projection import Projection
-    from trl_irl.soft_q.values import DEFAULT_LOGIT_BUFFER_MB, soft_q_values
+    from trl_irl.soft_q.values import soft_q_values
 
     values = soft_q_values(hidden, Projection(weight), labels, logit_buffer_mb or DEFAULT_LOGIT_BUFFER_MB)
     reward = values.q[:-1] - values.v[1:]

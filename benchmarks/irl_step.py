@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="steps to measure")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's default")
-    parser.add_argument("--logit-buffer-mb", type=float, default=0, help="0 leaves IRLConfig's default")
+    parser.add_argument("--logit-buffer-mb", default=None, help="in MiB, or auto; IRLConfig's default if unset")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--objectives", action="store_true", help="each objective instead of variants")

@@ -60,6 +60,8 @@ if "$python" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; th
     step head_small 60 "${head[@]}" --tokens 2048 --hidden 896 --vocab 151936
     step irl_step 120 "${irl_step[@]}" --model-size 0.5b --batch-size 8 --length 1024 --json "$out/irl_step.json"
     step irl_step_small 60 "${irl_step[@]}" --vocab 32000 151936 --variants IRLTrainer SFTTrainer --json "$out/irl_step_small.json"
+    step irl_step_auto 40 "${irl_step[@]}" --model-size 0.5b --batch-size 8 --length 512 --variants IRLTrainer \
+        --logit-buffer-mb auto --json "$out/irl_step_auto.json"
     step profile 60 "$python" benchmarks/head.py --device cuda --dtype bfloat16 --tokens 8192 --hidden 4096 \
         --vocab 151936 --heads soft-Q --profile "$out/profile.log"
     step trainers 150 "${tests[@]}" -n 8 tests/trainer/irl/test_trainer.py tests/trainer/irl/test_objectives.py

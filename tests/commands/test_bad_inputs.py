@@ -59,6 +59,7 @@ BAD = {
     "mle_warmup_steps": ({"mle_warmup_steps": -1}, "`mle_warmup_steps=-1`", "0 or more"),
     "lambda_td_warmup_steps": ({"lambda_td_warmup_steps": -1}, "`lambda_td_warmup_steps=-1`", "0 or more"),
     "logit_buffer_mb": ({"logit_buffer_mb": 0}, "`logit_buffer_mb=0", "128 suits"),
+    "logit_buffer_mb word": ({"logit_buffer_mb": "much"}, "`logit_buffer_mb=much`", "'auto'"),
     "nan_policy": ({"nan_policy": "ignore"}, "`nan_policy: ignore`", "stop, skip"),
     "loss_type": ({"loss_type": "dft"}, "`loss_type: dft`", "nll"),
     "label smoothing": ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor=0.1`", "Set it to 0"),

@@ -114,6 +114,17 @@ def test_errors_before_the_model_loads(overrides, message, model_folder, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("told", ["auto", "64", 64])
+def test_logit_buffer_of_a_recipe_and_of_the_command_line(told, model_folder, tmp_path):
+    from trl_irl.commands import irl
+
+    read = "auto" if told == "auto" else 64.0
+    recipe = write_recipe(tmp_path, model_folder, logit_buffer_mb=told)
+    assert irl.make_parser().parse(["--config", str(recipe)])[1].logit_buffer_mb == read
+    words = ["--config", str(write_recipe(tmp_path, model_folder)), "--logit_buffer_mb", str(told)]
+    assert irl.make_parser().parse(words)[1].logit_buffer_mb == read
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet", "folder"])
 def test_any_local_dataset(suffix, model_folder, tmp_path):
     from datasets import Dataset

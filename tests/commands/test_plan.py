@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from trl_irl.commands.console.recipe_file import shipped_recipes
+from trl_irl.commands.console.recipe_file import find_recipe, shipped_recipes
 from trl_irl.commands.plan import PlanArguments, _setting, filled, make_parser, run
 from trl_irl.commands.recipes import described, program_of
 from trl_irl.planning.gpus import gpu_of
@@ -65,6 +65,12 @@ def test_a_recipe_and_what_is_given_beside_it():
     found = filled(PlanArguments(recipe="gsm8k/irl_qlora", max_length=2048))
     assert (found.method, found.per_device_train_batch_size, found.max_length) == ("qlora", 4, 2048)
     assert found.lora_r == 32 and found.lora_target_modules == ["all-linear"] and found.logit_buffer_mb == 128
+
+
+def test_a_recipe_whose_buffer_is_what_is_free(tmp_path):
+    text = find_recipe("gsm8k/irl_qlora").read_text(encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(text + "logit_buffer_mb: auto\n", encoding="utf-8")
+    assert filled(PlanArguments(recipe=str(tmp_path / "recipe.yaml"))).logit_buffer_mb == 128
 
 
 def test_all_launchers_and_methods(model, capsys):

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trl_irl.soft_q import buffer
 from trl_irl.soft_q import projection as projections
+from trl_irl.soft_q.buffer import DEFAULT_LOGIT_BUFFER_MB, buffer_bytes
 from trl_irl.soft_q.projection import Projection
 from trl_irl.soft_q.reference_kl import Reference
 from trl_irl.soft_q.values import soft_q_values
@@ -47,6 +49,46 @@ def test_logits_that_fit_are_multiplied_out_once(logit_buffer_mb, scale, product
     with Products() as counted:
         loss_of(*inputs(scale=scale), logit_buffer_mb).backward()
     assert counted.count == products
+
+
+@pytest.mark.parametrize(
+    ("free_mb", "scale", "products"),
+    [(2 * ALL_LOGITS_MB + 0.01, 1.0, 3), (2 * ALL_LOGITS_MB - 0.01, 1.0, 16), (100, 0.5, 16)],
+)
+def test_auto_keeps_what_half_of_the_free_memory_holds(monkeypatch, free_mb, scale, products):
+    """With the gradient of the weight taken off; and nothing more for a model whose logits are never kept."""
+    monkeypatch.setattr(buffer, "DEFAULT_LOGIT_BUFFER_MB", ALL_LOGITS_MB / 4)
+    monkeypatch.setattr(buffer, "free_memory", lambda device: int(free_mb * 2**20) + 4 * VOCABULARY * HIDDEN)
+    found = []
+    for logit_buffer_mb in ("auto", 128):
+        hidden, projection, labels = inputs(scale=scale)
+        with Products() as counted:
+            loss_of(hidden, projection, labels, logit_buffer_mb).backward()
+        found.append((counted.count, hidden.grad, projection.weight.grad))
+    assert found[0][0] == products
+    torch.testing.assert_close(found[0][1:], found[1][1:])
+
+
+def test_auto_takes_the_default_where_nothing_is_trained_and_beyond_a_tile(monkeypatch):
+    monkeypatch.setattr(buffer, "free_memory", lambda device: 2**60)
+    hidden, projection, _ = inputs()
+    default = DEFAULT_LOGIT_BUFFER_MB * 2**20
+    many = torch.empty(4096, HIDDEN, requires_grad=True)
+    wide = Projection(torch.empty(50_001, HIDDEN))
+    assert buffer_bytes("auto", hidden, projection, keeps=True) == default  # which holds them already
+    assert buffer_bytes("auto", many, wide, keeps=True) == 8 * 4096 * 50_016
+    assert buffer_bytes("auto", torch.cat([many, many]), wide, keeps=True) == default
+    assert buffer_bytes("auto", many.detach(), wide, keeps=True) == default
+    with torch.no_grad():
+        assert buffer_bytes("auto", many, wide, keeps=True) == default
+
+
+def test_free_memory_of_a_cpu_is_shared_by_its_processes(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    alone = buffer.free_memory(torch.device("cpu"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    shared = buffer.free_memory(torch.device("cpu"))
+    assert 2**20 < shared < 0.5 * alone
 
 
 @pytest.mark.parametrize(("logit_buffer_mb", "products"), [(128, 3 + 2), (ALL_LOGITS_MB / 2, 2 * (4 + 2))])

@@ -94,7 +94,7 @@ def filled(arguments: PlanArguments) -> PlanArguments:
     """
     from dataclasses import replace
 
-    from ..soft_q.values import DEFAULT_LOGIT_BUFFER_MB
+    from ..soft_q.buffer import AUTO, DEFAULT_LOGIT_BUFFER_MB
     from .console.recipe_file import find_recipe, read_recipe
     from .recipes import program_of
 
@@ -115,6 +115,8 @@ def filled(arguments: PlanArguments) -> PlanArguments:
     own = {f.name for f in fields(arguments)} - {"gpus", "gpu", "recipe"}
     values = {**_DEFAULTS, "logit_buffer_mb": DEFAULT_LOGIT_BUFFER_MB}
     values |= {key: value for key, value in recipe.items() if key in own and value is not None}
+    if values["logit_buffer_mb"] == AUTO:  # which takes more than this only where nothing else would have it
+        values["logit_buffer_mb"] = DEFAULT_LOGIT_BUFFER_MB
     if isinstance(values["lora_target_modules"], str):
         values["lora_target_modules"] = [values["lora_target_modules"]]
     return replace(arguments, **(values | given))

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
 from .._modes import in_mode
+from .buffer import DEFAULT_LOGIT_BUFFER_MB
 from .own_forward import (
     Postprocessing,
     UnknownHeadError,
@@ -35,7 +36,7 @@ from .packed import decoder_inputs
 from .projection import Projection, check_head, check_linear
 from .reference_kl import Reference
 from .statistics import Statistics
-from .values import DEFAULT_LOGIT_BUFFER_MB, soft_q_values
+from .values import soft_q_values
 
 
 @dataclass
@@ -85,19 +86,19 @@ class _Attached:
     What a model with a soft-Q head remembers. Plain values, so that copies and pickles of the model have their own.
 
     Attributes:
-        logit_buffer_mb (`float`)
+        logit_buffer_mb (`float` or `"auto"`)
         postprocessing ([`~soft_q.own_forward.Postprocessing`], *optional*):
             `None` until the first forward where it could not be measured before (ZeRO-3, the meta device).
         projection_size (`int`, *optional*):
             Rows of the projection when it was measured.
     """
 
-    logit_buffer_mb: float
+    logit_buffer_mb: float | str
     postprocessing: Postprocessing | None
     projection_size: int | None
 
 
-def attach_soft_q_head(model: PreTrainedModel, logit_buffer_mb: float = DEFAULT_LOGIT_BUFFER_MB) -> None:
+def attach_soft_q_head(model: PreTrainedModel, logit_buffer_mb: float | str = DEFAULT_LOGIT_BUFFER_MB) -> None:
     """
     Give a language model a second way to be called: `model(..., labels=labels, soft_q="values")` returns a
     [`SoftQOutput`] instead of logits. Without `soft_q`, its forward is the original one. A copy of the model computes
@@ -114,7 +115,7 @@ def attach_soft_q_head(model: PreTrainedModel, logit_buffer_mb: float = DEFAULT_
     Args:
         model ([`~transformers.PreTrainedModel`]):
             Causal or encoder-decoder language model; its `forward` is replaced on this instance.
-        logit_buffer_mb (`float`, *optional*, defaults to `128`):
+        logit_buffer_mb (`float` or `"auto"`, *optional*, defaults to `128`):
             See [`soft_q_values`].
 
     Raises:

@@ -17,15 +17,11 @@ from contextlib import nullcontext
 
 import torch
 
+from .buffer import DEFAULT_LOGIT_BUFFER_MB, buffer_bytes
 from .projection import Projection, product_dtype, project, projection_gradients, sum_dtype, tile_memory
 from .reference_kl import Reference, ReferenceLogits, RunningKL, check_vocabulary, kl_gradient
 from .statistics import RowGradients, RowValues, RunningStatistics, Statistics
 from .tiles import apply_postprocessing_, fold, fold_keeps, gradient
-
-
-# On a CPU 32, 64 and 128 MiB take the same time within 15 %, 32 the least; on an H200 32, 128 and 512 take 0.204,
-# 0.134 and 0.132 s per step of 0.5 B weights (docs/results.md). 128 is half of what TRL 1.16's head takes.
-DEFAULT_LOGIT_BUFFER_MB = 128
 
 
 class _SoftQValues(torch.autograd.Function):
@@ -117,7 +113,7 @@ def soft_q_values(
     hidden: torch.Tensor,
     projection: Projection,
     labels: torch.Tensor,
-    logit_buffer_mb: float = DEFAULT_LOGIT_BUFFER_MB,
+    logit_buffer_mb: float | str = DEFAULT_LOGIT_BUFFER_MB,
     statistics: Statistics | None = None,
     reference: Reference | None = None,
 ) -> RowValues:
@@ -131,9 +127,10 @@ def soft_q_values(
             The output projection. No gradient is computed for parameters that do not require one.
         labels (`torch.Tensor` of shape `(tokens,)`, int64):
             The action at each position; no -100 here.
-        logit_buffer_mb (`float`, *optional*, defaults to `128`):
+        logit_buffer_mb (`float` or `"auto"`, *optional*, defaults to `128`):
             Memory in MiB for the tile of logits at work and its working copy. Where half of it holds the logits of all
-            tokens, they stay until the backward, which then multiplies with the weight once less.
+            tokens, they stay until the backward, which then multiplies with the weight once less; `"auto"` sees to
+            that where memory is free, see [`~soft_q.buffer.buffer_bytes`].
         statistics ([`~soft_q.statistics.Statistics`], *optional*):
             What to give beside them.
         reference ([`~soft_q.reference_kl.Reference`], *optional*):
@@ -154,6 +151,8 @@ def soft_q_values(
     with projection.gathered(), nullcontext() if reference is None else reference.projection.gathered():
         if reference is not None:
             check_vocabulary(projection, reference.projection)
+        sums = sum_dtype(product_dtype(hidden, projection.weight))
+        keeps = fold_keeps(hidden.device, sums, projection.scale, projection.softcap)
         values = _SoftQValues.apply(
             hidden,
             projection.weight,
@@ -162,7 +161,7 @@ def soft_q_values(
             projection.scale,
             projection.softcap,
             projection.vocabulary,
-            int(logit_buffer_mb * 2**20),
+            buffer_bytes(logit_buffer_mb, hidden, projection, keeps),
             statistics or Statistics(),
             reference,
         )

@@ -24,6 +24,8 @@ from trl_irl import IRLConfig
         ({"mle_warmup_steps": -1}, "`mle_warmup_steps=-1`"),
         ({"lambda_td_warmup_steps": -1}, "`lambda_td_warmup_steps=-1`"),
         ({"logit_buffer_mb": 0}, "`logit_buffer_mb=0` must be positive"),
+        ({"logit_buffer_mb": "inf"}, "`logit_buffer_mb=inf` must be positive, or 'auto'"),
+        ({"logit_buffer_mb": None}, "`logit_buffer_mb=None` must be positive, or 'auto'"),
         ({"loss_type": "dft"}, "`loss_type='dft'` would replace"),
         ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor=0.1`"),
     ],
@@ -32,6 +34,11 @@ def test_config(bad, message, tmp_path):
     with pytest.raises(ValueError, match=re.escape(message)):
         IRLConfig(**settings(tmp_path / "run", **bad))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("told", "read"), [("auto", "auto"), ("64", 64.0), (0.5, 0.5)])
+def test_logit_buffer_is_a_number_or_auto(told, read, tmp_path):
+    assert IRLConfig(**settings(tmp_path, logit_buffer_mb=told)).logit_buffer_mb == read
 
 
 def test_config_keeps_ligers_loss_away_from_the_head(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from datetime import timedelta
 import torch
 from accelerate import PartialState
 
-from ...soft_q.values import DEFAULT_LOGIT_BUFFER_MB
+from ...soft_q.buffer import DEFAULT_LOGIT_BUFFER_MB, read_logit_buffer
 from .best_metric import set_direction
 from .least_values import check_at_least
 
@@ -24,11 +24,12 @@ class RunArguments:
     Parameters:
         > Parameters that control memory
 
-        logit_buffer_mb (`float`, *optional*, defaults to `128`):
+        logit_buffer_mb (`float` or `"auto"`, *optional*, defaults to `128`):
             Memory in MiB for the tile of logits at work and its working copy. The shape of the tile follows from it:
             the micro-batch's scored tokens (at most 4,096) by as many vocabulary columns as fit. Where all columns
             fit, the logits are kept for the backward, and a step is faster: 8 bytes times scored tokens times
-            vocabulary are enough.
+            vocabulary are enough. `"auto"` takes as much where it is free, micro-batch by micro-batch; sums are then
+            of another order now and then, and a run is repeated to rounding, not to the bit.
 
         > Parameters that control what happens when something goes wrong
 
@@ -43,9 +44,12 @@ class RunArguments:
     """
 
     # Parameters that control memory
-    logit_buffer_mb: float = field(
+    logit_buffer_mb: str = field(  # on the command line; a number, but for "auto", once it is read
         default=DEFAULT_LOGIT_BUFFER_MB,
-        metadata={"help": "Memory in MiB for the tile of logits at work and its working copy."},
+        metadata={
+            "help": "Memory in MiB for the tile of logits at work and its working copy; 'auto': all logits of a "
+            "micro-batch where memory is free."
+        },
     )
 
     # Parameters that control what happens when something goes wrong
@@ -84,11 +88,7 @@ class RunArguments:
                 f"`save_steps={self.save_steps}` with `save_strategy='steps'` saves nothing. Set it above 0, or "
                 "`save_strategy='no'`."
             )
-        if not self.logit_buffer_mb > 0:
-            raise ValueError(
-                f"`logit_buffer_mb={self.logit_buffer_mb}` must be positive: it is the memory in MiB for one tile of "
-                "logits. 128 suits most models."
-            )
+        self.logit_buffer_mb = read_logit_buffer(self.logit_buffer_mb)
         if self.nan_policy not in NAN_POLICIES:
             raise ValueError(
                 f"`nan_policy={self.nan_policy!r}` is unknown. It says what a NaN or infinite loss does: 'stop' ends "
