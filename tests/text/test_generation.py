@@ -154,7 +154,7 @@ def drawn_and_read(model, monkeypatch, share=True):
     hook = owner.register_forward_pre_hook(lambda m, args, kw: rows.append(len(kw["input_ids"])), with_kwargs=True)
     with monkeypatch.context() as patch:
         if not share:
-            patch.setattr("trl_irl.text.generation._read_once", lambda model, batch: {})
+            patch.setattr("trl_irl.text.generation.read_once", lambda model, batch: {})
         torch.manual_seed(0)
         drawn = generate(model, REPEATED, {1}, 0, 8, 1.0, 9)
     hook.remove()
@@ -195,6 +195,6 @@ def test_all_prompts_differ_or_are_one_token(monkeypatch):
         torch.manual_seed(0)
         drawn = generate(model, prompts, {1}, 0, 5, 1.0, 9)
         with monkeypatch.context() as patch:
-            patch.setattr("trl_irl.text.generation._read_once", lambda model, batch: {})
+            patch.setattr("trl_irl.text.generation.read_once", lambda model, batch: {})
             torch.manual_seed(0)
             assert generate(model, prompts, {1}, 0, 5, 1.0, 9) == drawn

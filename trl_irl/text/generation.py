@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,16 +9,15 @@ import torch
 from accelerate import Accelerator
 from peft import PeftModel
 from tqdm.auto import tqdm
-from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import GenerationConfig, PreTrainedModel
 from trl.models.utils import unwrap_model_for_generation
 
 from .._modes import in_mode
+from .cache import read_once
 from .padding import padded_batch
 from .stop_tokens import cut_at_stop
 
 
-_KEYS_AND_VALUES = {DynamicLayer, DynamicSlidingWindowLayer}
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
@@ -102,7 +100,7 @@ def generate(
         side = "right" if apart else "left"
         batch = padded_batch(prompts[start : start + batch_size], pad_token_id, side, device=model.device)
         with in_mode(model, training=False), as_it_is(model):
-            shared = {} if apart or beams > 1 or options.get("synced_gpus") else _read_once(model, batch)
+            shared = {} if apart or beams > 1 or options.get("synced_gpus") else read_once(model, batch)
             generated = model.generate(
                 **batch,
                 **shared,
@@ -115,31 +113,6 @@ def generate(
         width = 1 if apart else batch["input_ids"].size(1)  # of a decoder, the token that it begins with
         completions += [cut_at_stop(row, stop_tokens) for row in generated[:, width:].tolist()]
     return completions
-
-
-def _read_once(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[str, Cache]:
-    """
-    What `generate` may begin with where a prompt stands in a batch several times: the cache of all but its last token,
-    read once and given to each of them. Nothing where no prompt does, nor of a model that counts positions by itself,
-    keeps more than keys and values, or may read a prompt backwards too, as some with images do.
-    """
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    owner = model.get_base_model() if isinstance(model, PeftModel) else model
-    known = inspect.signature(owner.forward).parameters.keys()
-    rows, places = torch.unique(torch.where(mask.bool(), ids, -1), dim=0, return_inverse=True)
-    if len(rows) == len(ids) or ids.size(1) < 2 or "position_ids" not in known or owner.config.sub_configs:
-        return {}
-    cache = DynamicCache(config=owner.config)
-    if not {type(layer) for layer in cache.layers} <= _KEYS_AND_VALUES:
-        return {}
-    ids, mask = rows[:, :-1].clamp(min=0), (rows[:, :-1] >= 0).to(mask.dtype)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)  # as `generate` counts them
-    few = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-    model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **few)
-    if cache.get_seq_length() != ids.size(1):  # a model without a cache leaves it as it is
-        return {}
-    cache.batch_select_indices(places)
-    return {"past_key_values": cache}
 
 
 @contextmanager
