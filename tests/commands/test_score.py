@@ -80,7 +80,8 @@ def test_interrupted_it_goes_on(run, tmp_path, monkeypatch, capsys):
 
 
 def test_the_page(run, tmp_path):
-    assert run("--html", str(tmp_path / "page.html"), "--html_rows", "2") == 0
+    words = ("--html", str(tmp_path / "page.html"), "--html_rows", "2", "--terminal_value", "zero")
+    assert run(*words) == 0
     page = (tmp_path / "page.html").read_text()
     found = load_dataset("parquet", data_files=str(tmp_path / "out.parquet"), split="train")
     articles = re.findall(r"<article.*?</article>", page, re.S)

@@ -1,6 +1,7 @@
 """The reward object: against likelihoods computed by hand, as a function of TRL's trainers, and what it refuses."""
 
 import copy
+import inspect
 import math
 import pickle
 import warnings
@@ -16,6 +17,10 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from tests.conftest import make_model
 from tests.trainer.conftest import ROWS, settings
 from trl_irl import IRLConfig, IRLTrainer, SoftQReward
+from trl_irl.evaluation import EvaluationSettings
+from trl_irl.rewards.held_out_loss import held_out_sums
+from trl_irl.rewards.token_values import token_values
+from trl_irl.soft_q.terms import soft_q_terms
 
 
 PROMPTS = ["What is the colour of the sky?", "One", "One"]
@@ -31,7 +36,7 @@ def log_likelihood(model, tokenizer, prompt, completion):
 
 @pytest.fixture
 def reward(tokenizer):
-    return SoftQReward(make_model("qwen2"), tokenizer)
+    return SoftQReward(make_model("qwen2"), tokenizer, terminal_value="zero")
 
 
 def test_without_discount_returns_rank_as_likelihood_does(reward, tokenizer):
@@ -59,7 +64,7 @@ def test_a_model_whose_values_count_from_a_reference_is_named(tokenizer, tmp_pat
 
 
 def test_discount_and_mean_by_hand(tokenizer):
-    reward = SoftQReward(make_model("qwen2"), tokenizer, gamma=0.5, aggregate="discounted")
+    reward = SoftQReward(make_model("qwen2"), tokenizer, gamma=0.5, terminal_value="zero", aggregate="discounted")
     (one,) = reward.score(PROMPTS[:1], COMPLETIONS[:1])
     next_v = [*one.v[1:], 0.0]
     expected = [q - 0.5 * v for q, v in zip(one.q, next_v, strict=True)]
@@ -67,6 +72,19 @@ def test_discount_and_mean_by_hand(tokenizer):
     assert one.discounted == pytest.approx(sum(0.5**t * r for t, r in enumerate(expected)), rel=1e-5)
     assert one.mean == pytest.approx(sum(expected) / len(expected), rel=1e-5)
     assert reward(PROMPTS[:1], COMPLETIONS[:1]) == [one.discounted]
+
+
+def test_unset_they_are_those_of_training_that_is_not_told_either(tokenizer):
+    """One default everywhere (DESIGN 2): a model that says nothing of itself is read as `IRLConfig` would train it."""
+    reward = SoftQReward(make_model("qwen2"), tokenizer)
+    config = IRLConfig(output_dir="unused", report_to="none", use_cpu=True, bf16=False)
+    assert (reward.gamma, reward.terminal_value) == (config.gamma, config.terminal_value)
+    evaluation = EvaluationSettings(task="arithmetic")
+    assert (evaluation.gamma, evaluation.terminal_value) == (config.gamma, config.terminal_value)
+    for function in (soft_q_terms, token_values, held_out_sums):
+        assert inspect.signature(function).parameters["terminal_value"].default == config.terminal_value
+    (one,) = reward.score(PROMPTS[:1], COMPLETIONS[:1])
+    assert one.has_reward[:-1].all() and not one.has_reward[-1]
 
 
 def test_log_ratio_and_advantage(tokenizer):
@@ -90,7 +108,7 @@ def test_ids_text_and_messages_agree(reward, tokenizer):
     answers = [[{"role": "assistant", "content": text}] for text in COMPLETIONS]
     chat = copy.deepcopy(tokenizer)
     chat.eos_token = "<|im_end|>"
-    found = SoftQReward(make_model("qwen2"), chat).score(messages, answers)
+    found = SoftQReward(make_model("qwen2"), chat, terminal_value="zero").score(messages, answers)
     assert all(3 in one.token_ids and one.has_reward[list(one.token_ids).index(3)] for one in found)
 
 

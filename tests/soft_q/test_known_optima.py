@@ -49,7 +49,7 @@ def test_two_step_process_with_zero_td_error():
     def loss():
         q = torch.stack([table[0][labels[:, 0]], table[1][labels[:, 1].clamp(min=0)]], dim=1)
         v = table.logsumexp(1).expand(len(labels), 2)
-        terms = soft_q_terms(q, v, labels, {0}, gamma=1.0)
+        terms = soft_q_terms(q, v, labels, {0}, gamma=1.0, terminal_value="zero")
         return (terms.nll + 0.25 * terms.reward.square()).sum() / terms.scored.sum()
 
     descend(table, loss)
@@ -82,7 +82,7 @@ def test_bandit_matches_its_closed_form(lambda_td):
     table = torch.zeros(3, dtype=torch.float64, requires_grad=True)
 
     def loss():
-        terms = soft_q_terms(table[labels], table.logsumexp(0).expand(10, 1), labels, {0, 1, 2})
+        terms = soft_q_terms(table[labels], table.logsumexp(0).expand(10, 1), labels, {0, 1, 2}, terminal_value="zero")
         return (terms.nll + lambda_td * terms.reward.square()).mean()
 
     descend(table, loss)

@@ -60,7 +60,7 @@ def test_terms_equal_the_definition(gamma, terminal_value):
 )
 def test_next_state(labels, expected):
     q, v = torch.tensor([[10.0, 20, 30, 40]]), torch.tensor([[1.0, 2, 3, 4]])
-    terms = soft_q_terms(q, v, torch.tensor([labels]), STOP)
+    terms = soft_q_terms(q, v, torch.tensor([labels]), STOP, terminal_value="zero")
     actual = [
         r if has else None for r, has in zip(terms.reward[0].tolist(), terms.has_reward[0].tolist(), strict=True)
     ]
@@ -82,7 +82,7 @@ def test_unscored_values_never_matter():
         torch.ones(1, 4, requires_grad=True),
         torch.tensor([[1.0, 2.0, float("inf"), float("nan")]]).requires_grad_(),
     )
-    terms = soft_q_terms(q, v, torch.tensor([[5, 1, -100, -100]]), STOP)
+    terms = soft_q_terms(q, v, torch.tensor([[5, 1, -100, -100]]), STOP, terminal_value="zero")
     (terms.nll + terms.reward.square()).sum().backward()
     assert terms.nll.tolist() == [[0, 1, 0, 0]]
     assert terms.reward.tolist() == [[-1, 1, 0, 0]]
@@ -93,7 +93,7 @@ def test_undiscounted_return_telescopes_to_log_likelihood_plus_initial_value():
     generator = torch.Generator().manual_seed(0)
     q, v = torch.randn(2, 1, 9, generator=generator, dtype=torch.float64)
     labels = torch.tensor([[5, 6, 7, 5, 6, 7, 5, 6, 1]])
-    terms = soft_q_terms(q, v, labels, STOP, gamma=1.0)
+    terms = soft_q_terms(q, v, labels, STOP, terminal_value="zero")
     assert terms.reward.sum().item() == pytest.approx((-terms.nll.sum() + v[0, 0]).item(), rel=1e-12)
 
 

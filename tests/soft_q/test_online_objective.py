@@ -82,7 +82,7 @@ def test_against_the_formula(w, gamma, lambda_td, terminal_value, chi2_on, value
 def test_without_weight_on_the_policy_it_is_the_offline_objective(values):
     q, v, labels, is_policy = values
     expert = slice(0, len(EXPERT))
-    terms = soft_q_terms(q[expert], v[expert], labels[expert], [STOP], 0.9)
+    terms = soft_q_terms(q[expert], v[expert], labels[expert], [STOP], 0.9, "zero")
     offline = (terms.nll.sum() + 0.3 * terms.reward.square().sum()) / terms.scored.sum()
     by_objective = InverseSoftQ()(terms, SoftQOutput(v=v[expert]), 0.3) / terms.scored.sum()
     assert by_objective.item() == pytest.approx(offline.item(), rel=1e-12)

@@ -17,7 +17,7 @@ def held_out_sums(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[dict],
     gamma: float = 1.0,
-    terminal_value: str = "zero",
+    terminal_value: str = "mask",
     batch_size: int = 8,
     description: str = "Held-out loss",
 ) -> dict[str, np.ndarray]:

@@ -115,7 +115,7 @@ class SoftQReward:
         ref_model (as `model`, *optional*):
             The reference of `"log_ratio"`, over the same vocabulary.
         gamma (`float`, *optional*), terminal_value (`str`, *optional*):
-            If unset, those the model was trained with, which [`IRLTrainer`] saves beside it; else 1 and `"zero"`. The
+            If unset, those the model was trained with, which [`IRLTrainer`] saves beside it; else 1 and `"mask"`. The
             temperature of its values is always that of training.
         aggregate (`str`, *optional*, defaults to `"sum"`):
             What a call makes of a completion's rewards: `"sum"`, `"mean"` or `"discounted"`.
@@ -162,7 +162,7 @@ class SoftQReward:
             settings = saved_settings(model) if isinstance(model, str) else {}
         self.kind, self.aggregate, self.clip, self.batch_size = kind, aggregate, clip, batch_size
         self.gamma = settings.get("gamma", 1.0) if gamma is None else gamma
-        self.terminal_value = settings.get("terminal_value", "zero") if terminal_value is None else terminal_value
+        self.terminal_value = settings.get("terminal_value", "mask") if terminal_value is None else terminal_value
         self.value_temperature = settings.get("value_temperature", 1.0)
         if kind == "soft_q" and settings.get("value_origin") == "reference":
             name = model if isinstance(model, str) else "This model"

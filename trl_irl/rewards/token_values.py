@@ -50,7 +50,7 @@ def token_values(
     encoded: Sequence[tuple[list[int], list[int]]],
     stop_tokens: Iterable[int],
     gamma: float = 1.0,
-    terminal_value: str = "zero",
+    terminal_value: str = "mask",
     batch_size: int = 8,
     description: str = "",
     value_temperature: float = 1.0,
@@ -68,7 +68,7 @@ def token_values(
         stop_tokens (`Iterable[int]`):
             Tokens after which the state is terminal.
         gamma (`float`, *optional*, defaults to `1.0`)
-        terminal_value (`str`, *optional*, defaults to `"zero"`):
+        terminal_value (`str`, *optional*, defaults to `"mask"`):
             Both as in [`~soft_q.terms.soft_q_terms`].
         batch_size (`int`, *optional*, defaults to `8`)
         description (`str`, *optional*):

@@ -52,7 +52,7 @@ def soft_q_terms(
     labels: torch.Tensor,
     stop_token_ids: Iterable[int],
     gamma: float = 1.0,
-    terminal_value: str = "zero",
+    terminal_value: str = "mask",
     td_target_grad: bool = True,
     soft_v: torch.Tensor | None = None,
     origin: torch.Tensor | None = None,
@@ -79,7 +79,7 @@ def soft_q_terms(
             Tokens after which the state is terminal.
         gamma (`float`, *optional*, defaults to `1.0`):
             Discount of the next state's value.
-        terminal_value (`str`, *optional*, defaults to `"zero"`):
+        terminal_value (`str`, *optional*, defaults to `"mask"`):
             `"zero"`: V' = 0 after a stop token. `"mask"`: no reward there, since pretrained logits can have a large V
             (NLL does not see a constant added to all logits of a state) that would dominate an early loss.
         td_target_grad (`bool`, *optional*, defaults to `True`):
