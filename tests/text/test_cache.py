@@ -62,3 +62,43 @@ def test_prompts_of_several_lengths(name, monkeypatch):
             torch.manual_seed(0)
             drawn.append(generate(model, [[5, 6, 7, 8], [20, 21], [30]], set(), 0, 70, 1.0, 9))
     assert drawn[0] == drawn[1]
+
+
+def rows_read(model, **ask):
+    """What greedy decoding says to five prompts, and how many rows it computed for each token."""
+    rows = []
+    hook = model.register_forward_pre_hook(lambda m, args, kw: rows.append(len(kw["input_ids"])), with_kwargs=True)
+    said = generate(model, [[5, 6, 7, 8], [20, 21], [30], [40, 41], [40, 41]], **ask)
+    hook.remove()
+    return said, rows
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_rows_that_have_ended_are_computed_no_more(name, monkeypatch):
+    """Greedy decoding says the same whether they are left out or not, and with any row on its own."""
+    model = make_model(name, seed=1).eval()
+    ask = {"pad_token_id": 0, "max_new_tokens": 60, "temperature": 0.0, "batch_size": 5}
+    endless, _ = rows_read(model, stop_tokens=set(), **ask)
+    stops = {endless[0][3], endless[2][20]}  # some end soon
+    said, rows = rows_read(model, stop_tokens=stops, **ask)
+    with monkeypatch.context() as patch:
+        patch.setattr("trl_irl.text.generation.read_once", lambda model, batch: {})
+        whole, all_rows = rows_read(model, stop_tokens=stops, **ask)
+    assert said == whole and min(map(len, said)) <= 4
+    assert sum(rows) < sum(all_rows) or max(map(len, said)) <= 32
+
+
+def test_samples_are_of_the_policy_whatever_has_ended():
+    """The lengths of samples from a policy that ends with the same probability at each token."""
+    model = make_model("llama").eval()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    vocabulary = model.config.vocab_size
+    stops = set(range(vocabulary // 20))  # so 1 in 20 tokens ends it
+    torch.manual_seed(0)
+    drawn = generate(model, [[5, 6]] * 4000, stops, 0, 120, 1.0, 4000)
+    assert all(set(row[:-1]).isdisjoint(stops) and (row[-1] in stops or len(row) == 120) for row in drawn)
+    share = len(stops) / vocabulary
+    for length in (20, 32, 33, 64, 65, 100):
+        longer = sum(len(row) >= length for row in drawn) / len(drawn)
+        assert longer == pytest.approx((1 - share) ** (length - 1), abs=0.03)  # four standard errors

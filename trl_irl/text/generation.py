@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from peft import PeftModel
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import Cache, GenerationConfig, PreTrainedModel
 from trl.models.utils import unwrap_model_for_generation
 
 from .._modes import in_mode
@@ -18,6 +18,7 @@ from .padding import padded_batch
 from .stop_tokens import cut_at_stop
 
 
+_STRETCH = 32  # tokens, after which the rows that have ended are left out
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
@@ -100,19 +101,49 @@ def generate(
         side = "right" if apart else "left"
         batch = padded_batch(prompts[start : start + batch_size], pad_token_id, side, device=model.device)
         with in_mode(model, training=False), as_it_is(model):
+            choice |= {"eos_token_id": sorted(stop_tokens), "pad_token_id": pad_token_id}
             shared = {} if apart or beams > 1 or options.get("synced_gpus") else read_once(model, batch)
-            generated = model.generate(
-                **batch,
-                **shared,
-                max_new_tokens=max_new_tokens,
-                eos_token_id=sorted(stop_tokens),
-                pad_token_id=pad_token_id,
-                **choice,
-                **options,
-            )
+            if shared and "streamer" not in options:
+                completions += _in_stretches(model, batch, max_new_tokens, **shared, **choice, **options)
+                continue
+            generated = model.generate(**batch, **shared, max_new_tokens=max_new_tokens, **choice, **options)
         width = 1 if apart else batch["input_ids"].size(1)  # of a decoder, the token that it begins with
         completions += [cut_at_stop(row, stop_tokens) for row in generated[:, width:].tolist()]
     return completions
+
+
+def _in_stretches(
+    model: PreTrainedModel, batch: dict[str, torch.Tensor], max_new_tokens: int, past_key_values: Cache, **choice
+) -> list[list[int]]:
+    """
+    What `generate` says to each row, a stretch of tokens at a time: rows that have ended are then left out, where
+    `generate` would compute them until the last one ends.
+    """
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    stop_tokens = ids.new_tensor(choice["eos_token_id"])
+    said: list[list[int]] = [[] for _ in ids]
+    left = torch.arange(len(ids), device=ids.device)  # the numbers of the rows that go on
+    while max_new_tokens > 0:
+        length = ids.size(1)
+        ids = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=past_key_values,
+            max_new_tokens=min(max_new_tokens, _STRETCH),
+            **choice,
+        )
+        new = ids[:, length:]
+        for row, tokens in zip(left.tolist(), new.tolist(), strict=True):
+            said[row] += tokens
+        goes_on = ~torch.isin(new, stop_tokens).any(1)
+        if not goes_on.any():
+            break
+        if not goes_on.all():
+            past_key_values.batch_select_indices(goes_on.nonzero()[:, 0])
+        ids, left = ids[goes_on], left[goes_on]
+        mask = torch.cat([mask, mask.new_ones(len(mask), new.size(1))], dim=1)[goes_on]
+        max_new_tokens -= new.size(1)
+    return [cut_at_stop(row, choice["eos_token_id"]) for row in said]
 
 
 @contextmanager
