@@ -63,7 +63,8 @@ def read_once(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[st
     """
     owner = model.get_base_model() if isinstance(model, PeftModel) else model
     known = inspect.signature(owner.forward).parameters.keys()
-    if not {"position_ids", "past_key_values"} <= known or owner.config.sub_configs:
+    keeps = not known.isdisjoint({"past_key_values", "cache"})  # as transformers called it before 5.24, and since
+    if not keeps or "position_ids" not in known or owner.config.sub_configs:
         return {}
     cache = DynamicCache(config=owner.config)
     if not {type(layer) for layer in cache.layers} <= _KEYS_AND_VALUES:
