@@ -22,7 +22,16 @@ def folder(tmp_path):
     return str(tmp_path)
 
 
-def make_adversary(folder, **keys):
+class HalfPrecision(Accelerator):
+    """As on a GPU with `fp16`, which the Trainer refuses on a CPU."""
+
+    mixed_precision = "fp16"
+
+    def autocast(self):
+        return torch.autocast("cpu", dtype=torch.float16)
+
+
+def make_adversary(folder, accelerator=Accelerator, **keys):
     args = GAILConfig(
         str(folder),
         use_cpu=True,
@@ -32,7 +41,7 @@ def make_adversary(folder, **keys):
         per_device_train_batch_size=16,
         **keys,
     )
-    return Adversary(Discriminator.load(folder, args.discriminator_level), args, Accelerator(cpu=True))
+    return Adversary(Discriminator.load(folder, args.discriminator_level), args, accelerator(cpu=True))
 
 
 def sample(rng, words, count):
@@ -91,3 +100,53 @@ def test_update_ratio(folder):
             measured = adversary.update(sample(rng, range(9), 6), sample(rng, range(9), 6))
             assert len(steps) - before == count
             assert bool(measured) == bool(count)
+
+
+def gradients_of(adversary, expert, policy):
+    """What an update's optimiser is given."""
+    found = {}
+    adversary.optimizer.register_step_pre_hook(
+        lambda *_: found.update({name: weight.grad.clone() for name, weight in adversary.weights.items()})
+    )
+    adversary.update(expert, policy)
+    return found
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_half_precision_loses_no_gradients(scaled, folder):
+    """Against float32. Each token has a small share in a mean over long completions: without the scaler it is lost."""
+    rng = random.Random(0)
+    sides = [[([5], rng.choices(words, k=100)) for _ in range(64)] for words in (range(10, 20), range(15, 25))]
+    found = []
+    for accelerator in (Accelerator, HalfPrecision):
+        torch.manual_seed(0)
+        keys = {"discriminator_max_grad_norm": 0.0, "discriminator_level": "token"}
+        adversary = make_adversary(folder, accelerator, **keys)
+        if not scaled:
+            adversary.scaler = torch.amp.GradScaler("cpu", enabled=False)
+        found.append(gradients_of(adversary, *sides))
+    exact, half = (torch.cat([x.flatten() for x in one.values()]) for one in found)
+    error = (half - exact).norm() / exact.norm()
+    assert error < 0.002 if scaled else error > 0.01
+
+
+def test_a_step_that_overflows_is_left_out(folder):
+    rng = random.Random(0)
+    sides = [sample(rng, words, 16) for words in (range(10, 20), range(15, 25))]
+    adversary = make_adversary(folder, HalfPrecision)
+    before = {name: weight.detach().clone() for name, weight in adversary.weights.items()}
+    adversary.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    adversary.update(*sides)
+    assert all(torch.equal(weight, before[name]) for name, weight in adversary.weights.items())
+    assert adversary.scaler.get_scale() == 2.0**39
+    again = make_adversary(folder, HalfPrecision)
+    again.load_state_dict(adversary.state_dict())
+    assert again.scaler.get_scale() == 2.0**39
+    for _ in range(40):
+        again.update(*sides)
+    assert not all(torch.equal(weight, before[name]) for name, weight in again.weights.items())
+    with torch.no_grad():
+        next(iter(again.weights.values())).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="discriminator_learning_rate"):
+        for _ in range(100):
+            again.update(*sides)

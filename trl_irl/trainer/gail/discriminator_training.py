@@ -35,6 +35,8 @@ class Adversary:
         self.optimizer = torch.optim.AdamW(
             self.weights.values(), lr=args.discriminator_learning_rate, weight_decay=args.discriminator_weight_decay
         )
+        # In float16 gradients are lost that are below 6e-8; a step whose scaled gradients overflow is left out.
+        self.scaler = torch.amp.GradScaler(accelerator.device.type, enabled=accelerator.mixed_precision == "fp16")
         self.batch_size = args.discriminator_batch_size or args.per_device_train_batch_size
         self.generations = 0  # seen so far
 
@@ -90,12 +92,13 @@ class Adversary:
                 with self.accelerator.autocast():
                     losses, right = self.discriminator.losses(chosen, is_expert, self.args.label_smoothing)
                 loss = (losses / numbers[side]).sum() / 2
-                loss.backward()
+                self.scaler.scale(loss).backward()
             sums[0] += loss.detach()
             sums[1:] += torch.zeros(2, device=device).index_add(0, side, right / numbers[side])
         sums = self.accelerator.reduce(sums, reduction="sum").tolist()
         grad_norm = self._sum_and_clip_gradients()
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         names = ("loss", "accuracy_policy", "accuracy_expert", "grad_norm")
         return {f"discriminator_{name}": value for name, value in zip(names, [*sums, grad_norm], strict=True)}
@@ -110,9 +113,11 @@ class Adversary:
             gradients = self.accelerator.reduce(gradients, reduction="sum")
             for weight, part in zip(weights, gradients.split([w.numel() for w in weights]), strict=True):
                 weight.grad.copy_(part.view_as(weight))
+        self.scaler.unscale_(self.optimizer)  # all ranks have the same gradients, so that all of them leave a step out
         limit = self.args.discriminator_max_grad_norm or math.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(weights, limit).item()
-        if not math.isfinite(grad_norm):
+        may_overflow = self.scaler.is_enabled() and self.scaler.get_scale() >= 1
+        if not math.isfinite(grad_norm) and not may_overflow:
             raise FloatingPointError(
                 f"The discriminator's gradients are not finite at generation {self.generations}. Lower "
                 f"`discriminator_learning_rate: {self.args.discriminator_learning_rate}`."
@@ -122,7 +127,8 @@ class Adversary:
     def state_dict(self) -> dict:
         """What a resumed run needs: trained weights, the optimiser, and how many generations there were."""
         weights = {name: weight.detach().cpu() for name, weight in self.weights.items()}
-        return {"weights": weights, "optimizer": self.optimizer.state_dict(), "generations": self.generations}
+        others = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        return {"weights": weights, "generations": self.generations, **others}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
@@ -140,4 +146,6 @@ class Adversary:
         for name, weight in self.weights.items():
             weight.copy_(state["weights"][name])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler.is_enabled() and state.get("scaler"):  # runs before 0.2 had none
+            self.scaler.load_state_dict(state["scaler"])
         self.generations = state["generations"]
