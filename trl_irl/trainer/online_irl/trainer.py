@@ -54,15 +54,17 @@ class OnlineIRLTrainer(OnlineTraining, IRLTrainer):
     _tag_names = ["trl", "online-irl"]
     _name = "online IRL (online IQ-Learn)"
 
-    def __init__(self, model, args: OnlineIRLConfig | None = None, *positional, **kwargs):
+    def __init__(
+        self, model, args: OnlineIRLConfig | None = None, data_collator=None, train_dataset=None, *others, **kwargs
+    ):
         if args is None:
             args = OnlineIRLConfig(default_output_dir(model, "online-IRL"))
         if not isinstance(args, OnlineIRLConfig):
             raise TypeError(f"`args` is a `{type(args).__name__}`. Build an `OnlineIRLConfig`.")
         check_vllm(args)
-        check_prompts(kwargs.get("train_dataset", positional[1] if len(positional) > 1 else None))
+        check_prompts(train_dataset)
         check_objective(kwargs.get("objective"))
-        super().__init__(model, args, *positional, **kwargs)
+        super().__init__(model, args, data_collator, train_dataset, *others, **kwargs)
         self._begin_online()
 
 

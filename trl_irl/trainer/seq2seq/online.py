@@ -56,14 +56,22 @@ class Seq2SeqOnlineIRLTrainer(OnlineTraining, Seq2SeqIRLTrainer):
     _tag_names = ["trl", "online-irl", "seq2seq"]
     _name = "online IRL (online IQ-Learn)"
 
-    def __init__(self, model, args: Seq2SeqOnlineIRLConfig | None = None, *positional, **kwargs):
+    def __init__(
+        self,
+        model,
+        args: Seq2SeqOnlineIRLConfig | None = None,
+        data_collator=None,
+        train_dataset=None,
+        *others,
+        **kwargs,
+    ):
         if args is None:
             args = Seq2SeqOnlineIRLConfig(default_output_dir(model, "online-IRL"))
         if not isinstance(args, Seq2SeqOnlineIRLConfig):
             raise TypeError(f"`args` is a `{type(args).__name__}`. Build a `Seq2SeqOnlineIRLConfig`.")
-        check_prompts(kwargs.get("train_dataset", positional[1] if len(positional) > 1 else None))
+        check_prompts(train_dataset)
         check_objective(kwargs.get("objective"))
-        super().__init__(model, args, *positional, **kwargs)
+        super().__init__(model, args, data_collator, train_dataset, *others, **kwargs)
         self._begin_online()
 
     def _check_room(self) -> None:
