@@ -94,11 +94,29 @@ def choices(plan: dict, rows: list[dict], size: int) -> list[list[str]]:
     return table
 
 
+def tried(plan: dict, rows: list[dict], size: int) -> list[list[str]]:
+    """Every run on the validation problems, by which all is chosen: one seed, so that no interval can be told."""
+    runs = [row for row in rows if (row["split"], row["demonstrations"]) == ("validation", size)]
+    if not runs:
+        return []
+    metric, factor = next(iter(plan["metrics"].items()))
+    keys = ("strength", "learning_rate", "steps")
+    table = [["arm", *keys, *numbers_of(runs[0], "frontier", plan), f"{metric} on the frontier"]]
+    order = {name: i for i, name in enumerate(plan["arms"])}
+    for run in sorted(runs, key=lambda run: (order[run["arm"]], *(run[key] or 0 for key in keys))):
+        chosen = ["" if run[key] is None else f"{run[key]:g}" for key in keys]
+        numbers = numbers_of(run, "frontier", plan).items()
+        shown = ["" if x != x else f"{x:.{3 if key == 'nll' else 1}f}" for key, x in numbers]
+        table.append([run["arm"], *chosen, *shown, f"{factor * mean_on_frontier(plan, run):.1f}"])
+    return table
+
+
 def tables(plan: dict, rows: list[dict], size: int) -> dict[str, list[list[str]]]:
     """Rows of tables by title, a header first; empty where nothing was judged yet."""
     judged, names = tested(rows, size), list(plan["arms"])
+    attempts = {"What was tried, on validation": tried(plan, rows, size)}
     if not judged:
-        return {}
+        return {title: table for title, table in attempts.items() if table}
     others = [name for name in names if name != "MLE"]
     found = {
         "By the best sampler at each diversity": against(plan, judged, "frontier", "MLE", others),
@@ -108,7 +126,7 @@ def tables(plan: dict, rows: list[dict], size: int) -> dict[str, list[list[str]]
     rival = best_rival(plan, rows, size)
     ours = [name for name in names if plan["arms"][name]["objective"] in OF_SOFT_Q]
     found["Against the best rival by validation"] = against(plan, judged, "frontier", rival, ours)
-    return {title: table for title, table in found.items() if table}
+    return {title: table for title, table in (found | attempts).items() if table}
 
 
 def columns_of(table: list[list[str]], names: list[str]) -> list[list[str]]:

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from benchmarks.referee import HERE, chosen, done_of, jobs, key_of, plan_of, report, settings_of, strengths_of
+from benchmarks.referee_report import tables
 from tests.conftest import make_model
 
 
@@ -57,6 +58,19 @@ def test_an_arm_chooses_on_validation_and_seed_0_alone():
     assert chosen(PLAN, other, 300, "z") == chosen(PLAN, done, 300, "z")
     assert len(order) == len({key_of(run) for run in order})  # nothing twice
     assert "+" in report(PLAN, list(done.values())) or "-" in report(PLAN, list(done.values()))
+
+
+def test_what_was_tried_is_told_before_anything_is_judged():
+    _, done = study(PLAN, wanted)
+    tried = [run for run in done.values() if (run["split"], run["demonstrations"]) == ("validation", 300)]
+    header, *rows = tables(PLAN, tried, 300)["What was tried, on validation"]
+    assert list(tables(PLAN, tried, 300)) == ["What was tried, on validation"]
+    assert len(rows) == len(tried) and [row[0] for row in rows] == sorted(row[0] for row in rows)
+    last = dict(zip(header, rows[-1], strict=True))
+    assert last == last | {"arm": "z", "strength": "1", "learning_rate": "0.0003", "steps": "300", "nll": "0.300"}
+    # 50 % at the first level of two, and nothing at the other, which it does not get to.
+    assert last == last | {"accuracy at 90": "50.0", "accuracy at 80": "", "accuracy on the frontier": "25.0"}
+    assert tables(PLAN, tried, 2500) == {}
 
 
 def test_an_arm_without_a_strength_tries_all_pairs():
