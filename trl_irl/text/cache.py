@@ -80,5 +80,5 @@ def read_once(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[st
     model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **few)
     if cache.get_seq_length() != ids.size(1):  # a model without a cache leaves it as it is
         return {}
-    cache.batch_select_indices(places)
+    cache.batch_select_indices(places.cpu())  # layers may lie on several devices
     return {"past_key_values": cache}

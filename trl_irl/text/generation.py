@@ -139,7 +139,7 @@ def _in_stretches(
         if not goes_on.any():
             break
         if not goes_on.all():
-            past_key_values.batch_select_indices(goes_on.nonzero()[:, 0])
+            past_key_values.batch_select_indices(goes_on.nonzero()[:, 0].cpu())  # layers may lie on several devices
         ids, left = ids[goes_on], left[goes_on]
         mask = torch.cat([mask, mask.new_ones(len(mask), new.size(1))], dim=1)[goes_on]
         max_new_tokens -= new.size(1)
