@@ -344,6 +344,7 @@ _FRONTIER = "By the best sampler at each diversity"
 _FIRST = ["arm", "accuracy at 90", "accuracy at 80", "accuracy at 70", "accuracy, greedy", "nll"]
 _SECOND = ["arm", "pass@4 at 90", "pass@4 at 80", "pass@4 at 70", "area, accuracy", "area, pass@4"]
 _T5 = ["arm", "accuracy at 80", "accuracy at 65", "accuracy, greedy"]
+_TRIED = ["arm", "strength", "learning_rate", *(f"accuracy at {level}" for level in (80, 70, 60))]
 REFEREE = {
     "referee_300": ("referee", 300, _FRONTIER, _FIRST),
     "referee_300_more": ("referee", 300, _FRONTIER, _SECOND),
@@ -351,6 +352,12 @@ REFEREE = {
     "referee_300_temperatures": ("referee", 300, "By temperatures alone", _FIRST),
     "referee_300_chosen": ("referee", 300, "What was chosen", None),
     "referee_300_shares": ("referee", 300, "shares", None),
+    "smollm2_300_tried": (
+        "real_model_arithmetic",
+        300,
+        "What was tried, on validation",
+        [*_TRIED, "pass@4 at 80", "area, accuracy", "accuracy, greedy", "nll"],
+    ),
     "t5_1000": ("t5", 1000, _FRONTIER, [*_T5, "nll"]),
     "t5_1000_more": ("t5", 1000, _FRONTIER, ["arm", "pass@4 at 80", "pass@4 at 65", "area, accuracy", "area, pass@4"]),
     "t5_1000_temperatures": ("t5", 1000, "By temperatures alone", _T5),
