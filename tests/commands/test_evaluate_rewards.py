@@ -112,7 +112,7 @@ def test_against_samples_scored_anew(run, model_folder, tmp_path, capsys):
     assert kinds == {f"{judge} {kind}" for judge in "ab" for kind in ("soft_q", "likelihood", "log_ratio")}
     report = (tmp_path / "out/report.md").read_text()
     assert "telescopes to its log-likelihood plus V of the prompt" in report
-    assert "a: gamma 1, terminal value zero" in report
+    assert "a: gamma 1, terminal value mask" in report
     for name in ("rewards.png", "best_of_n.png"):
         assert f"({name})" in report and (tmp_path / "out" / name).stat().st_size > 5000
     assert "token_ids" not in (tmp_path / "out/samples.jsonl").read_text()
