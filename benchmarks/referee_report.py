@@ -15,13 +15,23 @@ from benchmarks.seeds import difference, student
 
 
 OF_SOFT_Q = {"soft_q", "value_consistency", "squared_nll"}  # objectives of r^2 or of one of its terms
+_CHOICES = ("strength", "learning_rate", "steps")
 _EDGE = -16  # of the picture, in points
 ASSETS = Path(__file__).parents[1] / "docs/assets"
 
 
 def tested(rows: list[dict], size: int) -> list[dict]:
     """The runs that were judged on test problems after so many demonstrations."""
-    return [row for row in rows if (row["split"], row["demonstrations"]) == ("test", size)]
+    return _of("test", rows, size)
+
+
+def _of(split: str, rows: list[dict], size: int) -> list[dict]:
+    return [row for row in rows if (row["split"], row["demonstrations"]) == (split, size)]
+
+
+def _chosen(run: dict) -> list[str]:
+    """What an arm may choose, as a table has it."""
+    return ["" if run[key] is None else f"{run[key]:g}" for key in _CHOICES]
 
 
 def mean_on_frontier(plan: dict, run: dict) -> float:
@@ -33,7 +43,7 @@ def mean_on_frontier(plan: dict, run: dict) -> float:
 def best_rival(plan: dict, rows: list[dict], size: int) -> str:
     """The arm without any part of r^2 that was the best on the validation problems, by which all was chosen."""
     rivals = {name for name, arm in plan["arms"].items() if arm["objective"] not in OF_SOFT_Q}
-    runs = [row for row in rows if (row["split"], row["demonstrations"]) == ("validation", size)]
+    runs = _of("validation", rows, size)
     return max((run for run in runs if run["arm"] in rivals), key=lambda run: mean_on_frontier(plan, run))["arm"]
 
 
@@ -79,54 +89,49 @@ def against(plan: dict, rows: list[dict], which: str, base: str, arms: list[str]
 
 def choices(plan: dict, rows: list[dict], size: int) -> list[list[str]]:
     """What each arm has chosen, and what it had on the validation problems of seed 0."""
-    keys = ("strength", "learning_rate", "steps")
     metric, factor = next(iter(plan["metrics"].items()))
-    table = [["arm", *keys, f"{metric} on the frontier, validation"]]
+    table = [["arm", *_CHOICES, f"{metric} on the frontier, validation"]]
     runs = {row["arm"]: row for row in tested(rows, size)}
     for name, run in runs.items():
         (there,) = (
             mean_on_frontier(plan, row)
-            for row in rows
-            if (row["split"], row["demonstrations"]) == ("validation", size)
-            and all(row[key] == run[key] for key in ("arm", *keys))
+            for row in _of("validation", rows, size)
+            if all(row[key] == run[key] for key in ("arm", *_CHOICES))
         )
-        table.append([name, *("" if run[key] is None else f"{run[key]:g}" for key in keys), f"{factor * there:.1f}"])
+        table.append([name, *_chosen(run), f"{factor * there:.1f}"])
     return table
 
 
 def tried(plan: dict, rows: list[dict], size: int) -> list[list[str]]:
     """Every run on the validation problems, by which all is chosen: one seed, so that no interval can be told."""
-    runs = [row for row in rows if (row["split"], row["demonstrations"]) == ("validation", size)]
+    runs = _of("validation", rows, size)
     if not runs:
         return []
     metric, factor = next(iter(plan["metrics"].items()))
-    keys = ("strength", "learning_rate", "steps")
-    table = [["arm", *keys, *numbers_of(runs[0], "frontier", plan), f"{metric} on the frontier"]]
+    table = [["arm", *_CHOICES, *numbers_of(runs[0], "frontier", plan), f"{metric} on the frontier"]]
     order = {name: i for i, name in enumerate(plan["arms"])}
-    for run in sorted(runs, key=lambda run: (order[run["arm"]], *(run[key] or 0 for key in keys))):
-        chosen = ["" if run[key] is None else f"{run[key]:g}" for key in keys]
+    for run in sorted(runs, key=lambda run: (order[run["arm"]], *(run[key] or 0 for key in _CHOICES))):
         numbers = numbers_of(run, "frontier", plan).items()
         shown = ["" if x != x else f"{x:.{3 if key == 'nll' else 1}f}" for key, x in numbers]
-        table.append([run["arm"], *chosen, *shown, f"{factor * mean_on_frontier(plan, run):.1f}"])
+        table.append([run["arm"], *_chosen(run), *shown, f"{factor * mean_on_frontier(plan, run):.1f}"])
     return table
 
 
 def tables(plan: dict, rows: list[dict], size: int) -> dict[str, list[list[str]]]:
-    """Rows of tables by title, a header first; empty where nothing was judged yet."""
-    judged, names = tested(rows, size), list(plan["arms"])
-    attempts = {"What was tried, on validation": tried(plan, rows, size)}
-    if not judged:
-        return {title: table for title, table in attempts.items() if table}
-    others = [name for name in names if name != "MLE"]
-    found = {
-        "By the best sampler at each diversity": against(plan, judged, "frontier", "MLE", others),
-        "By temperatures alone": against(plan, judged, "temperatures", "MLE", others),
-        "What was chosen": choices(plan, rows, size),
-    }
-    rival = best_rival(plan, rows, size)
-    ours = [name for name in names if plan["arms"][name]["objective"] in OF_SOFT_Q]
-    found["Against the best rival by validation"] = against(plan, judged, "frontier", rival, ours)
-    return {title: table for title, table in (found | attempts).items() if table}
+    """Rows of tables by title, a header first; before anything is judged, only what was tried."""
+    judged, names, found = tested(rows, size), list(plan["arms"]), {}
+    if judged:
+        others = [name for name in names if name != "MLE"]
+        rival = best_rival(plan, rows, size)
+        ours = [name for name in names if plan["arms"][name]["objective"] in OF_SOFT_Q]
+        found = {
+            "By the best sampler at each diversity": against(plan, judged, "frontier", "MLE", others),
+            "By temperatures alone": against(plan, judged, "temperatures", "MLE", others),
+            "What was chosen": choices(plan, rows, size),
+            "Against the best rival by validation": against(plan, judged, "frontier", rival, ours),
+        }
+    found["What was tried, on validation"] = tried(plan, rows, size)
+    return {title: table for title, table in found.items() if table}
 
 
 def columns_of(table: list[list[str]], names: list[str]) -> list[list[str]]:

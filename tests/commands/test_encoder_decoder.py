@@ -84,16 +84,8 @@ def test_the_likelihood_of_an_evaluation(folder, tmp_path):
 def test_scores_and_a_talk(folder, tmp_path, capsys):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     out = tmp_path / "rewards.parquet"
-    words = [
-        "--model",
-        str(folder),
-        "--dataset_name",
-        str(tmp_path / "rows.jsonl"),
-        "--split",
-        "train",
-        "--terminal_value",
-        "zero",
-    ]
+    words = ["--model", str(folder), "--dataset_name", str(tmp_path / "rows.jsonl"), "--split", "train"]
+    words += ["--terminal_value", "zero"]
     assert score.run([*words, "--output", str(out), "--html", str(tmp_path / "page.html")]) == 0
     model, tokenizer = own(folder)
     for row, told in zip(ROWS, pandas.read_parquet(out).to_dict("records"), strict=True):

@@ -75,7 +75,7 @@ def rows_read(model, **ask):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_rows_that_have_ended_are_computed_no_more(name, monkeypatch):
-    """Greedy decoding says the same whether they are left out or not, and with any row on its own."""
+    """Greedy decoding says the same whether they are left out or not."""
     model = make_model(name, seed=1).eval()
     ask = {"pad_token_id": 0, "max_new_tokens": 60, "temperature": 0.0, "batch_size": 5}
     endless, _ = rows_read(model, stop_tokens=set(), **ask)

@@ -94,6 +94,7 @@ def generate(
         choice |= {"min_p": min_p} if min_p else {}
     if pad_token_id is None:
         pad_token_id = min(stop_tokens, default=0)
+    choice |= {"eos_token_id": sorted(stop_tokens), "pad_token_id": pad_token_id}
     apart = model.config.is_encoder_decoder
     completions: list[list[int]] = []
     starts = range(0, len(prompts), batch_size)
@@ -101,7 +102,6 @@ def generate(
         side = "right" if apart else "left"
         batch = padded_batch(prompts[start : start + batch_size], pad_token_id, side, device=model.device)
         with in_mode(model, training=False), as_it_is(model):
-            choice |= {"eos_token_id": sorted(stop_tokens), "pad_token_id": pad_token_id}
             shared = {} if apart or beams > 1 or options.get("synced_gpus") else read_once(model, batch)
             if shared and "streamer" not in options:
                 completions += _in_stretches(model, batch, max_new_tokens, **shared, **choice, **options)

@@ -146,6 +146,6 @@ class Adversary:
         for name, weight in self.weights.items():
             weight.copy_(state["weights"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler.is_enabled() and state.get("scaler"):  # runs before 0.2 had none
+        if state.get("scaler"):  # there is none of a run in another precision, or before 0.2
             self.scaler.load_state_dict(state["scaler"])
         self.generations = state["generations"]
