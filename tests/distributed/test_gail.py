@@ -89,7 +89,7 @@ def test_one_discriminator_on_all_ranks(launcher, keys, inputs, tmp_path):
     keys |= {"discriminator_warmup_steps": 1}
     logged, _, ranks = run(inputs, tmp_path / "two", launcher, lora, **keys)
     assert ranks[0] == ranks[1] and len(ranks[0]) == 3  # what is measured is over all ranks, too
-    assert ranks[0][0]["rows"] == [2, 4]
+    assert ranks[0][0]["rows"] == [4, 4]
     weights = [tuple(step["weights"].values()) for step in ranks[0]]
     assert len(set(weights)) == 3
     assert all(torch.tensor([entry["loss"], entry["reward"]]).isfinite().all() for entry in logged)

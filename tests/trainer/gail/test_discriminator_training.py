@@ -112,6 +112,24 @@ def gradients_of(adversary, expert, policy):
     return found
 
 
+def test_a_demonstration_weighs_as_often_as_it_stands_there_and_is_read_once(folder, monkeypatch):
+    """As where a prompt's four completions lie on two ranks, three with one of another prompt."""
+
+    def gradients(*expert):
+        torch.manual_seed(0)
+        return gradients_of(make_adversary(folder, discriminator_max_grad_norm=0.0), expert, [])
+
+    several, other = gradients(ROWS[0]), gradients(ROWS[1])
+    read, losses = [], Discriminator.losses
+    monkeypatch.setattr(
+        Discriminator, "losses", lambda self, rows, *args: read.extend(rows) or losses(self, rows, *args)
+    )
+    found = gradients(*[ROWS[0]] * 3, ROWS[1])
+    assert len(read) == 2
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, 0.75 * several[name] + 0.25 * other[name], rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("scaled", [True, False])
 def test_half_precision_loses_no_gradients(scaled, folder):
     """Against float32. Each token has a small share in a mean over long completions: without the scaler it is lost."""

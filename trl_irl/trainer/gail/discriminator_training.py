@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -60,7 +61,8 @@ class Adversary:
 
         Args:
             expert (`Sequence[Row]`), policy (`Sequence[Row]`):
-                This rank's.
+                This rank's. What the expert said several times is read once and weighs as often: a prompt's
+                completions may lie on several ranks, and its demonstration on each of them.
 
         Returns:
             `dict[str, float]`: `discriminator_loss` (nats), `discriminator_accuracy_expert` and
@@ -73,28 +75,31 @@ class Adversary:
         ratio, done = self.args.discriminator_update_ratio, self.generations
         self.generations += 1
         count = math.floor((done + 1) * ratio) - math.floor(done * ratio)
-        steps = [self._step(expert[i::count], policy[i::count]) for i in range(count)]
+        said = list(Counter((tuple(prompt), tuple(completion)) for prompt, completion in expert).items())
+        steps = [self._step(said[i::count], policy[i::count]) for i in range(count)]
         return {name: sum(step[name] for step in steps) / count for name in steps[0]} if steps else {}
 
-    def _step(self, expert: Sequence[Row], policy: Sequence[Row]) -> dict[str, float]:
-        rows = [(row, True) for row in expert] + [(row, False) for row in policy]
+    def _step(self, expert: Sequence[tuple[Row, int]], policy: Sequence[Row]) -> dict[str, float]:
+        rows = [(row, times, True) for row, times in expert] + [(row, 1, False) for row in policy]
         rows.sort(key=lambda row: len(row[0][0]) + len(row[0][1]))  # little padding
         device = self.accelerator.device
-        numbers = torch.tensor([len(policy), len(expert)], dtype=torch.float32, device=device)
+        said = sum(times for _, times in expert)
+        numbers = torch.tensor([len(policy), said], dtype=torch.float32, device=device)
         numbers = self.accelerator.reduce(numbers, reduction="sum").clamp(min=1)
         sums = torch.zeros(3, device=device)  # loss, share right of the policy's rows, and of the expert's
         self.discriminator.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         for start in range(0, len(rows), self.batch_size):
-            chosen, is_expert = zip(*rows[start : start + self.batch_size], strict=True)
+            chosen, times, is_expert = zip(*rows[start : start + self.batch_size], strict=True)
             side = torch.tensor(is_expert, device=device).long()
+            shares = torch.tensor(times, device=device) / numbers[side]
             with self.discriminator.active():
                 with self.accelerator.autocast():
                     losses, right = self.discriminator.losses(chosen, is_expert, self.args.label_smoothing)
-                loss = (losses / numbers[side]).sum() / 2
+                loss = (losses * shares).sum() / 2
                 self.scaler.scale(loss).backward()
             sums[0] += loss.detach()
-            sums[1:] += torch.zeros(2, device=device).index_add(0, side, right / numbers[side])
+            sums[1:] += torch.zeros(2, device=device).index_add(0, side, right * shares)
         sums = self.accelerator.reduce(sums, reduction="sum").tolist()
         grad_norm = self._sum_and_clip_gradients()
         self.scaler.step(self.optimizer)

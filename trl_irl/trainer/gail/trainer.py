@@ -226,10 +226,8 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         if self.model.training:
             self._watch.see(completion_ids, [ids[-1] in self._stop_tokens for ids in completion_ids])
             # Every prompt stands here once for each of its completions, and so does what the expert said.
-            expert = dict.fromkeys(
-                (tuple(prompt), tuple(ids)) for prompt, ids in zip(columns[PROMPT], columns[COMPLETION], strict=True)
-            )
-            measured = self._adversary.update(list(expert), policy)
+            expert = list(zip(columns[PROMPT], columns[COMPLETION], strict=True))
+            measured = self._adversary.update(expert, policy)
             for name, value in measured.items():
                 columns["log_metric"](name, value)
             if self._adversary.is_warming_up:
