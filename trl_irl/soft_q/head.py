@@ -214,6 +214,24 @@ def _soft_q_forward(
     hidden, output = _run(model, args, kwargs, return_logits)
     if shift_labels is None:
         hidden, shift_labels = hidden[:, :-1], labels[:, 1:]
+    found = _at_labels(model, hidden, shift_labels, what, reference, statistics)
+    if what == "values":
+        found |= {"aux_loss": getattr(output, "aux_loss", None), "logits": output.logits if return_logits else None}
+    return SoftQOutput(**found)
+
+
+# Tiles are views of one buffer, and as many as the scored tokens ask for: `torch.compile` would trace each size anew,
+# and gain nothing.
+@torch.compiler.disable
+def _at_labels(
+    model: PreTrainedModel,
+    hidden: torch.Tensor,
+    shift_labels: torch.Tensor,
+    what: str,
+    reference: Reference | None,
+    statistics: Statistics | None,
+) -> dict[str, torch.Tensor | None]:
+    """The fields of an output that are of the scored positions."""
     # With a `device_map`, the backbone can end on another device than the head.
     projection = projection_of(model)
     device = projection.weight.device
@@ -222,7 +240,7 @@ def _soft_q_forward(
     positions = scored.nonzero(as_tuple=True)  # once: on a GPU it waits for the device
     hidden = hidden[positions]
     if what == "hidden_states":
-        return SoftQOutput(hidden_states=hidden)
+        return {"hidden_states": hidden}
 
     def grid(values: torch.Tensor | None) -> torch.Tensor | None:
         if values is None:
@@ -233,12 +251,7 @@ def _soft_q_forward(
 
     buffer = model._soft_q.logit_buffer_mb
     values = soft_q_values(hidden, projection, shift_labels[positions], buffer, statistics, reference)
-    return SoftQOutput(
-        **{name: grid(value) for name, value in values._asdict().items()},
-        labels=shift_labels,
-        aux_loss=getattr(output, "aux_loss", None),
-        logits=output.logits if return_logits else None,
-    )
+    return {name: grid(value) for name, value in values._asdict().items()} | {"labels": shift_labels}
 
 
 def _run(model: PreTrainedModel, args: tuple, kwargs: dict[str, Any], with_logits: bool):
