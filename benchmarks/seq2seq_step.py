@@ -15,6 +15,7 @@ fewer and fuller ones.
 import argparse
 import json
 import os
+import random
 import resource
 import statistics
 import subprocess
@@ -41,6 +42,32 @@ def pairs(options: argparse.Namespace, count: int) -> list[dict]:
         if start:
             found.append({"input_ids": [*row["input_ids"][:start], 1], "labels": row["labels"][start:]})
     return found
+
+
+def padding(options: argparse.Namespace) -> list[dict]:
+    """Of batches, padded and packed: the share of padding, and the pairs of tokens that attention looks at."""
+    from trl_irl.trainer.seq2seq.packing import first_fit
+
+    lengths = [(len(row["input_ids"]), len(row["labels"])) for row in pairs(options, 1024)]
+
+    def cell(batch: str, count: int, groups: list[list[int]]) -> dict:
+        rows = [[sum(lengths[i][side] for i in group) for side in (0, 1)] for group in groups]
+        random.Random(0).shuffle(rows)
+        tokens = attended = 0
+        for start in range(0, len(rows) - count + 1, count):
+            prompts, completions = (max(row[side] for row in rows[start : start + count]) for side in (0, 1))
+            tokens += count * (prompts + completions)
+            attended += count * (prompts**2 + completions**2 + prompts * completions)
+        full = len(rows) // count * count
+        used, said = sum(map(sum, rows[:full])), len(lengths) * full / len(rows)
+        return {"batch": batch, "padding": 1 - used / tokens, "attended_per_row": attended / said}
+
+    cells = [cell(f"{count} rows, padded", count, [[i] for i in range(len(lengths))]) for count in (16, 32)]
+    for room in ((192, 256), (640, 640)):
+        groups = first_fit(lengths, room)
+        count = round(16 * len(groups) / len(lengths))
+        cells.append(cell(f"{count} packed rows of {room[0]} and {room[1]}", count, groups))
+    return cells
 
 
 def measure(variant: str, options: argparse.Namespace) -> dict:
@@ -97,6 +124,9 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
     clock, before = Clock(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     set_seed(0)
     model = MT5ForConditionalGeneration(config)
+    # As it is drawn, a loss of 130 nats: most probabilities are then denormal numbers, and products of those ten times
+    # as slow. A trained model has none of them.
+    torch.nn.init.normal_(model.lm_head.weight, std=width**-0.5)
     with tempfile.TemporaryDirectory() as folder:
         given = {"model": model, "train_dataset": rows, "processing_class": tokenizer, "callbacks": [clock]}
         if variant == "Seq2SeqTrainer":
@@ -105,7 +135,8 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
             per_step = options.batch_size
         else:
             packing = variant.endswith("packed")
-            args = Seq2SeqIRLConfig(folder, packing=packing, max_length=options.room, **keys)
+            room = dict(zip(("max_length", "max_completion_length"), options.room, strict=True)) if packing else {}
+            args = Seq2SeqIRLConfig(folder, packing=packing, logit_buffer_mb=options.buffer, **room, **keys)
             trainer = Seq2SeqIRLTrainer(args=args, **given)
             per_step = options.batch_size
             if packing:  # as many rows a step
@@ -125,6 +156,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
         "parameters": parameters,
         "dropout": options.dropout,
         "room": options.room,
+        "logit_buffer_mb": options.buffer,
         "rows_per_step": per_step,
         "seconds": seconds,
         "tokens_per_second": tokens * per_step / seconds,
@@ -144,16 +176,24 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=6, help="steps to measure")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them")
-    parser.add_argument("--room", type=int, default=640, help="tokens of a packed row, on either side")
+    parser.add_argument("--room", type=int, nargs=2, default=[192, 256], help="tokens of a packed row, on each side")
+    parser.add_argument("--buffer", default="128", help="logit_buffer_mb of our trainer")
     parser.add_argument("--dropout", type=float, default=0.1, help="T5's own is 0.1")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--padding", action="store_true", help="only count how much of a batch is padding")
     parser.add_argument("--data", default=str(shared) if shared.is_file() else None)
     parser.add_argument("--json", type=Path, help="file to write the numbers to")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         print("RESULT " + json.dumps(measure(options.worker, options)))
+        return
+    if options.padding:
+        found = padding(options)
+        print(*found, sep="\n")
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         return
     results = []
     for variant in options.variants:

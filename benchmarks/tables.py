@@ -274,7 +274,13 @@ def step_cpu() -> str:
 def seq2seq_step() -> str:
     """Time and memory per row of encoder-decoder training, against transformers' trainer."""
     rows = []
-    sizes = {"mt5_vocabulary": "vocabulary 250,112", "t5_vocabulary": "32,128", "small": "32,128, T5 small"}
+    sizes = {
+        "mt5_vocabulary": "vocabulary 250,112",
+        "mt5_auto": "vocabulary 250,112, `auto`",
+        "t5_vocabulary": "32,128",
+        "small": "32,128, T5 small",
+        "small_32": "32,128, T5 small, 32 rows",
+    }
     for name, told in sizes.items():
         cells = read_json(f"seq2seq_step_{name}.json")
         for cell in cells:
@@ -284,6 +290,13 @@ def seq2seq_step() -> str:
             ratio = f"{per_row[0] / per_row[1]:.2f}"
             rows.append([f"{cell['variant']}; {told}", speed, ratio, *memory])
     return markdown([["trainer", "tokens/s", "time per row", "peak MiB", "memory"], *rows], left=1)
+
+
+def seq2seq_padding() -> str:
+    """How much of a batch is padding, and what attention looks at."""
+    cells = read_json("seq2seq_padding.json")
+    rows = [[x["batch"], f"{100 * x['padding']:.0f} %", f"{x['attended_per_row'] / 1000:.0f}"] for x in cells]
+    return markdown([["batch", "padding", "thousand pairs of tokens per row"], *rows], left=1)
 
 
 def reward_throughput() -> str:
@@ -385,6 +398,7 @@ TABLES = {
     "step_cpu": step_cpu,
     "head_cpu": head_cpu,
     "seq2seq_step": seq2seq_step,
+    "seq2seq_padding": seq2seq_padding,
     "reward_throughput": reward_throughput,
     "memory_per_rank": memory_per_rank,
     "scale": scale,
