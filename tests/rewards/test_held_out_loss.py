@@ -22,8 +22,9 @@ CHAT = [
 
 
 @pytest.mark.parametrize("rows", [TEXT, CHAT], ids=["text", "messages"])
-@pytest.mark.parametrize("gamma, terminal_value", [(1.0, "zero"), (0.9, "mask")])
-def test_equals_the_trainers_evaluation(rows, gamma, terminal_value, tokenizer, tmp_path):
+@pytest.mark.parametrize("reward", [(1.0, "zero", 1.0), (0.9, "mask", 1.0), (0.9, "mask", 2.0)])
+def test_equals_the_trainers_evaluation(rows, reward, tokenizer, tmp_path):
+    reward = dict(zip(("gamma", "terminal_value", "value_temperature"), reward, strict=True))
     as_messages = not isinstance(rows[0]["prompt"], str)
     data = [
         {**row, "completion": [{"role": "assistant", "content": row["completion"]}]} if as_messages else row
@@ -34,8 +35,7 @@ def test_equals_the_trainers_evaluation(rows, gamma, terminal_value, tokenizer, 
         report_to="none",
         use_cpu=True,
         bf16=False,
-        gamma=gamma,
-        terminal_value=terminal_value,
+        **reward,
         eos_token="<|im_end|>" if as_messages else None,
         gradient_checkpointing=False,
     )
@@ -51,7 +51,7 @@ def test_equals_the_trainers_evaluation(rows, gamma, terminal_value, tokenizer, 
     model = make_model("qwen2")
     model.generation_config.eos_token_id = trainer.model.generation_config.eos_token_id
     for batch_size in (1, 2, 8):
-        sums = held_out_sums(model, tokenizer, rows, gamma, terminal_value, batch_size)
+        sums = held_out_sums(model, tokenizer, rows, batch_size=batch_size, **reward)
         for name in ("nll", "td_loss"):
             assert sums[name].shape == (3, 2)
             total, tokens = sums[name].sum(axis=0)

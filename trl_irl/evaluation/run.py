@@ -224,9 +224,9 @@ class _Evaluation:
         wanted = {"nll", "td_loss"} & set(self.metrics)
         if not wanted:
             return {}
-        gamma, terminal_value = self.settings.gamma, self.settings.terminal_value
+        reward = {name: getattr(self.settings, name) for name in ("gamma", "terminal_value", "value_temperature")}
         with self.in_models:
-            sums = held_out_sums(model.model, model.tokenizer, self.rows, gamma, terminal_value)
+            sums = held_out_sums(model.model, model.tokenizer, self.rows, **reward)
         return {name: Statistic(values) for name, values in sums.items() if name in wanted}
 
     def _score(self, name: str, cells: Iterable[tuple[float, list[dict]]]) -> None:

@@ -72,6 +72,8 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
             Discount in `td_loss`, as in training.
         terminal_value (`str`, *optional*, defaults to `"mask"`):
             What the state after a stop token is in `td_loss`: `"zero"`, or `"mask"` to leave that token out.
+        value_temperature (`float`, *optional*, defaults to `1.0`):
+            Temperature of V in `td_loss`, as in training.
         reward_analysis (`bool`, *optional*, defaults to `False`):
             Whether rewards agree with the task's score: correlations and AUROC over the sampled completions, and
             whether they fall at a corrupted token.
@@ -121,6 +123,7 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
     terminal_value: str = field(
         default="mask", metadata={"help": "The state after a stop token in `td_loss`.", "choices": ["zero", "mask"]}
     )
+    value_temperature: float = field(default=1.0, metadata={"help": "Temperature of V in `td_loss`, as in training."})
     reward_analysis: bool = field(default=False, metadata={"help": "Whether rewards agree with the task's score."})
     rerank: bool = field(default=False, metadata={"help": "Best of n by each reward, against other ways to choose."})
     reward_models: list[str] | None = field(
@@ -147,6 +150,8 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
             if value is not None and value < least:
                 raise ValueError(f"`{name}: {value}` is out of range. Set it to {least} or more.")
         check_discount(self.gamma)
+        if not 0 < self.value_temperature < float("inf"):
+            raise ValueError(f"`value_temperature: {self.value_temperature:g}` must be above 0, and finite.")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"`top_p: {self.top_p}` is a probability above 0, up to 1 (off).")
         if self.temperatures is None:

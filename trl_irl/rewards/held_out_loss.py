@@ -20,6 +20,7 @@ def held_out_sums(
     terminal_value: str = "mask",
     batch_size: int = 8,
     description: str = "Held-out loss",
+    value_temperature: float = 1.0,
 ) -> dict[str, np.ndarray]:
     """
     Negative log-likelihood and squared implied reward of each row's completion, summed over its tokens.
@@ -29,7 +30,7 @@ def held_out_sums(
         tokenizer ([`~transformers.PreTrainedTokenizerBase`])
         rows (`Sequence[dict]`):
             See [`~text.encode.encode_row`].
-        gamma, terminal_value, batch_size, description:
+        gamma, terminal_value, batch_size, description, value_temperature:
             See [`~rewards.token_values.token_values`].
 
     Returns:
@@ -49,6 +50,7 @@ def held_out_sums(
         terminal_value=terminal_value,
         batch_size=batch_size,
         description=description,
+        value_temperature=value_temperature,
     )
     nll = [(-row.log_pi.sum(dtype=np.float64), len(row.token_ids)) for row in values]
     td_loss = [(np.square(row.reward, dtype=np.float64).sum(), row.has_reward.sum()) for row in values]
