@@ -115,7 +115,7 @@ def _fold_tempered(
     some logits were -inf, and are the least finite number in `tile`.
     """
     temperature = stats.asked.temperature
-    torch.sub(tile, new_max.unsqueeze(1), out=weights).div_(temperature).exp_()
+    _tempered(tile, new_max, temperature, weights)
     if forbids:
         weights.masked_fill_(tile == torch.finfo(tile.dtype).min, 0)
     rescale = (fallen / temperature).exp()
@@ -128,8 +128,13 @@ def _fold_tempered(
     stats.gem_logit.mul_(rescale).add_(weights.mul_(tile).sum(1))
 
 
+def _tempered(logits: torch.Tensor, origin: torch.Tensor, temperature: float, out: torch.Tensor) -> torch.Tensor:
+    """exp((l - origin) / temperature), in one pass beside the exponential's own."""
+    return torch.add((-origin / temperature).unsqueeze(1), logits, alpha=1 / temperature, out=out).exp_()
+
+
 def _log_sigmoid_weights(logits: torch.Tensor, label_logits: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    return torch.sub(logits, label_logits.unsqueeze(1), out=out).mul_(GEM_SLOPE).sigmoid_()
+    return torch.add((-GEM_SLOPE * label_logits).unsqueeze(1), logits, alpha=GEM_SLOPE, out=out).sigmoid_()
 
 
 def chunks(tile: torch.Tensor) -> Iterator[slice]:
@@ -200,17 +205,15 @@ def _gradient_rows(x: torch.Tensor, state: RowGradients, scratch: list[torch.Ten
     def column(values: torch.Tensor) -> torch.Tensor:
         return values.unsqueeze(1)
 
-    tempered, factor = None, given.v_tempered
+    factor = given.v_tempered  # of the tempered policy's probabilities, a number for each row or for each logit
     if asked.gem == "linear" and given.gem is not None:
         factor = given.gem if factor is None else factor + given.gem
-    weighs = asked.gem == "log_sigmoid" and given.gem is not None
-    if factor is not None or weighs:
-        tempered = torch.sub(x, column(values.v_tempered), out=memory(0)).div_(asked.temperature).exp_()
-        if weighs:
-            weights = _log_sigmoid_weights(x, state.label_logits, memory(1)).mul_(column(given.gem))
-            tempered.mul_(weights if factor is None else weights.add_(column(factor)))
-        else:
-            tempered.mul_(column(factor))
+    factor = None if factor is None else column(factor)
+    if asked.gem == "log_sigmoid" and given.gem is not None:
+        weights = _log_sigmoid_weights(x, state.label_logits, memory(2)).mul_(column(given.gem))
+        factor = weights if factor is None else weights.add_(factor)
+    if factor is not None:
+        tempered = _tempered(x, values.v_tempered, asked.temperature, memory(0))
     forbidden = x == float("-inf") if asked.entropy and state.forbids else None
     if asked.entropy and given.entropy is not None:
         x.sub_(column(values.v))
@@ -225,8 +228,8 @@ def _gradient_rows(x: torch.Tensor, state: RowGradients, scratch: list[torch.Ten
         x.sub_(column(values.v)).exp_().mul_(column(given.v))
     else:
         x.zero_()
-    if tempered is not None:
-        x.add_(tempered)
+    if factor is not None:
+        x.addcmul_(tempered, factor)
     if asked.mean and given.mean_logit is not None:
         x.add_(column(given.mean_logit / state.columns))
 
