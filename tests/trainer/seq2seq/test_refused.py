@@ -6,7 +6,7 @@ from peft import LoraConfig
 
 from tests.conftest import make_model
 from tests.encoder_decoders import PACKABLE, make_encoder_decoder
-from tests.trainer.conftest import ROWS, settings
+from tests.trainer.conftest import ROWS, one_step, settings
 from tests.trainer.seq2seq.test_trainer import make
 from trl_irl import IRLConfig, Seq2SeqIRLConfig, Seq2SeqIRLTrainer
 
@@ -43,6 +43,7 @@ def turns(*roles):
         ([{"text": "One two"}], "the columns .'text'.*name them `prompt` and `completion`"),
         ([{"input_ids": [5, 6, 1], "labels": [-100, -100]}], "no completion with a token to learn"),
         ([{"input_ids": [5, 999, 1], "labels": [5, 1]}], "has the token id 999"),
+        ([{"input_ids": [5], "labels": [5]}, {"input_ids": [], "labels": [5]}], "Row 1 .* a prompt without a token"),
         (
             [{"input_ids": [5], "labels": [5]}, {"input_ids": None, "labels": [5]}],
             "Row 1 of the train .* nothing .null",
@@ -80,6 +81,38 @@ def test_rows_longer_than_learned_positions(side, tokenizer, tmp_path):
         make(tokenizer, tmp_path, "bart", rows, max_length=None)
     assert len(make(tokenizer, tmp_path, "bart", rows, max_length=64).train_dataset) == 2  # they are cut
     assert len(make(tokenizer, tmp_path, "t5", rows, max_length=None).train_dataset) == 2  # whose are relative
+
+
+def streamed(rows):
+    return IterableDataset.from_generator(lambda: iter(rows))
+
+
+def test_a_stream_is_checked_as_it_is_read(tokenizer, tmp_path):
+    masked = [{"input_ids": [5, 6, 1], "labels": [-100, -100]}] * 3
+    with pytest.raises(ValueError, match="all labels are masked .-100. in the first 1,000 rows of the stream"):
+        make(tokenizer, tmp_path, rows=streamed(masked))
+    learns = [*masked, {"input_ids": [5], "labels": [7, 1]}]
+    assert make(tokenizer, tmp_path, rows=streamed(learns), max_steps=1).train().training_loss > 0
+    for row, message in (
+        ({"prompt": "fox " * 60, "completion": "b"}, "a prompt of .* has 64 positions. Set `max_length`"),
+        ({"prompt": "fox", "completion": "fox " * 60}, "a completion of .* has 64 positions"),
+    ):
+        trainer = make(tokenizer, tmp_path, "bart", streamed([ROWS[0], row]), max_length=None)
+        with pytest.raises(ValueError, match=f"Row 1 of the train dataset has {message}"):
+            trainer.train()
+    trainer = make(tokenizer, tmp_path, rows=streamed([*learns, {"input_ids": [], "labels": [5]}]))
+    with pytest.raises(ValueError, match="Row 4 of the train dataset has a prompt without a token"):
+        trainer.train()
+
+
+def test_packed_rows_without_labels_and_rows_that_were_not_packed(tokenizer, tmp_path):
+    rows = [{"input_ids": [5, 6, 1], "labels": [7, 1]}, {"input_ids": [5, 6, 1], "labels": []}]
+    trainer = make(tokenizer, tmp_path, rows=rows, packing=True, max_length=32)
+    packed, _ = one_step(trainer)
+    alone, _ = one_step(make(tokenizer, tmp_path, rows=rows[:1]))
+    assert packed.item() == pytest.approx(alone.item(), rel=1e-5)
+    with pytest.raises(ValueError, match="`packing=True`, and a row has the columns .*'prompt'.*`eval_dataset`"):
+        trainer.predict(Dataset.from_list(ROWS))
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,15 @@ class PackedCollator:
     stop_token_ids: frozenset[int]
 
     def __call__(self, rows: Sequence[dict]) -> dict:
+        if "input_ids" not in rows[0]:
+            raise ValueError(
+                f"`packing=True`, and a row has the columns {list(rows[0])}: the trainer packs the datasets that it "
+                "is made with. Give this one as `eval_dataset`, or set `packing=False`."
+            )
         of_encoder, of_decoder = [], []  # of each row: ids and documents
         for row in rows:
-            asked = [torch.tensor(ids) for ids in row["input_ids"]]
-            labels = [torch.tensor(ids) for ids in row["labels"]]
+            asked = [torch.tensor(ids, dtype=torch.int64) for ids in row["input_ids"]]
+            labels = [torch.tensor(ids, dtype=torch.int64) for ids in row["labels"]]
             reads = shifted(self.model, pad_sequence(labels, batch_first=True, padding_value=-100))
             read = [ids[: len(of)] for ids, of in zip(reads, labels, strict=True)]
             for k, of in enumerate(labels):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -14,6 +15,7 @@ from .config import Seq2SeqIRLConfig
 
 
 Rows = Dataset | IterableDataset
+_FIRST = 1000  # rows of a stream that are looked at for something to learn
 
 
 def encoded(
@@ -69,32 +71,53 @@ def _cut(rows: Mapping, longest: tuple[int | None, int | None]) -> dict[str, lis
     }
 
 
-def check_lengths(dataset: Rows, config: PretrainedConfig, name: str) -> None:
+def check_lengths(dataset: Rows, config: PretrainedConfig, name: str) -> Rows:
     """
+    The dataset, whose rows have something to read, no more than the model's positions, and something to learn. Of a
+    stream a row is looked at when it is read, and the first thousand for something to learn.
+
     Raises:
-        `ValueError`: a row has nothing to learn, or is longer than the model's positions.
+        `ValueError`: a row has no prompt, or is longer than the model's positions; or none has anything to learn.
     """
-    if not isinstance(dataset, Dataset):
-        return
     limits = {"input_ids": _positions(config, "encoder"), "labels": _positions(config, "decoder")}
-    learns, start = False, 0
-    for batch in dataset.select_columns(list(limits)).with_format("arrow").iter(10_000):
-        for column, limit in limits.items():
-            lengths = pc.list_value_length(batch.column(column)).to_numpy()
-            if limit is not None and lengths.max() > limit:
-                i, of_prompt = int((lengths > limit).argmax()), column == "input_ids"
-                what, key = ("prompt", "max_length") if of_prompt else ("completion", "max_completion_length")
-                raise ValueError(
-                    f"Row {start + i} of the {name} dataset has a {what} of {lengths[i]} tokens, and the model has "
-                    f"{limit} positions. Set `{key}` to {limit} or less, or leave such rows out."
-                )
-        learns = learns or pc.any(pc.not_equal(pc.list_flatten(batch.column("labels")), -100)).as_py()
-        start += len(batch)
+
+    def check(column: str, lengths: np.ndarray, first: int) -> None:
+        limit, of_prompt = limits[column], column == "input_ids"
+        if of_prompt and not lengths.all():
+            raise ValueError(
+                f"Row {first + int(lengths.argmin())} of the {name} dataset has a prompt without a token."
+            )
+        if limit is not None and (lengths > limit).any():
+            i = int((lengths > limit).argmax())
+            what, key = ("prompt", "max_length") if of_prompt else ("completion", "max_completion_length")
+            raise ValueError(
+                f"Row {first + i} of the {name} dataset has a {what} of {lengths[i]} tokens, and the model has "
+                f"{limit} positions. Set `{key}` to {limit} or less, or leave such rows out."
+            )
+
+    if isinstance(dataset, Dataset):
+        learns, start = False, 0
+        for batch in dataset.select_columns(list(limits)).with_format("arrow").iter(10_000):
+            for column in limits:
+                check(column, pc.list_value_length(batch.column(column)).to_numpy(), start)
+            learns = learns or pc.any(pc.not_equal(pc.list_flatten(batch.column("labels")), -100)).as_py()
+            start += len(batch)
+    else:
+
+        def checked(row: Mapping, i: int) -> Mapping:
+            for column in limits:
+                check(column, np.array([len(row[column])]), i)
+            return row
+
+        dataset = dataset.map(checked, with_indices=True)
+        learns = any(label != -100 for row in dataset.take(_FIRST) for label in row["labels"])
     if not learns:
         raise ValueError(
-            f"The {name} dataset has no completion with a token to learn: all labels are masked (-100). Give rows "
+            f"The {name} dataset has no completion with a token to learn: all labels are masked (-100)"
+            f"{'' if isinstance(dataset, Dataset) else f' in the first {_FIRST:,} rows of the stream'}. Give rows "
             "completions, or `labels` that are not."
         )
+    return dataset
 
 
 def _positions(config: PretrainedConfig, side: str) -> int | None:

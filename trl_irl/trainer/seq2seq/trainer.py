@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -81,7 +82,8 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
         args ([`Seq2SeqIRLConfig`], *optional*):
             Configuration. If `None`, the defaults, with `output_dir` named after the model.
         data_collator (`Callable`, *optional*):
-            Of rows of `input_ids` and `labels`; [`~transformers.DataCollatorForSeq2Seq`] if unset.
+            Of rows of `input_ids` and `labels`; [`~transformers.DataCollatorForSeq2Seq`] if unset, which then pads on
+            the right, whatever the tokenizer does.
         train_dataset, eval_dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`], *optional*):
             With `prompt` and `completion`, text or messages, with `messages`, or with `input_ids` and `labels`.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
@@ -158,7 +160,7 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
         ready = {name: self._prepared(dataset, args, name) for name, dataset in prepare.items()}
         train = ready.pop("train", None)
         if data_collator is None:
-            data_collator = DataCollatorForSeq2Seq(processing_class, pad_to_multiple_of=args.pad_to_multiple_of)
+            data_collator = _collator(processing_class, args.pad_to_multiple_of)
             if args.packing:
                 pad = processing_class.pad_token_id
                 data_collator = PackedCollator(self._causal_lm, pad, self.stop_token_ids)
@@ -185,7 +187,7 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
 
     def _prepared(self, dataset, args: Seq2SeqIRLConfig, name: str):
         rows = encoded(dataset, self._tokenizer, args, self.stop_token_ids, name)
-        check_lengths(rows, self._causal_lm.config, name)
+        rows = check_lengths(rows, self._causal_lm.config, name)
         check_token_ids(rows, embedding_rows(self._causal_lm), name)
         if args.packing and not isinstance(rows, Dataset):
             raise ValueError(
@@ -247,6 +249,16 @@ def _loaded(model, args: Seq2SeqIRLConfig, processing_class, quantization_config
     if processing_class.pad_token is None:
         processing_class.pad_token = processing_class.eos_token
     return model, processing_class
+
+
+def _collator(tokenizer: PreTrainedTokenizerBase, pad_to_multiple_of: int | None) -> DataCollatorForSeq2Seq:
+    """
+    transformers', which pads labels on the tokenizer's own side: on the left, as Gemma's, the decoder would read
+    padding before the first label. Padding is masked, whatever the tokenizer says that its model reads.
+    """
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.padding_side, tokenizer.model_input_names = "right", ["input_ids", "attention_mask"]
+    return DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=pad_to_multiple_of)
 
 
 def _with_adapter(model: PreTrainedModel, args: Seq2SeqIRLConfig, peft_config: PeftConfig) -> PeftModel:
