@@ -5,12 +5,14 @@ import json
 import pandas
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, ByT5Tokenizer
 
 from tests.encoder_decoders import make_encoder_decoder
-from trl_irl import evaluate
+from trl_irl import Seq2SeqIRLConfig, Seq2SeqIRLTrainer, evaluate
 from trl_irl.commands import chat, prepare, score
 from trl_irl.commands import evaluate as evaluate_command
+from trl_irl.commands.console.training_table import describe, rows_of
 from trl_irl.evaluation import EvaluationSettings
 from trl_irl.text.sampling import sample
 
@@ -118,3 +120,22 @@ def test_preparing_counts_what_each_side_reads(tmp_path, capsys):
         (line,) = [line for line in told.splitlines() if f" {part} " in line]
         assert f" {length} " in line
     assert prepare.run([*words, "--max_prompt_length", "21"]) == 2
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_table_counts_documents(packing, folder, tmp_path):
+    """Also of packed rows: how long a completion may be is asked of each for itself."""
+    if packing and folder.name.startswith("bart"):
+        pytest.skip("its positions are absolute")
+    model, tokenizer = own(folder)
+    keys = {"packing": packing, "max_length": 64, "report_to": "none", "use_cpu": True, "bf16": False}
+    args = Seq2SeqIRLConfig(str(tmp_path), **keys)
+    trainer = Seq2SeqIRLTrainer(model, args, train_dataset=Dataset.from_list(ROWS), processing_class=tokenizer)
+    prompts = [len(tokenizer(row["prompt"]).input_ids) for row in ROWS]
+    completions = [len(tokenizer(row["completion"].lstrip()).input_ids) + 1 for row in ROWS]
+    rows = rows_of(trainer)
+    assert rows.count == (1 if packing else 3)
+    assert (rows.longest_prompt, rows.longest_scored) == (max(prompts), max(completions))
+    assert rows.tokens * rows.count == pytest.approx(sum(prompts) + sum(completions))
+    steps = dict(describe(trainer, rows, max_steps=2))["steps"]
+    assert steps == f"2 of {rows.count} rows, {sum(completions)} scored tokens each"

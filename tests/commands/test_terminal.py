@@ -110,7 +110,9 @@ def test_rows_are_counted_as_the_loss_sees_them(model_folder, tmp_path):
     longest = sorted(lengths)[-1]
     cut = rows_of(make(model_folder, tmp_path, rows, max_length=longest - 1))
     assert cut.ended == pytest.approx(1 - lengths.count(longest) / 3)
-    assert rows_of(make(model_folder, tmp_path, rows, packing=True, max_length=64)).ended is None
+    packed = rows_of(make(model_folder, tmp_path, rows, packing=True, max_length=64))
+    assert packed.ended is None and (packed.count, packed.scored) == (1, sum(scored))
+    assert (packed.longest_prompt, packed.longest_scored) == (rows_seen.longest_prompt, rows_seen.longest_scored)
     many = rows_of(make(model_folder, tmp_path, rows * 100))
     assert many.count == 300 and many.looked_at == 200 and many.scored == pytest.approx(sum(scored) / 3, rel=0.1)
 
@@ -131,7 +133,8 @@ def test_the_table_tells_the_objective_in_force(model_folder, tmp_path):
     trainer = make(model_folder, tmp_path, rows, lambda_td=0.3, gamma=0.9, gradient_accumulation_steps=3)
     told = dict(describe(trainer, rows_of(trainer), max_steps=7))
     assert "lambda_td 0.3, td_scale measured at the first step, gamma 0.9" in told["objective"]
-    assert told["steps"].startswith(f"7 of {3 * 8} rows, ") and "100% of the rows end" in told["data"]
+    assert told["steps"].startswith("7 of 8 rows, ")  # three times as many would be more than there are
+    assert "100% of the rows end" in told["data"]
     trainer.objective = ValueConsistency(value_origin="reference")
     assert "lambda_td / td_scale * (V - gamma V')^2, V from the reference's, lambda_td 0.3, td_scale" in objective(
         trainer

@@ -32,7 +32,7 @@ class Rows:
         count (`int`): of all, not only of those that were looked at.
         looked_at (`int`)
         tokens, scored (`float`): mean tokens per row, and those of them that the loss is over.
-        longest_prompt, longest_scored (`int`): in tokens.
+        longest_prompt, longest_scored (`int`): in tokens, of the documents that a packed row has each for itself.
         ended (`float`, *optional*):
             Share whose scored tokens end in a stop token, or in white space behind one; `None` where rows are packed.
     """
@@ -55,26 +55,33 @@ def rows_of(trainer) -> Rows | None:
         return None
     # Drawn, as evenly spaced ones would beat with data that is sorted or repeats.
     chosen = np.random.default_rng(0).permutation(len(dataset))[:_LOOKED_AT]
-    lengths, scored, ended = [], [], []
+    lengths, scored, ended, documents = [], [], [], []
     stop_tokens = torch.tensor(sorted(trainer.stop_token_ids))
     for i in chosen.tolist():
         (row,), labels = labels_of(trainer, [dataset[i]])
         actions = labels[labels != -100]
-        lengths.append(_tokens(row, trainer.model.config.is_encoder_decoder))
+        own = _documents(dataset[i], labels.flatten(), trainer.model.config.is_encoder_decoder)
+        documents += own
+        lengths.append(sum(map(sum, own)))
         scored.append(len(actions))
         stops = torch.isin(actions, stop_tokens).nonzero().flatten()
         # Many chat templates write a newline behind the token that ends a turn.
         ended.append(len(stops) > 0 and not trainer.processing_class.decode(actions[stops[-1] + 1 :]).strip())
-    prompts = [length - count for length, count in zip(lengths, scored, strict=True)]
+    prompts, completions = zip(*documents, strict=True)
     share = None if trainer.args.packing else sum(ended) / len(ended)
     means = (sum(lengths) / len(lengths), sum(scored) / len(scored))
-    return Rows(len(dataset), len(chosen), *means, max(prompts), max(scored), share)
+    return Rows(len(dataset), len(chosen), *means, max(prompts), max(completions), share)
 
 
-def _tokens(row: dict, apart: bool) -> int:
-    """Of an encoder-decoder's row both sides'; of several rows in one, of all."""
-    sides = [row["input_ids"], row["labels"]] if apart else [row["input_ids"]]
-    return sum(len(part) if isinstance(part, list) else 1 for side in sides for part in side)
+def _documents(row: dict, labels: torch.Tensor, apart: bool) -> list[tuple[int, int]]:
+    """Tokens that are only read, and those that are scored, of each document of a row; `labels` are the collator's."""
+    if apart:  # what the encoder reads, and what the decoder writes
+        several = isinstance(row["labels"][0], list) if row["labels"] else False
+        pairs = zip(row["input_ids"], row["labels"], strict=True) if several else [(row["input_ids"], row["labels"])]
+        return [(len(ids), sum(label != -100 for label in own)) for ids, own in pairs]
+    lengths = row.get("seq_lengths") or [len(row["input_ids"])]
+    scored = [int((own != -100).sum()) for own in labels[: sum(lengths)].split(lengths)]
+    return [(length - count, count) for length, count in zip(lengths, scored, strict=True)]
 
 
 def objective(trainer) -> str:
@@ -139,6 +146,8 @@ def describe(trainer, rows: Rows | None, max_steps: int) -> list[tuple[str, str]
     name = get_config_model_id(causal_lm(model).config) or type(model).__name__
     per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
     lines = [("objective", objective(trainer)), ("model", f"{name}: {trained:,} of {total:,} weights trained")]
+    if rows is not None:
+        per_step = min(per_step, rows.count)  # a step does not go beyond an epoch
     steps = f"{max_steps:,} of {per_step:,} {'rows' if isinstance(args, IRLConfig) else 'completions'}"
     if rows is not None:
         about = "" if rows.looked_at == rows.count else "about "
@@ -154,7 +163,9 @@ def describe(trainer, rows: Rows | None, max_steps: int) -> list[tuple[str, str]
         lines.append(("data", "a stream"))
     kind = str(accelerator.distributed_type.value).lower()
     ranks = f"{accelerator.num_processes} processes ({kind})" if accelerator.num_processes > 1 else "1 process"
-    precision = "float32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+    precision = accelerator.mixed_precision
+    if precision == "no":
+        precision = str(causal_lm(model).dtype).removeprefix("torch.")
     trackers = [name for name in args.report_to if name != "none"]
     logged = f"every {args.logging_steps:g} steps here" + (f" and to {', '.join(trackers)}" if trackers else "")
     saves = {"no": "", "epoch": ", a checkpoint every epoch"}.get(
