@@ -98,7 +98,10 @@ def trace(
     """
     config = copy.deepcopy(config)
     if config.is_encoder_decoder:
-        raise ValueError(f"`plan` knows causal language models, and `{config.model_type}` is an encoder-decoder.")
+        raise ValueError(
+            f"`plan` knows causal language models, and `{config.model_type}` is an encoder-decoder. Train a few steps "
+            "(`trl-irl irl --max_steps 3`) and look at the memory that they take."
+        )
     try:
         with torch.device("meta"):
             causal = model = AutoModelForCausalLM.from_config(config, dtype=dtype)

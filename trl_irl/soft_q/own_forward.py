@@ -38,7 +38,7 @@ def check_decoder_only(config: PretrainedConfig, what: str) -> None:
         raise ValueError(
             f"{what} is an encoder-decoder model ({config.model_type}), and here one model reads prompt and "
             "completion as one text. Take a decoder-only language model (Llama, Qwen, GPT-2 and so on), or train "
-            "this one with `Seq2SeqIRLTrainer`."
+            "this one with `Seq2SeqIRLTrainer` or `Seq2SeqOnlineIRLTrainer` (`trl-irl irl`, `trl-irl online-irl`)."
         )
 
 

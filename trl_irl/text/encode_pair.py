@@ -24,8 +24,8 @@ def encode_pair(
     """
     Token ids of a row as an encoder-decoder reads it: the prompt's, with the special tokens that the tokenizer puts
     around an input, and the completion's, with those of a target and, if none of `stop_tokens` ends it, EOS. What a
-    tokenizer writes behind the end of a target, such as mBART its language, stays there. The space that begins a
-    completion behind a text prompt is none of the decoder's.
+    tokenizer writes behind the end of a target, such as mBART its language, stays there. White space that
+    begins a completion is none of the decoder's.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`])

@@ -3,6 +3,10 @@
 import pytest
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 from tests.conftest import make_model
 from tests.encoder_decoders import PACKABLE, make_encoder_decoder
@@ -184,3 +188,21 @@ def test_a_second_adapter(tokenizer, tmp_path):
 def test_an_empty_dataset(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="The train dataset has no rows"):
         make(tokenizer, tmp_path, rows=Dataset.from_list([]))
+
+
+def test_text_without_a_token_is_told(tmp_path, caplog):
+    """As T5's vocabulary has none for braces: all of it is one token then, and nothing says so."""
+    words = {"<pad>": 0, "</s>": 1, "<unk>": 2, "one": 3, "two": 4}
+    plain = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="<unk>")),
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
+    plain.backend_tokenizer.pre_tokenizer = Whitespace()
+    rows = [{"prompt": "one {", "completion": "two"}, {"prompt": "one", "completion": "one { two } two"}]
+    make(plain, tmp_path, rows=rows[:1])
+    assert "no token for" not in caplog.text
+    make(plain, tmp_path, rows=rows * 2)
+    assert "2 of 4 completions of the train dataset have text that the tokenizer has no token for" in caplog.text
+    assert "The first, row 1, reads to it: 'one <unk> two <unk> two </s>'" in caplog.text

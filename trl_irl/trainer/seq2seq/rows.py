@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
+from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -14,6 +16,7 @@ from ..runtime.row_checks import check_rows, check_token_rows
 from .config import Seq2SeqIRLConfig
 
 
+logger = get_logger(__name__)
 Rows = Dataset | IterableDataset
 _FIRST = 1000  # rows of a stream that are looked at for something to learn
 
@@ -61,7 +64,30 @@ def encoded(
             raise ValueError(f"Row {i} of the {name} dataset: {error}") from None
         return {"input_ids": prompt, "labels": completion}
 
-    return dataset.map(encode, with_indices=True, **options)
+    rows = dataset.map(encode, with_indices=True, **options)
+    if isinstance(rows, Dataset):
+        _warn_of_unknown(rows, tokenizer, name)
+    return rows
+
+
+def _warn_of_unknown(rows: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """A vocabulary of pieces without bytes to fall back on, as T5's, has one token for all that it lacks."""
+    if tokenizer.unk_token_id is None:
+        return
+    count, first, start = 0, None, 0
+    for batch in rows.select_columns(["labels"]).with_format("arrow").iter(10_000):
+        labels = batch.column("labels").combine_chunks()
+        labels = labels.combine_chunks() if isinstance(labels, pa.ChunkedArray) else labels
+        at = pc.list_parent_indices(labels).filter(pc.equal(labels.flatten(), tokenizer.unk_token_id))
+        count += pc.count_distinct(at).as_py()
+        first = start + at[0].as_py() if first is None and len(at) else first
+        start += len(batch)
+    if count:
+        logger.warning(
+            f"{count} of {len(rows)} completions of the {name} dataset have text that the tokenizer has no token for "
+            f"({tokenizer.unk_token}), and that the model can therefore not learn to write. The first, row {first}, "
+            f"reads to it: {tokenizer.decode(rows[first]['labels'])[:200]!r}. Write it in another way, or add tokens."
+        )
 
 
 def _cut(rows: Mapping, longest: tuple[int | None, int | None]) -> dict[str, list[list[int]]]:
