@@ -146,3 +146,11 @@ def test_rewards_against_what_a_sentence_has_of_a_corpus_score(metrics, kind, pa
     assert len(set(scores)) > 1
     names = {one.reward for one in results.findings.agreement}
     assert {"length", "one soft_q sum", "one likelihood mean"} <= names
+
+
+def test_prompts_that_stand_there_twice_are_told(pair):
+    settings = EvaluationSettings(**{**SETTINGS, "metrics": ["rouge"]})
+    assert not evaluate({"given": pair}, ROWS, settings).notes
+    again = {"prompt": ROWS[0]["prompt"], "completion": " red fox"}
+    (note,) = evaluate({"given": pair}, [*ROWS, again], settings).notes
+    assert note.startswith("1 of 4 rows ask what another one asks") and "`references`" in note
