@@ -109,10 +109,15 @@ def test_more_gpus_and_more_tokens(model):
     ("words", "said"),
     [
         (["--gpu", "rtx-9999"], "`gpu='rtx-9999'` is neither a memory in GiB"),
-        (["--gpus", "0"], "`gpus=0` must be positive"),
+        (["--gpus", "0"], "`gpus=0` is out of range"),
         (["--optim", "sgd"], "`optim=sgd`"),
         (["--dtype", "int8"], "`dtype=int8`"),
         (["--method", "dora"], "dora"),
+        (["--lambda_kl", "-1"], "`lambda_kl=-1.0` is out of range"),
+        (["--max_length", "1"], "`max_length=1` is out of range"),
+        (["--value_origin", "elsewhere"], "elsewhere"),
+        (["--logit_buffer_mb", "0"], "`logit_buffer_mb=0` must be positive"),
+        (["--lora_target_modules", "q_proj", "lm_head"], "the head can carry no adapter"),
         (["--config", "gsm8k/online_irl_lora"], "a recipe for `trl-irl online-irl`"),
         (["--config", "nowhere"], "is not there"),
     ],
@@ -126,10 +131,29 @@ def test_what_is_refused(words, said, model, capsys):
     assert status == 2 and said in capsys.readouterr().err
 
 
-def test_a_recipe_that_sets_what_is_not_known(tmp_path):
-    (tmp_path / "irl.yaml").write_text("model_name_or_path: x\nload_in_8bit: true\n")
-    with pytest.raises(ValueError, match="sets load_in_8bit"):
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("load_in_8bit: true", "sets load_in_8bit"),
+        ("lora_modules_to_save: [embed_tokens]", "sets lora_modules_to_save"),
+        ("attn_implementation: eager", "sets attn_implementation: eager"),
+        ("max_length: null", "sets max_length: null"),
+        ("load_in_4bit: true", "sets load_in_4bit without use_peft"),
+        ("lambda_tdd: 3", "unknown key `lambda_tdd`; did you mean `lambda_td`"),
+        ("per_device_train_batch_size: eight", "`per_device_train_batch_size: eight` is not a whole number"),
+        ("bf16: often", "`bf16: often` is not true or false"),
+    ],
+)
+def test_a_recipe_that_sets_what_is_not_known(line, said, tmp_path):
+    (tmp_path / "irl.yaml").write_text(f"model_name_or_path: x\n{line}\n")
+    with pytest.raises(ValueError, match=said):
         filled(PlanArguments(recipe=str(tmp_path / "irl.yaml")))
+
+
+def test_words_for_true_and_false_and_a_buffer_by_word(tmp_path, model):
+    (tmp_path / "irl.yaml").write_text("model_name_or_path: x\nbf16: 'no'\nlogit_buffer_mb: auto\n")
+    assert filled(PlanArguments(recipe=str(tmp_path / "irl.yaml"))).bf16 is False
+    assert run(["--model_name_or_path", str(model), "--logit_buffer_mb", "auto", "--method", "full"]) == 0
 
 
 def test_no_model():

@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, LlamaConfig, Qwen2Config
+from transformers import AutoConfig, LlamaConfig, MixtralConfig, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.irl_step import SIZES
 from benchmarks.memory_per_rank import SCALED
 from benchmarks.seeds import RESULTS
 from tests.conftest import make_model
 from trl_irl.planning import tracing
-from trl_irl.planning.memory import BUCKET, LIVE, Precision, memory
+from trl_irl.planning.memory import BITS_4, BUCKET, LIVE, Precision, memory
 from trl_irl.planning.tracing import Batch, trace
 
 
@@ -116,6 +116,64 @@ def test_operations_are_those_of_the_weights_and_of_attention():
     attention = 2 * rows * 3 * length * length * 64 * 2  # queries with keys, and their shares with values
     assert found.linear == 3 * (4 * 64 * 64 + 3 * 64 * 128)
     assert found.flops == pytest.approx(products + attention, rel=0.02)
+
+
+QWEN = Qwen2Config(
+    vocab_size=1000,
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    tie_word_embeddings=False,
+)
+ADAPTER = {"r": 4, "target_modules": "all-linear"}
+PLAIN = {"checkpointing": True, "logit_buffer_mb": 128}
+
+
+def counts(config, lora):
+    """Weights in linear layers, other frozen ones, and trained ones, of a model on the meta device."""
+    with torch.device("meta"):
+        model = Qwen2ForCausalLM(config)
+        whole = sum(p.numel() for p in model.parameters())
+        head = model.get_output_embeddings()
+        linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
+    return linear, whole - linear, sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("frozen", [2, 4])
+def test_what_is_frozen_stays_as_it_was_loaded(frozen):
+    """4-bit layers aside, and with FSDP2, which keeps shards of float32 where that is what was loaded."""
+    batch = Batch(2, 32, 62)
+    found = trace(QWEN, batch, torch.bfloat16, autocast=False, lora=ADAPTER)
+    linear, others, trained = counts(QWEN, ADAPTER)
+    one = memory(found, batch, "single_gpu", 1, Precision(True, True, frozen), **PLAIN)
+    assert one.weights == pytest.approx(linear * BITS_4 + others * frozen + trained * 2)
+    assert one.optimizer == 2 * 2 * trained  # adapters in bfloat16, and their moments
+    several = memory(found, batch, "fsdp2", 8, Precision(True, False, frozen), **PLAIN)
+    assert several.weights == pytest.approx(((linear + others) * frozen + 4 * trained) / 8)
+
+
+def test_eight_bits_of_moments_but_for_embeddings():
+    batch = Batch(2, 32, 62)
+    found = trace(QWEN, batch, torch.float32, autocast=True)
+    taken = memory(found, batch, "single_gpu", 1, Precision(), **PLAIN, moment_bytes=2.0)
+    assert taken.optimizer == pytest.approx(2 * sum(found.weights.values()) + 6 * 1000 * 64)
+
+
+def test_operations_of_experts_are_counted():
+    """Each token has two of four experts of three products each, and attention as a dense model has."""
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4}
+    sizes |= {"vocab_size": 1000, "intermediate_size": 128}
+    batch = Batch(2, 32, 62)
+    experts = MixtralConfig(num_local_experts=4, num_experts_per_tok=2, **sizes)
+    flops = trace(experts, batch, torch.bfloat16, autocast=False).flops
+    dense = trace(LlamaConfig(**sizes), batch, torch.bfloat16, autocast=False).flops
+    tokens, products, router = 64, 3 * 2 * 64 * 128, 2 * 64 * 4
+    assert flops - dense == pytest.approx(2 * tokens * (products + router))
+    with pytest.raises(ValueError, match="cannot follow the forward of `mixtral`.*Set `dtype: bfloat16`"):
+        trace(experts, batch, torch.float32, autocast=True)
 
 
 def test_checkpointing_keeps_the_blocks_inputs():

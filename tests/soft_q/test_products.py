@@ -69,7 +69,7 @@ def test_auto_keeps_what_half_of_the_free_memory_holds(monkeypatch, free_mb, sca
     torch.testing.assert_close(found[0][1:], found[1][1:])
 
 
-def test_auto_takes_the_default_where_nothing_is_trained_and_beyond_a_tile(monkeypatch):
+def test_auto_takes_the_default_where_nothing_is_trained(monkeypatch):
     monkeypatch.setattr(buffer, "free_memory", lambda device: 2**60)
     hidden, projection, _ = inputs()
     default = DEFAULT_LOGIT_BUFFER_MB * 2**20
@@ -77,7 +77,7 @@ def test_auto_takes_the_default_where_nothing_is_trained_and_beyond_a_tile(monke
     wide = Projection(torch.empty(50_001, HIDDEN))
     assert buffer_bytes("auto", hidden, projection, keeps=True) == default  # which holds them already
     assert buffer_bytes("auto", many, wide, keeps=True) == 8 * 4096 * 50_016
-    assert buffer_bytes("auto", torch.cat([many, many]), wide, keeps=True) == default
+    assert buffer_bytes("auto", torch.cat([many, many]), wide, keeps=True) == 8 * 8192 * 50_016
     assert buffer_bytes("auto", many.detach(), wide, keeps=True) == default
     with torch.no_grad():
         assert buffer_bytes("auto", many, wide, keeps=True) == default
@@ -100,6 +100,16 @@ def test_the_kl_to_a_reference_multiplies_with_the_reference_alone(logit_buffer_
         values = soft_q_values(hidden, projection, labels, logit_buffer_mb, reference=reference)
         (values.v - values.q + 0.1 * values.kl).sum().backward()
     assert counted.count == products
+
+
+@pytest.mark.parametrize(("logit_buffer_mb", "kept"), [(2 * ALL_LOGITS_MB, True), (ALL_LOGITS_MB / 2, False)])
+def test_more_tokens_than_a_tile_has_are_kept_where_the_buffer_holds_them(logit_buffer_mb, kept, monkeypatch):
+    monkeypatch.setattr(projections, "TOKENS_PER_TILE", 3)
+    hidden, projection, labels = inputs()
+    assert len(labels) > 3
+    with Products() as counted:
+        loss_of(hidden, projection, labels, logit_buffer_mb).backward()
+    assert (counted.count == 3) is kept
 
 
 def test_kept_and_computed_again_are_the_same():

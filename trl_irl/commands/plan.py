@@ -27,6 +27,7 @@ _DEFAULTS = {
     "value_origin": "zero",
 }
 _CHANGES_MEMORY = ("load_in_8bit", "use_dora", "activation_offloading", "fp16", "model_init_kwargs", "padding_free")
+_CHANGES_MEMORY += ("lora_modules_to_save", "lora_target_parameters", "torch_dtype")
 
 
 @dataclass
@@ -55,8 +56,8 @@ class PlanArguments:
             16 and all linear layers if unset.
         lambda_kl (`float`, *optional*), value_origin (`str`, *optional*):
             Above 0, or `reference`: a reference copy of a model that is trained whole.
-        logit_buffer_mb (`float`, *optional*):
-            As in the trainer.
+        logit_buffer_mb (`float` or `"auto"`, *optional*):
+            As in the trainer; `"auto"` takes more than its default only of what is free.
     """
 
     recipe: str | None = field(default=None, metadata={"help": "A recipe of the irl command, by path or name."})
@@ -75,14 +76,19 @@ class PlanArguments:
     lora_r: int | None = field(default=None, metadata={"help": "Rank of adapters; 16."})
     lora_target_modules: list[str] | None = field(default=None, metadata={"help": "Where; all-linear."})
     lambda_kl: float | None = field(default=None, metadata={"help": "Above 0: a reference copy of a whole model."})
-    value_origin: str | None = field(default=None, metadata={"help": "reference: such a copy too."})
-    logit_buffer_mb: float | None = field(default=None, metadata={"help": "Memory for tiles of logits; 128."})
+    value_origin: Literal["zero", "reference"] | None = field(
+        default=None, metadata={"help": "reference: such a copy too."}
+    )
+    logit_buffer_mb: str | None = field(default=None, metadata={"help": "Memory for tiles of logits; 128."})
 
     def __post_init__(self):
-        for key in ("gpus", "per_device_train_batch_size", "max_length", "lora_r", "logit_buffer_mb"):
+        least = {"gpus": 1, "per_device_train_batch_size": 1, "max_length": 2, "lora_r": 1, "lambda_kl": 0}
+        for key, bound in least.items():
             value = getattr(self, key)
-            if value is not None and not value > 0:
-                raise ValueError(f"`{key}={value}` must be positive.")
+            if value is not None and not value >= bound:
+                raise ValueError(f"`{key}={value}` is out of range. Set it to {bound} or more.")
+        if "lm_head" in (self.lora_target_modules or ()):
+            raise ValueError("`lora_target_modules: lm_head` is refused in training: the head can carry no adapter.")
 
 
 def filled(arguments: PlanArguments) -> PlanArguments:
@@ -94,16 +100,24 @@ def filled(arguments: PlanArguments) -> PlanArguments:
     """
     from dataclasses import replace
 
-    from ..soft_q.buffer import AUTO, DEFAULT_LOGIT_BUFFER_MB
-    from .console.recipe_file import find_recipe, read_recipe
+    from ..soft_q.buffer import AUTO, DEFAULT_LOGIT_BUFFER_MB, read_logit_buffer
+    from .console.recipe_file import find_recipe
+    from .irl import make_parser as parser_of_irl
     from .recipes import program_of
 
     recipe: dict = {}
     if arguments.recipe is not None:
-        recipe = read_recipe(arguments.recipe)
         if (program := program_of(find_recipe(arguments.recipe))) != "trl-irl irl":
             raise ValueError(f"`{arguments.recipe}` is a recipe for `{program}`, and `plan` knows those of `irl`.")
-        if unknown := [key for key in _CHANGES_MEMORY if recipe.get(key)]:
+        recipe = parser_of_irl().checked(arguments.recipe)
+        unknown = [key for key in _CHANGES_MEMORY if recipe.get(key)]
+        if recipe.get("attn_implementation") == "eager":
+            unknown.append("attn_implementation: eager")
+        if "max_length" in recipe and recipe["max_length"] is None and arguments.max_length is None:
+            unknown.append("max_length: null")
+        if recipe.get("load_in_4bit") and not recipe.get("use_peft"):
+            unknown.append("load_in_4bit without use_peft")
+        if unknown:
             raise ValueError(
                 f"`{arguments.recipe}` sets {', '.join(unknown)}, and `plan` does not know what that changes."
             )
@@ -115,11 +129,13 @@ def filled(arguments: PlanArguments) -> PlanArguments:
     own = {f.name for f in fields(arguments)} - {"gpus", "gpu", "recipe"}
     values = {**_DEFAULTS, "logit_buffer_mb": DEFAULT_LOGIT_BUFFER_MB}
     values |= {key: value for key, value in recipe.items() if key in own and value is not None}
-    if values["logit_buffer_mb"] == AUTO:  # which takes more than this only where nothing else would have it
-        values["logit_buffer_mb"] = DEFAULT_LOGIT_BUFFER_MB
     if isinstance(values["lora_target_modules"], str):
         values["lora_target_modules"] = [values["lora_target_modules"]]
-    return replace(arguments, **(values | given))
+    values |= given
+    buffer = read_logit_buffer(values["logit_buffer_mb"])
+    # "auto" takes more than this only where nothing else would have it
+    values["logit_buffer_mb"] = DEFAULT_LOGIT_BUFFER_MB if buffer == AUTO else buffer
+    return replace(arguments, **values)
 
 
 def main(arguments: PlanArguments) -> None:

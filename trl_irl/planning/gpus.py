@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class GPU:
     """
     Attributes:
-        memory (`float`): in GiB, as much as a process sees.
+        memory (`float`): in GiB, about as much as a process sees, which is less than the label says.
         tflops (`float`, *optional*): 10^12 operations per second of dense bfloat16 products with float32 sums.
     """
 
@@ -18,16 +18,16 @@ class GPU:
 
 
 GPUS = {
-    "rtx-3090": GPU(24, 71),
-    "rtx-4090": GPU(24, 165),
-    "rtx-5090": GPU(32, 210),
-    "l4": GPU(22.5, 121),
-    "l40s": GPU(45, 362),
-    "a100-40gb": GPU(40, 312),
-    "a100-80gb": GPU(80, 312),
-    "h100": GPU(80, 989),
-    "h200": GPU(141, 989),
-    "b200": GPU(180, 2250),
+    "rtx-3090": GPU(23.5, 71),
+    "rtx-4090": GPU(23.5, 165),
+    "rtx-5090": GPU(31, 210),
+    "l4": GPU(22, 121),
+    "l40s": GPU(44, 362),
+    "a100-40gb": GPU(39, 312),
+    "a100-80gb": GPU(79, 312),
+    "h100": GPU(79, 989),
+    "h200": GPU(139, 989),
+    "b200": GPU(178, 2250),
 }
 
 

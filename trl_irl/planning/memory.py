@@ -29,11 +29,13 @@ class Precision:
     """
     Attributes:
         autocast (`bool`): products in bfloat16.
-        four_bits (`bool`): linear layers in NF4 with double quantisation.
+        four_bits (`bool`): linear layers in NF4 with double quantisation, and adapters in bfloat16, as TRL has them.
+        frozen (`int`): bytes of a weight that is not trained, where the launcher leaves it as it was loaded.
     """
 
     autocast: bool = True
     four_bits: bool = False
+    frozen: int = 2
 
 
 @dataclass(frozen=True)
@@ -95,14 +97,19 @@ def memory(
         logit_buffer_mb (`float`):
             As in [`IRLConfig`].
         moment_bytes (`float`, *optional*):
-            Of both of the optimizer's moments for a weight; twice the weight's own if unset.
+            Of both of the optimizer's moments for a weight, but for those of embeddings, which Trainer keeps in
+            float32; twice the weight's own if unset.
         deepspeed (`tuple[int, int]`, *optional*):
             Elements of a bucket, and that ZeRO-3 keeps gathered.
     """
     weights, trained = sizes(trace.weights), sizes(trace.trained)
     count = sum(trace.trained.values())
     if precision.four_bits:
-        weights -= trace.linear * (2 - BITS_4)
+        others = sum(trace.weights.values()) - trace.linear - count
+        as_loaded = 2 if launcher == "zero2" else precision.frozen  # DeepSpeed casts what is not packed
+        weights, trained = trace.linear * BITS_4 + others * as_loaded + 2 * count, 2 * count
+    if moment_bytes is not None and trace.head_trained:  # the embeddings, which have as many weights as the head
+        moment_bytes += (8 - moment_bytes) * trace.head / count
     moments = 2 * trained if moment_bytes is None else moment_bytes * count
     gradients, at_step, gathered = float(trained), 0.0, 0.0
     if precision.four_bits:
@@ -120,8 +127,9 @@ def memory(
             gradients, at_step = shard + 2 * bucket, shard + 4 * count / gpus
     elif launcher == "fsdp2":
         size = 2 if precision.autocast else _largest(trace.weights)
-        if precision.autocast:  # it keeps what is trained in float32, and gathers it in 16 bits
-            weights, trained = weights - trained + 4 * count, 4 * count
+        if precision.autocast:  # it keeps what is trained in float32 and the rest as it was, and gathers in 16 bits
+            frozen = sum(trace.weights.values()) - count
+            weights, trained = frozen * precision.frozen + 4 * count, 4 * count
             moments = 8 * count if moment_bytes is None else moments
         gathered += (2 * trace.layer + trace.outside) * size
         gradients = trained / gpus + (trace.layer * size if 2 * count > sum(trace.weights.values()) else 0)

@@ -99,7 +99,7 @@ def _option(
     elif setting.bf16 and launcher in ("zero2", "zero3", "fsdp2"):
         dtype, autocast = torch.bfloat16, False  # they cast the weights themselves
     found = traced(dtype, autocast)
-    precision = Precision(setting.bf16, setting.method == "qlora")
+    precision = Precision(setting.bf16, setting.method == "qlora", setting.dtype.itemsize)
     taken = memory(
         found,
         setting.batch,

@@ -6,6 +6,10 @@ shape and no memory (`FakeTensorMode`), so that a config is enough and any archi
 from __future__ import annotations
 
 import copy
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +21,10 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
-# What attention is on a CPU, which the counter does not know.
-_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
+# What the counter does not know: attention on a CPU, and the products of experts, of each token with its own.
+_OPERATIONS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._grouped_mm: lambda tokens, experts, *_, **__: 2 * math.prod(tokens) * experts[-1],
 }
 
 
@@ -116,16 +121,30 @@ def trace(
         _place_on_cpu(model)
         kept = _Kept(causal)
         try:
-            with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counted:
+            with _quiet(), FlopCounterMode(display=False, custom_mapping=_OPERATIONS) as counted:
                 kept.run(batch, autocast)
         except Exception as error:
+            hint = ""
+            if "BF16" in str(error):  # torch multiplies experts in no other dtype by shapes
+                hint = " Set `dtype: bfloat16` (`--dtype bfloat16`)."
             raise ValueError(
                 f"`plan` cannot follow the forward of `{config.model_type}` by shapes alone: "
-                f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                f"{type(error).__name__}: {str(error).splitlines()[0]}{hint}"
             ) from error
         if lora is not None and autocast:
             kept.widest *= 2  # PEFT gives an adapter in float32 a copy in float32
         return _trace_of(model, causal, kept, counted.get_total_flops())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch logs what its fake tensors cannot do, line by line, beside the error."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _place_on_cpu(model: torch.nn.Module) -> None:

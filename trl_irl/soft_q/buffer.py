@@ -7,7 +7,7 @@ import os
 import psutil
 import torch
 
-from .projection import COLUMN_MULTIPLE, TOKENS_PER_TILE, Projection
+from .projection import COLUMN_MULTIPLE, Projection
 
 
 AUTO = "auto"
@@ -56,7 +56,7 @@ def buffer_bytes(logit_buffer_mb: float | str, hidden: torch.Tensor, projection:
     trained = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     columns = -(-projection.columns // COLUMN_MULTIPLE) * COLUMN_MULTIPLE  # as tiles have them
     wanted = BYTES * len(hidden) * columns
-    if not (keeps and trained and default < wanted and len(hidden) <= TOKENS_PER_TILE):
+    if not (keeps and trained and default < wanted):
         return default
     # The gradient of the weight is new memory at the first micro-batch of a step, in float32 while it is summed.
     gradient = 4 * projection.columns * hidden.size(1) if weight.requires_grad else 0

@@ -1,8 +1,8 @@
 """
 The model's output projection: its parameters, its post-processing of logits, and the tiles it is computed in.
 
-Nothing here ever holds `(tokens, vocabulary)` logits: a tile is at most `TOKENS_PER_TILE` tokens by as many vocabulary
-columns as the logit buffer allows.
+`(tokens, vocabulary)` logits exist only where the buffer holds them all: elsewhere a tile is at most `TOKENS_PER_TILE`
+tokens by as many vocabulary columns as the buffer allows.
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ class Projection:
         """
         vocabulary = self.columns
         elements = max(COLUMN_MULTIPLE, buffer_bytes // 8)  # half of the buffer, as float32
-        rows = max(1, min(tokens, TOKENS_PER_TILE, elements // COLUMN_MULTIPLE))
+        everything = tokens * -(-vocabulary // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
+        most = tokens if everything <= elements else TOKENS_PER_TILE
+        rows = max(1, min(tokens, most, elements // COLUMN_MULTIPLE))
         columns = max(1, elements // rows // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
         return [
             (slice(row, min(row + rows, tokens)), slice(column, min(column + columns, vocabulary)))

@@ -220,6 +220,11 @@ def test_families_with_images_against_full_logits(family, tokenizer, tmp_path):
     assert first.grad.abs().max() > 0
 
 
+def test_rows_that_are_cut_within_an_image(model, processor, rows, tmp_path):
+    with pytest.raises(ValueError, match="`max_length=6` cuts off tokens that stand for an image"):
+        trained(IRLTrainer, IRLConfig, model, processor, rows, tmp_path, max_length=6)
+
+
 def test_what_reads_text_alone_says_so(model_folder, rows):
     plan = EvaluationSettings(metrics=["exact_match"], max_new_tokens=2, num_samples=1, samplers=["t=0"])
     with pytest.raises(ValueError, match="Row 0 of `test` has images in the column `images`"):

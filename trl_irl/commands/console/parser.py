@@ -69,6 +69,21 @@ class RecipeParser(TrlParser):
             self.error(message)
         return tuple(parsed)
 
+    def checked(self, recipe: str) -> dict:
+        """
+        What a recipe sets, by path or name, where it is only looked at.
+
+        Raises:
+            `ValueError`: an unknown key, or a value that its key does not take.
+        """
+        keys, _ = self._take_recipe(["--config", recipe])
+        self._check_known(keys, [])
+        keys.pop("env", None)
+        self.set_defaults_with_config(**keys)
+        kinds = {action.dest: action.type for action in self._actions}
+        values = {key: self.get_default(key) for key in keys}
+        return {key: kinds[key](x) if isinstance(x, str) and kinds[key] else x for key, x in values.items()}
+
     def _take_recipe(self, words: list[str]) -> tuple[dict, list[str]]:
         """The recipe's keys, as this parser calls them, and the words without it."""
         if words.count("--config") > 1 or words[-1:] == ["--config"]:

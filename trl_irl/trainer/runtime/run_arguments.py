@@ -26,8 +26,8 @@ class RunArguments:
 
         logit_buffer_mb (`float` or `"auto"`, *optional*, defaults to `128`):
             Memory in MiB for the tile of logits at work and its working copy. The shape of the tile follows from it:
-            the micro-batch's scored tokens (at most 4,096) by as many vocabulary columns as fit. Where all columns
-            fit, the logits are kept for the backward, and a step is faster: 8 bytes times scored tokens times
+            the micro-batch's scored tokens (at most 4,096) by as many vocabulary columns as fit. Where all tokens and
+            columns fit, the logits are kept for the backward, and a step is faster: 8 bytes times scored tokens times
             vocabulary are enough. `"auto"` takes as much where it is free, micro-batch by micro-batch; sums are then
             of another order now and then, and a run is repeated to rounding, not to the bit.
 
