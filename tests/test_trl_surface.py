@@ -89,6 +89,7 @@ READ = {
 # Of the standard library, PyTorch, sacrebleu and datasets; or a config's own.
 OTHERS = {"_name_or_path", "_asdict", "_buffers", "_cdata", "_exit", "_modules", "_parameters", "_replace", "_to_copy"}
 OTHERS |= {"_actions", "_option_string_actions", "_scaled_dot_product_flash_attention_for_cpu", "_version"}
+OTHERS |= {"_grouped_mm"}
 OTHERS |= {"_compute_score_from_stats", "_extract_corpus_statistics"}
 
 

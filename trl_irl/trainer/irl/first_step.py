@@ -94,7 +94,7 @@ class FirstStep:
                     "reference": trainer._reference(trainer.model_wrapped, inputs, kl=False),
                     "statistics": objective.statistics,
                 }
-                output = trainer.model_wrapped(**inputs, soft_q="values", **asked)
+                output = trainer._values(trainer.model_wrapped, inputs, **asked)
                 found = objective.first_step(trainer.soft_q_terms(output), output)
                 sums += torch.stack([torch.stack([x.sum() for x in found[name]]).to(sums) for name in names])
         totals = trainer.accelerator.reduce(sums, reduction="sum").tolist()

@@ -87,6 +87,18 @@ class SoftQTraining(Interruptible):
             origin=output.v_ref,
         )
 
+    def _values(self, model: torch.nn.Module, inputs: dict[str, Any], **asked) -> SoftQOutput:
+        """Q, V and what else is asked of a batch."""
+        try:
+            return model(**inputs, soft_q="values", **asked)
+        except ValueError as error:  # of a vision-language model; SFTTrainer says so too
+            if "image tokens do not match" in str(error) and self.args.max_length is not None:
+                raise ValueError(
+                    f"`max_length={self.args.max_length}` cuts off tokens that stand for an image. Set it higher, or "
+                    "to `None` (`max_length: null`), so that rows with images stay whole."
+                ) from error
+            raise
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # TRL 1.12 says here whether the caller wants logits; from 1.13 on, `return_outputs` does. Can go with 1.12.
         prediction_loss_only = inputs.pop("_prediction_loss_only", None)
@@ -98,7 +110,7 @@ class SoftQTraining(Interruptible):
         with_logits = return_outputs and not prediction_loss_only
         reference = self._reference(model, inputs, kl=self.args.lambda_kl > 0)
         asked = {"reference": reference, "statistics": self.objective.statistics, "return_logits": with_logits}
-        output = model(**inputs, soft_q="values", **asked)
+        output = self._values(model, inputs, **asked)
         terms = self.soft_q_terms(output)
         lambda_td = self.args.lambda_td_at(self.state.global_step) if training else self.args.lambda_td
         # Clamped, so that a batch with nothing to learn from gives a zero with gradients rather than 0 / 0.

@@ -205,15 +205,7 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self._check_packing(model)  # if it is sharded, and could not be run before
-        try:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        except ValueError as error:  # as in SFTTrainer
-            if "image tokens do not match" in str(error) and self.args.max_length is not None:
-                raise ValueError(
-                    f"`max_length={self.args.max_length}` cuts off tokens that stand for an image. Set it higher, or "
-                    "to `None` (`max_length: null`), so that rows with images stay whole."
-                ) from error
-            raise
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _check_packing(self, model: torch.nn.Module) -> None:
         if self._unchecked_packing:
