@@ -124,8 +124,8 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
     clock, before = Clock(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     set_seed(0)
     model = MT5ForConditionalGeneration(config)
-    # As it is drawn, a loss of 130 nats: most probabilities are then denormal numbers, and products of those ten times
-    # as slow. A trained model has none of them.
+    # As it is drawn, a loss of 130 nats: most probabilities are then denormal numbers, and products of those slow. A
+    # trained model has none of them.
     torch.nn.init.normal_(model.lm_head.weight, std=width**-0.5)
     with tempfile.TemporaryDirectory() as folder:
         given = {"model": model, "train_dataset": rows, "processing_class": tokenizer, "callbacks": [clock]}

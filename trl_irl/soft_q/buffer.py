@@ -7,7 +7,7 @@ import os
 import psutil
 import torch
 
-from .projection import COLUMN_MULTIPLE, Projection
+from .projection import Projection
 
 
 AUTO = "auto"
@@ -54,8 +54,7 @@ def buffer_bytes(logit_buffer_mb: float | str, hidden: torch.Tensor, projection:
         return int(logit_buffer_mb * 2**20)
     default, weight = DEFAULT_LOGIT_BUFFER_MB * 2**20, projection.weight
     trained = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    columns = -(-projection.columns // COLUMN_MULTIPLE) * COLUMN_MULTIPLE  # as tiles have them
-    wanted = BYTES * len(hidden) * columns
+    wanted = BYTES * len(hidden) * projection.tile_columns
     if not (keeps and trained and default < wanted):
         return default
     # The gradient of the weight is new memory at the first micro-batch of a step, in float32 while it is summed.

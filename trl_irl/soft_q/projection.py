@@ -97,6 +97,11 @@ class Projection:
             return nullcontext()
         return maybe_gather_lm_head_ctx(self.weight, self.bias)
 
+    @property
+    def tile_columns(self) -> int:
+        """Vocabulary columns as tiles count them, in whole multiples."""
+        return -(-self.columns // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
+
     def tiles(self, tokens: int, buffer_bytes: int) -> list[Tile]:
         """
         Rows (tokens) and vocabulary columns of each tile, all rows of some columns before the next columns.
@@ -109,8 +114,7 @@ class Projection:
         """
         vocabulary = self.columns
         elements = max(COLUMN_MULTIPLE, buffer_bytes // 8)  # half of the buffer, as float32
-        everything = tokens * -(-vocabulary // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
-        most = tokens if everything <= elements else TOKENS_PER_TILE
+        most = tokens if tokens * self.tile_columns <= elements else TOKENS_PER_TILE
         rows = max(1, min(tokens, most, elements // COLUMN_MULTIPLE))
         columns = max(1, elements // rows // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
         return [

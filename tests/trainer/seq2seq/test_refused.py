@@ -206,3 +206,7 @@ def test_text_without_a_token_is_told(tmp_path, caplog):
     make(plain, tmp_path, rows=rows * 2)
     assert "2 of 4 completions of the train dataset have text that the tokenizer has no token for" in caplog.text
     assert "The first, row 1, reads to it: 'one <unk> two <unk> two </s>'" in caplog.text
+    plain.eos_token = "<unk>"  # noqa: S105  GPT-2's kin have one token for both, and it ends every completion
+    caplog.clear()
+    make(plain, tmp_path, rows=rows)
+    assert "no token for" not in caplog.text

@@ -60,7 +60,7 @@ def rows_of(trainer) -> Rows | None:
     for i in chosen.tolist():
         (row,), labels = labels_of(trainer, [dataset[i]])
         actions = labels[labels != -100]
-        own = _documents(dataset[i], labels.flatten(), trainer.model.config.is_encoder_decoder)
+        own = _documents(row, labels.flatten(), trainer.model.config.is_encoder_decoder)
         documents += own
         lengths.append(sum(map(sum, own)))
         scored.append(len(actions))
@@ -79,7 +79,10 @@ def _documents(row: dict, labels: torch.Tensor, apart: bool) -> list[tuple[int, 
         several = isinstance(row["labels"][0], list) if row["labels"] else False
         pairs = zip(row["input_ids"], row["labels"], strict=True) if several else [(row["input_ids"], row["labels"])]
         return [(len(ids), sum(label != -100 for label in own)) for ids, own in pairs]
-    lengths = row.get("seq_lengths") or [len(row["input_ids"])]
+    lengths = row.get("seq_lengths")
+    if not lengths:
+        count = int((labels != -100).sum())
+        return [(len(row["input_ids"]) - count, count)]
     scored = [int((own != -100).sum()) for own in labels[: sum(lengths)].split(lengths)]
     return [(length - count, count) for length, count in zip(lengths, scored, strict=True)]
 

@@ -125,7 +125,7 @@ def check_token_rows(dataset: Dataset, name: str, aligned: bool = True) -> None:
     for batch in dataset.select_columns(columns).with_format("arrow").iter(10_000):
         lengths = {}
         for column in columns:
-            values = _as_array(batch.column(column))
+            values = as_array(batch.column(column))
             kind = getattr(values.type, "value_type", None)
             if kind is None or not (pa.types.is_integer(kind) or pa.types.is_null(kind)):
                 raise ValueError(
@@ -156,7 +156,7 @@ def check_token_ids(dataset: Dataset | IterableDataset, size: int, name: str) ->
         return
     start = 0
     for batch in dataset.select_columns(["input_ids"]).with_format("arrow").iter(10_000):
-        values = _as_array(batch.column("input_ids"))
+        values = as_array(batch.column("input_ids"))
         least_and_most = pc.min_max(values.flatten()).as_py()
         wrong = [x for x in least_and_most.values() if x is not None and not 0 <= x < size]
         if wrong:
@@ -170,7 +170,7 @@ def check_token_ids(dataset: Dataset | IterableDataset, size: int, name: str) ->
         start += len(values)
 
 
-def _as_array(column: pa.ChunkedArray) -> pa.Array:
+def as_array(column: pa.ChunkedArray) -> pa.Array:
     combined = column.combine_chunks()
     return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
 

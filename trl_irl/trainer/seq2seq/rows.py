@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ...text.encode_pair import encode_pair
-from ..runtime.row_checks import check_rows, check_token_rows
+from ..runtime.row_checks import as_array, check_rows, check_token_rows
 from .config import Seq2SeqIRLConfig
 
 
@@ -72,13 +71,13 @@ def encoded(
 
 def _warn_of_unknown(rows: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """A vocabulary of pieces without bytes to fall back on, as T5's, has one token for all that it lacks."""
-    if tokenizer.unk_token_id is None:
+    unknown = tokenizer.unk_token_id
+    if unknown in (None, tokenizer.eos_token_id, tokenizer.pad_token_id):  # one token for several things says nothing
         return
     count, first, start = 0, None, 0
     for batch in rows.select_columns(["labels"]).with_format("arrow").iter(10_000):
-        labels = batch.column("labels").combine_chunks()
-        labels = labels.combine_chunks() if isinstance(labels, pa.ChunkedArray) else labels
-        at = pc.list_parent_indices(labels).filter(pc.equal(labels.flatten(), tokenizer.unk_token_id))
+        labels = as_array(batch.column("labels"))
+        at = pc.list_parent_indices(labels).filter(pc.equal(labels.flatten(), unknown))
         count += pc.count_distinct(at).as_py()
         first = start + at[0].as_py() if first is None and len(at) else first
         start += len(batch)
@@ -121,6 +120,7 @@ def check_lengths(dataset: Rows, config: PretrainedConfig, name: str) -> Rows:
                 f"{limit} positions. Set `{key}` to {limit} or less, or leave such rows out."
             )
 
+    where = ""
     if isinstance(dataset, Dataset):
         learns, start = False, 0
         for batch in dataset.select_columns(list(limits)).with_format("arrow").iter(10_000):
@@ -137,11 +137,11 @@ def check_lengths(dataset: Rows, config: PretrainedConfig, name: str) -> Rows:
 
         dataset = dataset.map(checked, with_indices=True)
         learns = any(label != -100 for row in dataset.take(_FIRST) for label in row["labels"])
+        where = f" in the first {_FIRST:,} rows of the stream"
     if not learns:
         raise ValueError(
-            f"The {name} dataset has no completion with a token to learn: all labels are masked (-100)"
-            f"{'' if isinstance(dataset, Dataset) else f' in the first {_FIRST:,} rows of the stream'}. Give rows "
-            "completions, or `labels` that are not."
+            f"The {name} dataset has no completion with a token to learn: all labels are masked (-100){where}. Give "
+            "rows completions, or `labels` that are not."
         )
     return dataset
 
