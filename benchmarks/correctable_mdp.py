@@ -122,7 +122,7 @@ def expert_q(correctable: bool) -> torch.Tensor:
 
 
 def measure(seeds: int) -> dict[str, dict[str, list[float]]]:
-    """Scores by world and by method, a number a seed."""
+    """Scores by world and by method, one number per seed."""
     found = {}
     for name, correctable in (("correctable", True), ("append-only", False)):
         found[name] = {

@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, nargs="+", default=[151_936])
     parser.add_argument("--precision", choices=["float32", "bfloat16"], help="autocast; bfloat16 on a GPU if unset")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--length", type=int, default=256, help="tokens a row, prompt and solution")
+    parser.add_argument("--length", type=int, default=256, help="tokens per row, prompt and solution")
     parser.add_argument("--steps", type=int, default=8, help="steps to measure")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's default")

@@ -86,7 +86,7 @@ def main() -> None:
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
         states = weights * 16 / 2**20
         print(f"{weights / 1e6:.0f} M weights: weights, gradients and Adam's moments in float32 are {states:.0f} MiB.")
-        print("| launcher | peak MiB a rank, beyond the imports |\n|---|---:|", flush=True)
+        print("| launcher | peak MiB per rank, beyond the imports |\n|---|---:|", flush=True)
         for launcher in arguments.launchers:
             output = folder / launcher
             output.mkdir()

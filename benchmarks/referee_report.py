@@ -47,11 +47,31 @@ def best_rival(plan: dict, rows: list[dict], size: int) -> str:
     return max((run for run in runs if run["arm"] in rivals), key=lambda run: mean_on_frontier(plan, run))["arm"]
 
 
+def hull(samplers: dict[str, dict], metric: str, levels: list[float]) -> list[float | None]:
+    """
+    The upper hull of an arm's samplers, read off at each self-BLEU: what one has who draws for each prompt between two
+    samplers. A line between two samplers that lie far apart flatters an arm that has none between them; here every
+    arm has all of its lines. Samplers are chosen and judged on the same prompts, for all arms alike.
+    """
+    points = [(one.get("self_bleu", 100.0), one[metric]) for one in samplers.values() if metric in one]
+
+    def on_best_line(level: float) -> float | None:
+        below, above = ([p for p in points if side * (p[0] - level) >= 0] for side in (-1, 1))
+        return max((_on_line(p, q, level) for p in below for q in above), default=None)
+
+    return [on_best_line(level) for level in levels]
+
+
+def _on_line(p: tuple[float, float], q: tuple[float, float], x: float) -> float:
+    return p[1] if p[0] == q[0] else p[1] + (q[1] - p[1]) * (x - p[0]) / (q[0] - p[0])
+
+
 def numbers_of(row: dict, which: str, plan: dict) -> dict[str, float]:
     """What a table has of a run, each metric times the plan's factor: shares in percent."""
     found, factors = {}, plan["metrics"]
     for metric, factor in factors.items():
-        pairs = zip(plan["levels"], row[which][metric], strict=True)
+        at_levels = hull(row["samplers"], metric, plan["levels"]) if which == "hull" else row[which][metric]
+        pairs = zip(plan["levels"], at_levels, strict=True)
         found |= {f"{metric} at {level}": float("nan") if x is None else factor * x for level, x in pairs}
     if which == "frontier":
         found |= {f"area, {metric}": factor * row["area"][metric] for metric, factor in factors.items()}
@@ -102,16 +122,16 @@ def choices(plan: dict, rows: list[dict], size: int) -> list[list[str]]:
     return table
 
 
-def tried(plan: dict, rows: list[dict], size: int) -> list[list[str]]:
+def tried(plan: dict, rows: list[dict], size: int, which: str) -> list[list[str]]:
     """Every run on the validation problems, by which all is chosen: one seed, so that no interval can be told."""
     runs = _of("validation", rows, size)
     if not runs:
         return []
     metric, factor = next(iter(plan["metrics"].items()))
-    table = [["arm", *_CHOICES, *numbers_of(runs[0], "frontier", plan), f"{metric} on the frontier"]]
+    table = [["arm", *_CHOICES, *numbers_of(runs[0], which, plan), f"{metric} on the frontier"]]
     order = {name: i for i, name in enumerate(plan["arms"])}
     for run in sorted(runs, key=lambda run: (order[run["arm"]], *(run[key] or 0 for key in _CHOICES))):
-        numbers = numbers_of(run, "frontier", plan).items()
+        numbers = numbers_of(run, which, plan).items()
         shown = ["" if x != x else f"{x:.{3 if key == 'nll' else 1}f}" for key, x in numbers]
         table.append([run["arm"], *_chosen(run), *shown, f"{factor * mean_on_frontier(plan, run):.1f}"])
     return table
@@ -127,10 +147,12 @@ def tables(plan: dict, rows: list[dict], size: int) -> dict[str, list[list[str]]
         found = {
             "By the best sampler at each diversity": against(plan, judged, "frontier", "MLE", others),
             "By temperatures alone": against(plan, judged, "temperatures", "MLE", others),
+            "By a draw between two samplers": against(plan, judged, "hull", "MLE", others),
             "What was chosen": choices(plan, rows, size),
             "Against the best rival by validation": against(plan, judged, "frontier", rival, ours),
         }
-    found["What was tried, on validation"] = tried(plan, rows, size)
+    found["What was tried, on validation"] = tried(plan, rows, size, "frontier")
+    found["What was tried, on validation, by a draw between two samplers"] = tried(plan, rows, size, "hull")
     return {title: table for title, table in found.items() if table}
 
 

@@ -139,7 +139,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
             args = Seq2SeqIRLConfig(folder, packing=packing, logit_buffer_mb=options.buffer, **room, **keys)
             trainer = Seq2SeqIRLTrainer(args=args, **given)
             per_step = options.batch_size
-            if packing:  # as many rows a step
+            if packing:  # as many rows per step
                 share = len(trainer.train_dataset) / len(rows)
                 trainer.args.per_device_train_batch_size = max(1, round(options.batch_size * share))
                 trainer._train_batch_size = trainer.args.per_device_train_batch_size

@@ -319,7 +319,7 @@ def memory_per_rank() -> str:
     told["zero3-scaled"] = "`zero3` x2, DeepSpeed's two limits scaled down with the model"
     cells = read_json("memory_per_rank.json")
     rows = [[told.get(x["launcher"], f"`{x['launcher']}` x2"), f"{max(x['peak_mib']):.0f}"] for x in cells]
-    return markdown([["launcher", "peak MiB a rank"], *rows], left=1)
+    return markdown([["launcher", "peak MiB per rank"], *rows], left=1)
 
 
 def scale() -> str:
@@ -363,6 +363,7 @@ REFEREE = {
     "referee_300_more": ("referee", 300, _FRONTIER, _SECOND),
     "referee_300_rival": ("referee", 300, "Against the best rival by validation", _FIRST),
     "referee_300_temperatures": ("referee", 300, "By temperatures alone", _FIRST),
+    "referee_300_hull": ("referee", 300, "By a draw between two samplers", _FIRST[:4]),
     "referee_300_chosen": ("referee", 300, "What was chosen", None),
     "referee_300_shares": ("referee", 300, "shares", None),
     "smollm2_300_tried": (
@@ -370,6 +371,12 @@ REFEREE = {
         300,
         "What was tried, on validation",
         [*_TRIED, "pass@4 at 80", "area, accuracy", "accuracy, greedy", "nll"],
+    ),
+    "smollm2_300_tried_hull": (
+        "real_model_arithmetic",
+        300,
+        "What was tried, on validation, by a draw between two samplers",
+        _TRIED,
     ),
     "t5_1000": ("t5", 1000, _FRONTIER, [*_T5, "nll"]),
     "t5_1000_more": ("t5", 1000, _FRONTIER, ["arm", "pass@4 at 80", "pass@4 at 65", "area, accuracy", "area, pass@4"]),

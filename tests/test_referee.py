@@ -5,7 +5,7 @@ import random
 import pytest
 
 from benchmarks.referee import HERE, chosen, done_of, jobs, key_of, plan_of, report, settings_of, strengths_of
-from benchmarks.referee_report import tables
+from benchmarks.referee_report import hull, tables
 from tests.conftest import make_model
 
 
@@ -64,13 +64,40 @@ def test_what_was_tried_is_told_before_anything_is_judged():
     _, done = study(PLAN, wanted)
     tried = [run for run in done.values() if (run["split"], run["demonstrations"]) == ("validation", 300)]
     header, *rows = tables(PLAN, tried, 300)["What was tried, on validation"]
-    assert list(tables(PLAN, tried, 300)) == ["What was tried, on validation"]
+    by_hull = "What was tried, on validation, by a draw between two samplers"
+    assert list(tables(PLAN, tried, 300)) == ["What was tried, on validation", by_hull]
     assert len(rows) == len(tried) and [row[0] for row in rows] == sorted(row[0] for row in rows)
     last = dict(zip(header, rows[-1], strict=True))
     assert last == last | {"arm": "z", "strength": "1", "learning_rate": "0.0003", "steps": "300", "nll": "0.300"}
     # 50 % at the first level of two, and nothing at the other, which it does not get to.
     assert last == last | {"accuracy at 90": "50.0", "accuracy at 80": "", "accuracy on the frontier": "25.0"}
     assert tables(PLAN, tried, 2500) == {}
+
+
+def test_the_hull_is_that_of_the_points_whatever_samplers_an_arm_has():
+    """Against scipy's convex hull of random points; and a point on or below a line changes nothing."""
+    import numpy as np
+    from scipy.spatial import ConvexHull
+
+    random_numbers = np.random.default_rng(0)
+    levels = [90, 70, 50, 30, 10]
+    for _ in range(50):
+        points = random_numbers.uniform(0, 100, (8, 2))
+        samplers = {str(i): {"self_bleu": x, "accuracy": y} for i, (x, y) in enumerate(points)}
+        corners = points[ConvexHull(points).vertices]
+        ends = (corners[:, 0].argmin(), corners[:, 0].argmax())
+        (low, high), upper = corners[list(ends)], []
+        for x, y in corners:  # above the line from the leftmost to the rightmost
+            if y >= low[1] + (high[1] - low[1]) * (x - low[0]) / (high[0] - low[0]) - 1e-9:
+                upper.append((x, y))
+        expected = np.interp(levels, *np.array(sorted(upper)).T, left=np.nan, right=np.nan)
+        found = [np.nan if value is None else value for value in hull(samplers, "accuracy", levels)]
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+    # Greedy decoding has no self-BLEU of its own: its samples are alike. Half of its line is 70 at 80.
+    ends = {"t=0": {"accuracy": 0.8}, "t=1": {"accuracy": 0.6, "self_bleu": 60.0}}
+    assert hull(ends, "accuracy", [100, 80, 60, 50]) == pytest.approx([0.8, 0.7, 0.6, None])
+    assert hull({**ends, "t=0.5": {"accuracy": 0.65, "self_bleu": 80.0}}, "accuracy", [80]) == pytest.approx([0.7])
+    assert hull({**ends, "t=0.5": {"accuracy": 0.75, "self_bleu": 80.0}}, "accuracy", [80]) == pytest.approx([0.75])
 
 
 def test_an_arm_without_a_strength_tries_all_pairs():

@@ -62,7 +62,11 @@ BAD = {
     "logit_buffer_mb word": ({"logit_buffer_mb": "much"}, "`logit_buffer_mb=much`", "'auto'"),
     "nan_policy": ({"nan_policy": "ignore"}, "`nan_policy: ignore`", "stop, skip"),
     "loss_type": ({"loss_type": "dft"}, "`loss_type: dft`", "nll"),
-    "label smoothing": ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor=0.1`", "Set it to 0"),
+    "label smoothing": (
+        {"label_smoothing_factor": 0.1},
+        "`label_smoothing_factor=0.1`",
+        "`objective='label_smoothing'`",
+    ),
     "learning_rate word": ({"learning_rate": "fast"}, "`learning_rate: fast` is not a number"),
     "learning_rate < 0": ({"learning_rate": -1.0}, "`learning_rate=-1.0`", "0 or more"),
     "max_steps": ({"max_steps": 1.5}, "`max_steps: 1.5` is not a whole number"),

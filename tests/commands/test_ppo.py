@@ -439,7 +439,7 @@ def test_a_trl_without_ppo(capsys):
 @needs_ppo
 def test_trl_steps_as_often_as_is_said(recipe, models, tmp_path, monkeypatch):
     """The bug that `num_mini_batches` with `gradient_accumulation_steps` is refused for is there, and can be lifted
-    when it is gone: one optimiser step an epoch instead of two."""
+    when it is gone: one optimiser step per epoch instead of two."""
     from trl_irl.trainer.ppo.config import PPOConfig
 
     monkeypatch.setattr(PPOConfig, "_check_batches", lambda self: None)

@@ -1,4 +1,4 @@
-"""Files as the public has them: several completions a row, nested, cut, pairs, without references, with bad rows."""
+"""Files as the public has them: several completions per row, nested, cut, pairs, without references, with bad rows."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""E2E: the slots that a text names, by hand; the splits; several references a row, in every text task."""
+"""E2E: the slots that a text names, by hand; the splits; several references per row, in every text task."""
 
 import csv
 import json

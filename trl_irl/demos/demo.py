@@ -38,14 +38,14 @@ class DemoArguments:
         num_prompts (`int`, *optional*, defaults to `200`):
             Test problems to evaluate on, at most 200.
         num_samples (`int`, *optional*, defaults to `4`):
-            Samples a problem at each temperature.
+            Samples per problem at each temperature.
         max_steps (`int`, *optional*):
             Cut every training to so many steps: a look at the machinery, not at the result.
     """
 
     output_dir: str = field(default="outputs/demo", metadata={"help": "Folder for models, logs and the report."})
     num_prompts: int = field(default=200, metadata={"help": "Test problems to evaluate on, at most 200."})
-    num_samples: int = field(default=4, metadata={"help": "Samples a problem at each temperature."})
+    num_samples: int = field(default=4, metadata={"help": "Samples per problem at each temperature."})
     max_steps: int | None = field(default=None, metadata={"help": "Cut every training to so many steps."})
 
     def __post_init__(self):

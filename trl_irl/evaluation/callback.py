@@ -35,7 +35,7 @@ class GenerationArguments:
         eval_max_new_tokens (`int`, *optional*):
             If unset, what the training samples (`response_length`, `max_completion_length`), or 256.
         eval_generation_batch_size (`int`, *optional*):
-            Sequences a process generates together; `per_device_eval_batch_size` if unset.
+            Sequences that a process generates together; `per_device_eval_batch_size` if unset.
         eval_ds3_gather_for_generation (`bool`, *optional*, defaults to `True`):
             ZeRO-3: gather all weights on each GPU while generating. `False` is slower and needs no room for them.
     """
@@ -50,7 +50,7 @@ class GenerationArguments:
         default=None, metadata={"help": "Longest completion at an evaluation; as in training, or 256, if unset."}
     )
     eval_generation_batch_size: int | None = field(
-        default=None, metadata={"help": "Sequences a process generates together at an evaluation."}
+        default=None, metadata={"help": "Sequences that a process generates together at an evaluation."}
     )
     eval_ds3_gather_for_generation: bool = field(
         default=True, metadata={"help": "ZeRO-3: gather all weights on each GPU while generating."}

@@ -27,7 +27,7 @@ def print_rows(rows: Sequence[Sequence[str]], title: str) -> None:
 
 def plot_training(histories: dict[str, list[dict]], metrics: Sequence[str], path: Path) -> None:
     """
-    Training curves, one panel per metric, two panels a row.
+    Training curves, one panel per metric, two panels per row.
 
     Args:
         histories (`dict[str, list[dict]]`):

@@ -137,7 +137,7 @@ class RunningStatistics:
         return view
 
     def result(self, columns: int) -> tuple[RowValues, torch.Tensor | None]:
-        """The statistics of `columns` logits a row, and the sum of GEM's weights, which its gradient needs."""
+        """The statistics of `columns` logits per row, and the sum of GEM's weights, which its gradient needs."""
         v = self.max + self.sum_exp.log()
         entropy = v - self.sum_exp_logit / self.sum_exp
         is_top1 = (self.q >= self.max) & (self.q > self.max_before_label)

@@ -74,8 +74,9 @@ class RunArguments:
         super().__post_init__()
         if self.label_smoothing_factor:
             raise ValueError(
-                f"`label_smoothing_factor={self.label_smoothing_factor}` is not part of the inverse soft-Q objective: "
-                "it would move the target of `nll` away from the expert's action. Set it to 0."
+                f"`label_smoothing_factor={self.label_smoothing_factor}` is the Trainer's own smoothing: it needs the "
+                "logits that are never made here. Set it to 0, and take `objective='label_smoothing'` with "
+                f"`label_smoothing_weight={self.label_smoothing_factor}`."
             )
         check_at_least(self)
         if self.max_steps <= 0 and not self.num_train_epochs > 0:
