@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl_irl import evaluate
 from trl_irl.evaluation import EvaluationSettings
 from trl_irl.evaluation.comparison import AS_GIVEN, at_equal_diversity
-from trl_irl.evaluation.equal_diversity import interpolate
+from trl_irl.evaluation.equal_diversity import interpolate, long_lines
 from trl_irl.evaluation.frontier import families, frontier, frontiers, halves_of
 from trl_irl.evaluation.statistics import Statistic, mean_of
 from trl_irl.text.samplers import GREEDY, Sampler
@@ -142,6 +142,28 @@ def test_completions_as_given_hide_no_curve():
         values[model, Sampler(1.0)] = cell([0.6 + more] * 4, [60] * 4)
     alone = at_equal_diversity(values, "a", ["accuracy"])
     assert alone and at_equal_diversity(values | {("given", AS_GIVEN): greedy([0.5] * 4)}, "a", ["accuracy"]) == alone
+
+
+def test_numbers_on_a_line_that_no_sampler_holds_up_are_told(model_folder):
+    """A gap of more than 30 points of self-BLEU, if a level that is compared lies in it."""
+    of = {
+        "smoothed": {GREEDY: greedy([1.0]), Sampler(0.6): cell([0.7], [73]), Sampler(1.0): cell([0.0], [5])},
+        "plain": {GREEDY: greedy([1.0]), Sampler(0.6): cell([0.8], [80]), Sampler(1.0): cell([0.6], [52])},
+    }
+    assert long_lines(of, [80, 70, 60]) == ["smoothed at self-BLEU 60, 70 between T = 0.6 (73) and T = 1 (5)"]
+    assert long_lines(of, [80, 75]) == [] == long_lines(of, [73, 5])
+    of["smoothed"][Sampler(0.8)] = cell([0.3], [43])  # 30 below 73: no longer told above it
+    assert long_lines(of, [80, 70, 20]) == ["smoothed at self-BLEU 20 between T = 0.8 (43) and T = 1 (5)"]
+
+    # In the report: a random model says the same greedily, and something else each time at T = 1.
+    pair = AutoModelForCausalLM.from_pretrained(model_folder), AutoTokenizer.from_pretrained(model_folder)
+    rows = [{"prompt": text, "completion": f" {text}"} for text in ("The quick", "One two", "It is", "Fox") * 2]
+    settings = {"num_samples": 2, "max_new_tokens": 5, "metrics": ["rouge"]}
+    for samplers, count in ((["t=0", "t=1"], 1), (["t=0", "t=1", "t=1,top_p=0.99"], 2)):
+        results = evaluate({"a": pair, "b": pair}, rows, EvaluationSettings(samplers=samplers, **settings))
+        told = results.to_markdown()
+        assert told.count("Some numbers lie on a long line, with no sampler near: a at self-BLEU ") == count
+        assert told.count("; b at self-BLEU ") == count
 
 
 @pytest.mark.parametrize("count, metrics, samples", [(1, ["rouge"], 3), (8, ["nll"], 3), (8, ["rouge"], 1)])

@@ -100,18 +100,24 @@ class AtDiversity:
     value: Interval
 
 
-def at_equal_diversity(values: Values, baseline: str, metrics: Sequence[str]) -> list[AtDiversity]:
-    """
-    Each metric of each model at every value of self-BLEU that all models' temperatures span: first the baseline's,
-    then the other models' minus it, paired by prompt. Empty if there is no such value. Of several families of samplers
-    it is the temperatures alone; of the others see [`~evaluation.frontier`].
-    """
+def curves_of_temperatures(values: Values) -> dict[str, Curve]:
+    """By model what was sampled at temperatures and greedily; or by the one family of samplers that there is."""
     families = {sampler.family for _, sampler in values if sampler.is_random}
     shown = families if len(families) == 1 else {"temperature"}
     curves: dict[str, Curve] = {model: {} for model, sampler in values if sampler != AS_GIVEN}
     for (model, sampler), statistics in values.items():
         if sampler == GREEDY or (sampler.is_random and sampler.family in shown):
             curves[model][sampler] = statistics
+    return curves
+
+
+def at_equal_diversity(values: Values, baseline: str, metrics: Sequence[str]) -> list[AtDiversity]:
+    """
+    Each metric of each model at every value of self-BLEU that all models' temperatures span: first the baseline's,
+    then the other models' minus it, paired by prompt. Empty if there is no such value. Of several families of samplers
+    it is the temperatures alone; of the others see [`~evaluation.frontier`].
+    """
+    curves = curves_of_temperatures(values)
     if not all(curves.values()):
         return []
     levels = common_levels(list(curves.values()))

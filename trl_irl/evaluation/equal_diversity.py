@@ -1,6 +1,7 @@
 """Performance at equal diversity. A flatter policy moves along its own curve; only a better one lies above it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from .statistics import RESAMPLES, Interval, Statistic, percentile_interval
 
 Curve = dict[Sampler, dict[str, Statistic]]  # a model's statistics by each sampler
 _MOST_LEVELS = 6
+_LONG = 30.0  # of self-BLEU, between two neighbouring samplers
 
 
 def interpolate(self_bleu: Sequence[float], performance: Sequence[float], levels: Sequence[float]) -> np.ndarray:
@@ -42,6 +44,30 @@ def common_levels(curves: Sequence[Curve]) -> list[float]:
         if len(levels) <= _MOST_LEVELS:
             break
     return levels
+
+
+def long_lines(curves: Mapping[str, Curve], levels: Collection[float]) -> list[str]:
+    """
+    Where a model's numbers at these levels lie on a long straight line, which no sampler of it holds up: who draws for
+    each prompt one of the two samplers at its ends has what the line says, but a curve of temperatures may fall below.
+
+    Args:
+        curves (`Mapping[str, Curve]`): by model.
+        levels (`Collection[float]`): of self-BLEU, at which the models are compared.
+
+    Returns:
+        `list[str]`: a clause for each such line, with the model, the levels on it and its ends.
+    """
+    told = []
+    for model, curve in curves.items():
+        points = [(diversity(statistics).value, sampler) for sampler, statistics in curve.items()]
+        points.sort(key=lambda point: point[0])
+        for (low, less), (high, more) in pairwise(points):
+            on_it = [f"{level:g}" for level in sorted(levels) if low < level < high]
+            if high - low > _LONG and on_it:
+                ends = " and ".join(f"{sampler.label} ({x:.0f})" for x, sampler in ((high, more), (low, less)))
+                told.append(f"{model} at self-BLEU {', '.join(on_it)} between {ends}")
+    return told
 
 
 def at_levels(curve: Curve, metric: str, levels: Sequence[float]) -> list[Interval]:

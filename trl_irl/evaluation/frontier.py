@@ -133,7 +133,7 @@ def frontiers(values: Values, models: Sequence[str], metrics: Sequence[str]) -> 
     prompts = len(next(iter(values.values()))["length"].sums) if values else 0
     if not all(of_models.values()) or prompts < _FEWEST:
         return [], [], []
-    levels = common_levels([_together(curves) for curves in of_models.values()])
+    levels = common_levels([together(curves) for curves in of_models.values()])
     at, areas, drawn = [], [], []
     for metric in metrics:
         baseline = None
@@ -160,5 +160,6 @@ def _area(values: np.ndarray) -> np.ndarray:
     return np.where(np.isinf(best), 0.0, best).mean(axis=-1)
 
 
-def _together(curves: Mapping[str, Curve]) -> Curve:
+def together(curves: Mapping[str, Curve]) -> Curve:
+    """All samplers of all families."""
     return {sampler: statistics for curve in curves.values() for sampler, statistics in curve.items()}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..tasks.known import task_of
 from . import comparison
 from .comparison import decoding, sampler_of
+from .equal_diversity import Curve, long_lines
+from .frontier import families, together
 from .rendering import markdown, shortened
 from .settings import GIVEN, EvaluationSettings
 
@@ -75,6 +77,7 @@ def report_text(results, pictures: Sequence[str] = ()) -> str:
             markdown(comparison.table_at_equal_diversity(results.at_equal_diversity))
             if results.at_equal_diversity
             else "The models' temperatures have no common diversity to compare at: add temperatures.",
+            *_told_of_long_lines(comparison.curves_of_temperatures(results.values), results.at_equal_diversity),
             f"## Minus {baseline}, at the same {_what_differs(results)}",
             "Paired by prompt; differences of percentages are in points.",
             markdown(comparison.table(results.differences, shown, difference=True)),
@@ -106,13 +109,26 @@ def _told_of_frontier(results) -> list[str]:
     if not results.frontier_areas:
         return [
             *parts,
-            "There is none: each family needs two temperatures, or greedy decoding (`t=0`), with two samples a "
+            "There is none: each family needs two temperatures, or greedy decoding (`t=0`), with two samples per "
             "prompt, and there must be a metric of the task and eight prompts or more.",
         ]
     parts.append(markdown(comparison.table_of_areas(results.frontier_areas)))
     if results.at_frontier:
         parts.append(markdown(comparison.table_at_equal_diversity(results.at_frontier)))
+        curves = {model: together(families(results.values, model)) for model in results.paths}
+        parts += _told_of_long_lines(curves, results.at_frontier)
     return parts
+
+
+def _told_of_long_lines(curves: Mapping[str, Curve], at: Sequence[comparison.AtDiversity]) -> list[str]:
+    """Which numbers of a table at equal diversity no sampler holds up."""
+    told = long_lines(curves, {one.self_bleu for one in at})
+    if not told:
+        return []
+    return [
+        f"Some numbers lie on a long line, with no sampler near: {'; '.join(told)}. A line may lie above what a "
+        "sampler between its ends would give: add one before you rely on them."
+    ]
 
 
 def _explained(shown: Iterable[str], results) -> str:
