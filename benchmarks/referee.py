@@ -63,12 +63,25 @@ def done_of(plan: dict, rows: list[dict]) -> dict[str, dict]:
         if row["arm"] in plan["arms"]
         and row["keys"] == settings_of(plan["arms"][row["arm"]], row["strength"])
         and list(row["samplers"]) == plan[row["split"]]["samplers"]
+        and row.get("judged", judged_by(plan, row["split"])) == judged_by(plan, row["split"])  # not told before
     }
 
 
+def judged_by(plan: dict, split: str) -> dict:
+    """What of a plan, beside its arms, decides a run's numbers."""
+    told = {name: plan.get(name) for name in ("recipe", "model", "keys", "dtype", "levels", "metrics", "evaluation")}
+    return told | {"split": plan[split]}
+
+
 def finished(plan: dict, results: Path) -> list[dict]:
-    """The runs of a plan that a file of results has."""
-    return list(done_of(plan, read_rows(results)).values())
+    """The runs of a plan that a file of results has; of the tests, those of what each arm has chosen by now."""
+    done = done_of(plan, read_rows(results))
+
+    def is_chosen(run: dict) -> bool:
+        found = chosen(plan, done, run["demonstrations"], run["arm"])
+        return isinstance(found, dict) and all(found[key] == run[key] for key in found.keys() - {"split", "seed"})
+
+    return [run for run in done.values() if run["split"] != "test" or is_chosen(run)]
 
 
 def best(plan: dict, runs: list[dict]) -> dict:
@@ -144,7 +157,7 @@ def run_job(output_dir: Path, plan: dict, run: dict) -> dict:
         words += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
     script_args, *others = make_parser().parse(words)
     trainer, _ = make_trainer(script_args, *others)
-    told = {**run, "keys": own}
+    told = {**run, "keys": own, "judged": judged_by(plan, run["split"])}
     if begin != kept:
         trainer.train()
         told["seconds"] = time.perf_counter() - start

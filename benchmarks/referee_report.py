@@ -53,7 +53,12 @@ def hull(samplers: dict[str, dict], metric: str, levels: list[float]) -> list[fl
     samplers. A line between two samplers that lie far apart flatters an arm that has none between them; here every
     arm has all of its lines. Samplers are chosen and judged on the same prompts, for all arms alike.
     """
-    points = [(one.get("self_bleu", 100.0), one[metric]) for one in samplers.values() if metric in one]
+    of_greedy = "accuracy" if metric.startswith("pass@") else metric  # the same, however often it is asked
+    points = [
+        (one.get("self_bleu", 100.0), one[name])
+        for one in samplers.values()
+        if (name := metric if "self_bleu" in one else of_greedy) in one
+    ]
 
     def on_best_line(level: float) -> float | None:
         below, above = ([p for p in points if side * (p[0] - level) >= 0] for side in (-1, 1))

@@ -4,8 +4,21 @@ import random
 
 import pytest
 
-from benchmarks.referee import HERE, chosen, done_of, jobs, key_of, plan_of, report, settings_of, strengths_of
+from benchmarks.referee import (
+    HERE,
+    chosen,
+    done_of,
+    finished,
+    jobs,
+    judged_by,
+    key_of,
+    plan_of,
+    report,
+    settings_of,
+    strengths_of,
+)
 from benchmarks.referee_report import hull, tables
+from benchmarks.seeds import add_row
 from tests.conftest import make_model
 
 
@@ -95,6 +108,9 @@ def test_the_hull_is_that_of_the_points_whatever_samplers_an_arm_has():
         np.testing.assert_allclose(found, expected, rtol=1e-9)
     # Greedy decoding has no self-BLEU of its own: its samples are alike. Half of its line is 70 at 80.
     ends = {"t=0": {"accuracy": 0.8}, "t=1": {"accuracy": 0.6, "self_bleu": 60.0}}
+    assert hull(
+        {"t=0": {"accuracy": 0.8}, "t=1": {"pass@4": 0.9, "self_bleu": 60.0}}, "pass@4", [80]
+    ) == pytest.approx([0.85])
     assert hull(ends, "accuracy", [100, 80, 60, 50]) == pytest.approx([0.8, 0.7, 0.6, None])
     assert hull({**ends, "t=0.5": {"accuracy": 0.65, "self_bleu": 80.0}}, "accuracy", [80]) == pytest.approx([0.7])
     assert hull({**ends, "t=0.5": {"accuracy": 0.75, "self_bleu": 80.0}}, "accuracy", [80]) == pytest.approx([0.75])
@@ -125,6 +141,28 @@ def test_what_was_run_of_another_plan_is_not_taken():
     assert {row["arm"] for row in done_of({**PLAN, "arms": arms}, rows).values()} == {"MLE"}
     other = {**PLAN, "test": {"samplers": ["t=0", "t=1"]}}
     assert {row["split"] for row in done_of(other, rows).values()} == {"validation"}
+
+
+def test_a_run_that_was_judged_otherwise_is_run_again():
+    run = next(jobs(PLAN, {}))
+    one = {**row(run, 0.5), "judged": judged_by(PLAN, run["split"])}
+    assert list(done_of(PLAN, [one])) == [key_of(run)] == list(done_of(PLAN, [row(run, 0.5)]))
+    for changed in ({"levels": [95, 85]}, {"evaluation": {"max_new_tokens": 8}}, {"keys": {"max_length": 9}}):
+        assert not done_of({**PLAN, **changed}, [one])
+    assert not done_of({**PLAN, "validation": {**PLAN["validation"], "num_samples": 9}}, [one])
+    assert done_of({**PLAN, "test": {**PLAN["test"], "num_samples": 9}}, [one])  # it was on validation
+
+
+def test_tests_of_an_earlier_choice_are_not_counted(tmp_path):
+    """A new learning rate has won: what was tested with the old one stays in the file, and in no table."""
+    _, done = study(PLAN, wanted)
+    results = tmp_path / "results.jsonl"
+    earlier = [{**one, "learning_rate": 1e-3} for one in done.values() if one["split"] == "test"]
+    for one in [*earlier, *done.values(), *earlier]:
+        add_row(results, one)
+    found = finished(PLAN, results)
+    assert len(found) == len(done) and not any(one in found for one in earlier)
+    assert {one["learning_rate"] for one in found if one["split"] == "test"} == {3e-4}
 
 
 def test_few_demonstrations_come_first_and_one_that_is_waited_for_is_no_standstill():

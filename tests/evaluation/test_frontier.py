@@ -211,6 +211,7 @@ def test_one_call(model_folder, tmp_path):
     [
         ({"samplers": ["warm"]}, "`samplers`: the sampler 'warm' cannot be read"),
         ({"samplers": ["beams=3"], "backend": "vllm"}, "does not know a model's stop tokens"),
+        ({"samplers": ["t=1,top_p=0.9,min_p=0.1"], "backend": "vllm"}, "cuts by min_p first, and transformers last"),
         ({"temperatures": [0.0, float("nan")]}, "`temperatures: nan` must be 0"),
         ({"value_temperature": 0.0}, "`value_temperature: 0` must be above 0"),
         ({"temperatures": [float("inf")]}, "`temperatures: inf` must be 0"),

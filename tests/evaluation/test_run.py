@@ -1,18 +1,28 @@
 """`evaluate(models, rows, settings)`: the numbers of the command, from Python, of models and rows that are there."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
+from peft import LoraConfig, get_peft_model
 from sacrebleu.metrics import BLEU, CHRF
 from scipy.stats import spearmanr
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from trl_irl import evaluate
+from tests.conftest import make_model
+from trl_irl import SoftQReward, evaluate
 from trl_irl.commands import evaluate as command
 from trl_irl.evaluation import EvaluationSettings
-from trl_irl.evaluation.loaded_models import LoadedModel
-from trl_irl.text.samplers import Sampler
+from trl_irl.evaluation.comparison import AS_GIVEN
+from trl_irl.evaluation.equal_diversity import performance
+from trl_irl.evaluation.frontier import _area
+from trl_irl.evaluation.loaded_models import LoadedModel, weights_of
+from trl_irl.evaluation.reward_judges import Sampled, agreement, best_of_n
+from trl_irl.evaluation.reward_report import Findings, plot_agreement
+from trl_irl.text.samplers import GREEDY, Sampler
 
 
 ROWS = [
@@ -125,6 +135,122 @@ def test_best_of_n_where_given_completions_are_fewer(pair, tmp_path):
     assert not any("(of" in cell for cell in cells["a"]) and cells["a"]
     assert "(of 2)" in results.write(tmp_path / "report").read_text(encoding="utf-8")
     assert (tmp_path / "report/best_of_n.png").is_file()
+
+
+def own_task(name, text, tmp_path, monkeypatch):
+    """A user's module with a function `score`, as `task` names it."""
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return f"{name}:score"
+
+
+def test_pass_at_k_is_of_as_many_completions_as_all_have(pair, tmp_path, monkeypatch):
+    """The data gives eight completions, the model says four: no number of eight is made up for it."""
+    text = "def score(text, row):\n    return {'accuracy': float('e' in text)}\n"
+    judged = own_task("has_an_e", text, tmp_path, monkeypatch)
+    columns = [f"given_{i}" for i in range(8)]
+    rows = [{**row, **{name: f" one {i}" for i, name in enumerate(columns)}} for row in ROWS]
+    settings = {**SETTINGS, "num_samples": 4, "metrics": ["nll"], "completion_columns": columns}
+    results = evaluate({"a": pair}, rows, EvaluationSettings(task=judged, **settings))
+    assert "pass@8" in results.values["given", AS_GIVEN] and "pass@8" not in results.values["a", Sampler(1.0)]
+    assert "pass@4" in results.shown and "pass@8" not in results.shown
+    for name in ("pass@8", "pass@4", "pass@1"):
+        random, greedy = (performance(results.values["a", Sampler(t)], name) for t in (1.0, 0.0))
+        assert (random is None) == (name == "pass@8")
+        assert greedy.value == results.values["a", GREEDY]["accuracy"].value  # the same, however often
+
+
+def test_a_model_that_never_gets_a_number_has_no_area(pair):
+    area = _area(np.array([[np.nan] * 4, [0.5, np.nan, 0.3, 0.2], [-1.0, -2.0, np.nan, np.nan]]))
+    assert np.isnan(area[0]) and area[1:].tolist() == [pytest.approx(0.5), 0.0]
+
+
+def test_scores_of_one_model_may_be_right_or_wrong_where_anothers_are_shares(pair, tmp_path):
+    """Of all ROUGE scores of the first model 0: its table would have had an AUROC, and the other's none."""
+    rewards, names = np.array([[1.0, 2.0, 3.0]] * 2), ("a", "b")
+    scores = {"a": np.zeros((2, 3)), "b": np.array([[0.1, 0.2, 0.3], [0.0, 0.5, 1.0]])}
+    group = [{"length": i, "text": ""} for i in range(3)]
+    for order in (names, names[::-1]):
+        sampled = {(name, Sampler(1.0)): Sampled([group] * 2, scores[name], {"r": rewards}) for name in order}
+        found = Findings(agreement=agreement(sampled))
+        header, *table = found.agreement_table(intervals=True)
+        assert "AUROC" not in header and len(table) == 4
+        plot_agreement(found.agreement, tmp_path / "rewards.png")
+    sampled = {(name, Sampler(1.0)): Sampled([group] * 2, np.eye(3)[:2], {"r": rewards}) for name in names}
+    assert "AUROC" in Findings(agreement=agreement(sampled)).agreement_table(intervals=True)[0]
+
+
+def test_best_of_as_many_as_have_a_score(pair):
+    scores = np.array([[1.0, np.nan, 0.0, np.nan], [np.nan, 1.0, 1.0, 0.0]])
+    group = [{"text": "#### 1"}] * 4
+    sampled = {("a", Sampler(1.0)): Sampled([group] * 2, scores, {"r": np.ones((2, 4))})}
+    for one in best_of_n(sampled, ROWS[:2], exact=True):
+        assert list(one.scores) == [1, 2, 3]  # of the first prompt two, of the second three
+    sampled["b", Sampler(1.0)] = Sampled([group] * 2, np.full((2, 4), np.nan))
+    assert {one.model for one in best_of_n(sampled, ROWS[:2], exact=False)} == {"a"}
+
+
+def test_a_judge_of_another_tokenizer_reads_the_text(pair, tmp_path):
+    """In its own tokens, as completions that the data gives; it was an error after all sampling."""
+    letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    other = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
+    model = make_model("llama", seed=3, vocab_size=len(other))
+    for part in (model, other):
+        part.save_pretrained(tmp_path / "judge")
+    settings = {**SETTINGS, "temperatures": [1.0], "reward_analysis": True, "reward_models": [str(tmp_path / "judge")]}
+    results = evaluate({"a": pair}, ROWS, EvaluationSettings(**settings))
+    (line, *_) = results.lines
+    reward = SoftQReward(str(tmp_path / "judge"))
+    texts, ended = ([c[key] for c in line["completions"]] for key in ("text", "ended"))
+    assert not reward.reads(texts, [[5, 6, 7]] * len(texts)) and not reward.reads(texts, [None] * len(texts))
+    expected = [one.sum for one in reward.score([ROWS[0]["prompt"]] * len(texts), texts, ended=ended)]
+    assert any("soft_q sum" in one.reward for one in results.findings.agreement) and np.isfinite(expected).all()
+
+
+def test_kept_samples_have_the_references_of_today(model_folder, tmp_path):
+    settings = EvaluationSettings(**{**SETTINGS, "output_dir": str(tmp_path)})
+    evaluate({"a": str(model_folder)}, ROWS, settings)
+    renewed = [{**row, "completion": f" new{row['completion']}"} for row in ROWS]
+    results = evaluate({"a": str(model_folder)}, renewed, settings)
+    assert {line["reference"] for line in results.lines} == {row["completion"] for row in renewed}
+    assert len(list((tmp_path / "cells").iterdir())) == 2  # and nothing was sampled twice
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_samples_are_drawn_anew_where_what_decides_them_has_changed(name, model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    before = weights_of(str(folder))
+    assert weights_of(str(folder)) == before
+    (folder / "README.md").write_text("changed")
+    assert weights_of(str(folder)) == before
+    text = (folder / name).read_text() if (folder / name).is_file() else ""
+    (folder / name).write_text(text + "\n")
+    assert weights_of(str(folder)) != before
+
+
+def test_the_base_of_an_adapter_decides_its_samples_too(model_folder, tmp_path):
+    base = shutil.copytree(model_folder, tmp_path / "base")
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(tmp_path / "adapter")
+    before = weights_of(str(tmp_path / "adapter"))
+    os.utime(base / "model.safetensors", (1, 1))
+    assert weights_of(str(tmp_path / "adapter")) != before
+
+
+def test_a_note_that_quotes_a_model_is_no_markup(pair, tmp_path, monkeypatch):
+    text = """
+def score(text, row):
+    if row["prompt"] == "One two":
+        raise ValueError("cannot read '<img src=x onerror=alert(1)>'")
+    return {"x": 1.0}
+"""
+    judged = own_task("quotes_markup", text, tmp_path, monkeypatch)
+    results = evaluate({"a": pair}, ROWS, EvaluationSettings(task=judged, **{**SETTINGS, "metrics": ["nll"]}))
+    assert any("<img" in note for note in results.notes)
+    told = results.to_markdown()
+    assert "<img" not in told and "&lt;img src=x" in told
 
 
 @pytest.mark.parametrize("metrics, kind", [(["bleu"], BLEU(effective_order=True)), (["chrf", "nll"], CHRF())])

@@ -1,11 +1,21 @@
 """The whole final answer is compared: what is one answer in other words, and what only begins alike."""
 
 import random
+import time
 from fractions import Fraction
 
 import pytest
 
-from trl_irl.tasks.final_answer import NoFinalAnswer, accuracy_reward, final_answer, is_correct, reference_answer
+from trl_irl.tasks.final_answer import (
+    NoFinalAnswer,
+    accuracy_reward,
+    answer_text,
+    final_answer,
+    given_answer,
+    is_correct,
+    judge_answer,
+    reference_answer,
+)
 from trl_irl.tasks.scoring import exact_answer
 
 
@@ -37,6 +47,9 @@ SAME = [
     *[(text, "9876543") for text in ("9,876,543", "9 876 543", "9\u202f876\u202f543", "9'876'543", "$9,876,543.00")],
     *[(text, "1/8") for text in ("0.125", ".125", "2/16", "\\frac{1}{8}", "\\dfrac{1}{8} cup", "1 / 8")],
     *[
+        ("$9 a day", "9"),
+        ("9 m", "9"),
+        ("9 meters", "$9"),
         ("2 1/2", "2.5"),
         ("2½", "2.5"),
         ("¾ cup", "0.75"),
@@ -59,6 +72,8 @@ DIFFERENT = [
     ],
     *[("2/3", "2/5"), ("11:10", "11:50"), ("4^3", "4^2"), ("5e4", "5e6"), ("10 am", "10 pm"), ("1,2,3", "123")],
     *[(text, "9") for text in ("9π", "9 θ", "9 millions", "9 lakh", "9 squared", "9½ cups")],
+    *[("10 a.m.", "10 p.m."), ("10 A.M.", "10"), ("9a", "9b"), ("9 a", "9"), ("9 tens", "9")],
+    *[("$9M", "9"), ("$9 bn", "9"), ("€9b", "$9"), ("$9 t", "$9")],
     *[("0.4", "40%"), ("9 remainder 1", "9"), ("9 - x", "9"), ("9 / x", "9")],
 ]
 
@@ -135,3 +150,27 @@ def test_the_reward_takes_numbers_and_names_the_row():
 )
 def test_an_answer_that_is_wrong_is_not_none(said, reference, right, answered):
     assert exact_answer(said, {"completion": reference}) == {"accuracy": right, "answered": answered}
+
+
+@pytest.mark.parametrize("text", ["1e10000000/3", "1e999999999/3", "1e-999999999/7", "1e999999999"])
+def test_a_number_that_would_take_hours_to_write_out_is_text(text):
+    """A model may say it, and one of its answers must not stall an evaluation."""
+    start = time.perf_counter()
+    assert final_answer(f"#### {text}") == text
+    assert not is_correct(f"#### {text}", {"completion": "#### 3"})
+    assert time.perf_counter() - start < 1
+
+
+@pytest.mark.parametrize("text", ["#### 18 ####", "#### 18\n####\n", "so #### 18 #### "])
+def test_both_judges_read_the_same_mark(text):
+    assert final_answer(text) == 18 and answer_text(text).strip() == "18"
+    assert answer_text("no mark") == "no mark" and answer_text("#### ").strip() == ""
+
+
+def test_what_is_counted_as_an_answer_is_what_is_judged():
+    """Where references are bare numbers, completions may be too: in `unique_answers` and in a vote as in accuracy."""
+    row = {"completion": "4"}
+    texts = ["4", "4", " 4.0 ", "5", "none"]
+    assert [judge_answer(text, row)[0] for text in texts] == [True, True, True, False, False]
+    assert {given_answer(text, row) for text in texts} == {4, 5, None}
+    assert given_answer("4", {"completion": "#### 4"}) is None  # there a mark is asked for

@@ -43,7 +43,14 @@ def test_a_slip_stands_again_wherever_the_number_does():
     assert len(found) > 50
 
 
-@pytest.mark.parametrize("completion", ["no answer 5", "", "#### none"])
+@pytest.mark.parametrize("answer", [".5", "0.5", "-3", "1,234", "$7", "1/2"])
+def test_an_answer_of_any_kind_slips(answer):
+    row = {"completion": f" 8 and 9.\n#### {answer}"}
+    for seed in range(50):
+        assert not is_correct(corrupted_solution(row, random.Random(seed)), row)
+
+
+@pytest.mark.parametrize("completion", ["no answer 5", "", "#### none", "3 of 6\n#### ½"])
 def test_no_answer_to_get_wrong(completion):
     assert corrupted_solution({"completion": completion}, random.Random(0)) is None
 

@@ -273,6 +273,31 @@ def test_rows_of_a_reward_model_are_encoded_as_one(tokenizer):
     assert whole_ids(tokenizer, {"completion": PLAIN["prompt"] + PLAIN["completion"]}) == whole_ids(tokenizer, PLAIN)
 
 
+@pytest.mark.parametrize(
+    "said", ["Paris is the ", " of the\n", "", "\n", ">", "|", "end", "eot", "im", "user", "assistant"]
+)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_what_was_cut_has_nothing_of_what_the_template_writes_behind_it(template, said):
+    """Whether a template trims the text, and whether the text stands in the template's own words as well."""
+    tokenizer = with_template(template)
+    prompt = [user("What is the sky?")]
+
+    def text(content):
+        return tokenizer.apply_chat_template([*prompt, bot(content)], tokenize=False)
+
+    ending = text("SENTINEL").split("SENTINEL")[1]
+    written = text(said)
+    expected = written[: len(written) - len(ending)]
+    assert ending.strip() and expected + ending == written  # else there would be nothing to see
+    row = {"prompt": prompt, "completion": [bot(said)]}
+    read = [tokenizer.decode(whole_ids(tokenizer, row, ended=False))]
+    found = encode_row(tokenizer, row, ended=False)
+    assert found.prompt == encode_row(tokenizer, row).prompt
+    assert read == [expected]
+    answer = tokenizer.decode(found.completion)
+    assert expected.endswith(answer) and answer.strip().endswith(said.strip()) and "<|" not in answer
+
+
 @pytest.mark.parametrize("columns", [{}, {"text": "another"}])
 def test_rows_of_text_end_whatever_their_column(columns, tokenizer, tmp_path):
     rows = [{"content": "One two three", **columns}, {"content": "fox<eos>", **columns}]

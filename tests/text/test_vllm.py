@@ -80,17 +80,17 @@ def by_transformers(path, tokenizer, **options):
 def test_greedy_is_that_of_transformers(engine, folder, tokenizer):
     expected = by_transformers(folder, tokenizer)
     stop_tokens = {tokenizer.eos_token_id}
-    assert vllm_sampling.sample(engine, PROMPTS, TOKENS, stop_tokens=stop_tokens) == expected
+    assert vllm_sampling.sample(engine, tokenizer, PROMPTS, TOKENS, stop_tokens=stop_tokens) == expected
     # And a token that stops it at once where it comes.
     stop = expected[0][0].token_ids[3]
-    (first, *_) = vllm_sampling.sample(engine, PROMPTS, TOKENS, stop_tokens={stop})
+    (first, *_) = vllm_sampling.sample(engine, tokenizer, PROMPTS, TOKENS, stop_tokens={stop})
     assert first[0].ended and first[0].token_ids == expected[0][0].token_ids[: first[0].length]
     assert first[0].token_ids[-1] == stop
 
 
-def test_a_seed_gives_the_same_samples_and_each_prompt_its_own(engine):
+def test_a_seed_gives_the_same_samples_and_each_prompt_its_own(engine, tokenizer):
     def drawn(prompts, seed):
-        found = vllm_sampling.sample(engine, prompts, TOKENS, temperature=1.0, num_samples=4, seed=seed)
+        found = vllm_sampling.sample(engine, tokenizer, prompts, TOKENS, temperature=1.0, num_samples=4, seed=seed)
         return [[completion.token_ids for completion in group] for group in found]
 
     assert drawn(PROMPTS, 0) == drawn(PROMPTS, 0) != drawn(PROMPTS, 1)
@@ -104,7 +104,8 @@ def test_tokens_come_as_often_as_the_model_says(engine, folder, tokenizer):
     from transformers import AutoModelForCausalLM
 
     count, k, temperature = 4000, 8, 1.5
-    groups = vllm_sampling.sample(engine, ["One"] * 40, 1, temperature=temperature, num_samples=count // 40, top_k=k)
+    asked = {"temperature": temperature, "num_samples": count // 40, "top_k": k}
+    groups = vllm_sampling.sample(engine, tokenizer, ["One"] * 40, 1, **asked)
     seen = Counter(completion.token_ids[0] for group in groups for completion in group)
     model = AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():
@@ -119,7 +120,7 @@ def test_tokens_come_as_often_as_the_model_says(engine, folder, tokenizer):
 def test_many_long_prompts_with_a_seed(engine, tokenizer):
     """More tokens than vLLM reads at a time: it reads a prompt in parts then, if it may."""
     prompts = ["One two three four five six seven eight nine ten " * 4] * 160
-    drawn = vllm_sampling.sample(engine, prompts, 2, temperature=1.0, num_samples=2, seed=3)
+    drawn = vllm_sampling.sample(engine, tokenizer, prompts, 2, temperature=1.0, num_samples=2, seed=3)
     assert len(drawn) == 160 and all(len(group) == 2 for group in drawn)
 
 

@@ -106,6 +106,6 @@ def diversity(statistics: dict[str, Statistic]) -> Statistic:
 
 def performance(statistics: dict[str, Statistic], metric: str) -> Statistic | None:
     """The metric, if there is one."""
-    if metric not in statistics and metric.startswith("pass@"):  # greedy: pass@k is accuracy
+    if metric.startswith("pass@") and "self_bleu" not in statistics:  # one completion, or the same k times: greedy
         metric = "accuracy"
     return statistics.get(metric)

@@ -154,10 +154,12 @@ def frontiers(values: Values, models: Sequence[str], metrics: Sequence[str]) -> 
 
 
 def _area(values: np.ndarray) -> np.ndarray:
-    """What dominates: at each diversity the best that is had there or at a higher one; its mean over all of them."""
-    known = np.where(np.isnan(values), -np.inf, values)
-    best = np.maximum.accumulate(known, axis=-1)  # levels rise in self-BLEU, the most diverse first
-    return np.where(np.isinf(best), 0.0, best).mean(axis=-1)
+    """
+    What dominates: at each diversity the best that is had there or at a higher one, and no less than 0; its mean over
+    all of them. NaN where nothing is known.
+    """
+    best = np.maximum.accumulate(np.where(np.isnan(values), 0.0, values), axis=-1)  # the most diverse first
+    return np.where(np.isnan(values).all(axis=-1), np.nan, np.maximum(best, 0.0).mean(axis=-1))
 
 
 def together(curves: Mapping[str, Curve]) -> Curve:

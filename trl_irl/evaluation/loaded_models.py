@@ -23,10 +23,30 @@ class Stopwatch:
         self.seconds += time.perf_counter() - self._start
 
 
+# Of what a folder has, the files that decide what a model says.
+_DECISIVE = (
+    "*.safetensors",
+    "config.json",
+    "adapter_config.json",
+    "generation_config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "*.model",
+    "*.jinja",
+)
+
+
 def weights_of(path: str) -> list:
-    """What tells a folder's weights from later ones under the same name: their files' sizes and times."""
-    files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    """
+    What tells a folder's weights, tokenizer and settings from later ones under the same name, of an adapter its base's
+    too: their files' sizes and times.
+    """
+    if not Path(path).is_dir():
+        return []
+    base, adapter = base_and_adapter(path)
+    files = sorted({file for pattern in _DECISIVE for file in Path(path).glob(pattern)})
+    found = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return found + ([] if adapter is None else [[base, weights_of(base)]])
 
 
 def context_of(path: str) -> int | None:
@@ -138,7 +158,7 @@ class LoadedModel:
             if self._engine is None:
                 self._engine = vllm_sampling.load(base, self.dtype, adapter)
             options |= {"stop_tokens": self.stop_tokens, "adapter": adapter}
-            return vllm_sampling.sample(self._engine, prompts, **options)
+            return vllm_sampling.sample(self._engine, self.tokenizer, prompts, **options)
         options |= {"batch_size": self.batch_size, "description": description}
         return sampling.sample(self.model, self.tokenizer, prompts, **options)
 

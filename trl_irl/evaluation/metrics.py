@@ -70,9 +70,9 @@ def self_bleu(samples: Sequence[str], tokenizer: str | None = None) -> float:
         for gram, count in counts.items():
             first, who, second = most.get(gram, (0, -1, 0))
             most[gram] = (count, i, first) if count > first else (first, who, max(second, count))
-    times, lengths, scores = Counter(samples), sorted(map(len, words)), []
-    for i, sample in enumerate(samples):
-        if times[sample] > 1:  # said before is 100, also where there is no word to count: two empty ones are alike
+    times, lengths, scores = Counter(map(tuple, words)), sorted(map(len, words)), []
+    for i, of_sample in enumerate(words):
+        if times[tuple(of_sample)] > 1:  # said before is 100, also where there is no word: two empty ones are alike
             scores.append(100.0)
             continue
         correct, total = [0] * bleu.max_ngram_order, [0] * bleu.max_ngram_order

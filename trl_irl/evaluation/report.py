@@ -56,7 +56,7 @@ def report_text(results, pictures: Sequence[str] = ()) -> str:
     parts = [
         f"# {', '.join(results.models)} on {results.title}",
         _told_of_what(results),
-        *(f"**{note}**" for note in results.notes),
+        *(f"**{note.replace('<', '&lt;')}**" for note in results.notes),  # it may quote what a model said
         *(f"![{_PICTURED[name]}]({name})" for name in pictures),
         "## Numbers",
         f"{results.prompts} prompts{of_split}, {settings.num_samples} samples per prompt and "

@@ -73,13 +73,23 @@ class Results:
     def shown(self) -> list[str]:
         """The metrics in tables, performance first: of pass@k the largest k, and `empty` only if something is."""
         names = comparison.metric_names(self.summaries)
-        best_k = max((name for name in names if name.startswith("pass@")), key=lambda name: int(name[5:]), default="")
+        best_k = self._most_k(names)
         tail = ["answered", best_k, "self_bleu", "distinct", "vendi", "unique_answers", "length", "ended"]
         if any(result.metrics["empty"].mean > 0 for result in self.summaries):
             tail.append("empty")
         elsewhere = {*tail, "distinct_2", "empty", "nll", "td_loss"}
         of_task = [name for name in names if name not in elsewhere and not name.startswith("pass@")]
         return [*of_task, *(name for name in tail if name in names)]
+
+    def _most_k(self, names: Sequence[str]) -> str:
+        """The pass@k of the largest k that whatever has several completions has, be it models or the data."""
+        of_models: dict[str, set[str]] = {}
+        for result in self.summaries:
+            found = {name for name in result.metrics if name.startswith("pass@")}
+            if len(found) > 1:
+                of_models.setdefault(result.model, set()).update(found)
+        shared = set.intersection(*of_models.values()) if of_models else {"pass@1"}
+        return max((name for name in names if name in shared), key=lambda name: int(name[5:]), default="")
 
     @cached_property
     def at_equal_diversity(self) -> list[AtDiversity]:

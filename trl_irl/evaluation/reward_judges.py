@@ -11,7 +11,7 @@ from ..rewards import SoftQReward
 from ..rewards.corruption import corrupt, sensitivity
 from ..rewards.soft_q_reward import CompletionReward
 from ..tasks.columns import references_of
-from ..tasks.final_answer import final_answer
+from ..tasks.final_answer import given_answer
 from ..text.encode import asked
 from ..text.samplers import Sampler
 from . import reward_analysis
@@ -107,11 +107,14 @@ def collect(lines: Sequence[dict], rows: Sequence[dict], score: Callable) -> dic
 
 
 def add_rewards(sampled: dict[tuple[str, Sampler], Sampled], rows: Sequence[dict], judge: Judge, name: str) -> None:
-    """Every completion's returns by one model, under `name kind aggregate`."""
+    """
+    Every completion's returns by one model, under `name kind aggregate`. It reads the tokens that were said, or the
+    text in its own tokens where those are of another tokenizer, or where there are none, as of given completions.
+    """
     for one in sampled.values():
         flat = [(asked(row), c) for row, group in zip(rows, one.groups, strict=True) for c in group]
         texts, ids, ended = ([c[key] for _, c in flat] for key in ("text", "token_ids", "ended"))
-        known = {"ended": ended} if None in ids else {"completion_ids": ids}  # of given completions there are none
+        known = {"completion_ids": ids} if judge.soft_q.reads(texts, ids) else {"ended": ended}
         returns = judge.returns([prompt for prompt, _ in flat], texts, **known)
         for column, values in returns.items():
             one.rewards[f"{name} {column}"] = np.array(values).reshape(one.scores.shape)
@@ -129,16 +132,24 @@ def corruption_of_references(judge: Judge, rows: Sequence[dict]) -> dict[str, di
     }
 
 
-def best_of_n(sampled: dict[tuple[str, Sampler], Sampled], exact: bool, marker: str | None = None) -> list[BestOf]:
-    """The score of the best of 1, 2, 4, ... n of every prompt's completions, by every way to choose."""
+def best_of_n(
+    sampled: dict[tuple[str, Sampler], Sampled], rows: Sequence[dict], exact: bool, marker: str | None = None
+) -> list[BestOf]:
+    """
+    The score of the best of 1, 2, 4, ... n of every prompt's completions, by every way to choose; n is the most that
+    some prompt has with a score.
+    """
     results = []
     for (model, sampler), one in sampled.items():
-        n = one.scores.shape[1]
+        n = int((~np.isnan(one.scores)).sum(axis=1).max())
+        if not n:
+            continue
         numbers = sorted({*(2**i for i in range(n.bit_length()) if 2**i <= n), n})
         of = reward_analysis.best_of
         ways = {"random": [of(np.zeros_like(one.scores), one.scores, k) for k in numbers]}
         if exact:
-            answers = [[final_answer(c["text"], marker) for c in group] for group in one.groups]
+            pairs = zip(one.groups, rows, strict=True)
+            answers = [[given_answer(c["text"], row, marker) for c in group] for group, row in pairs]
             ways["majority vote"] = [reward_analysis.majority_of(answers, one.scores, k) for k in numbers]
         ways |= {name: [of(rewards, one.scores, k) for k in numbers] for name, rewards in one.rewards.items()}
         ways["oracle"] = [of(one.scores, one.scores, k) for k in numbers]
@@ -150,13 +161,15 @@ def best_of_n(sampled: dict[tuple[str, Sampler], Sampled], exact: bool, marker: 
 def agreement(sampled: dict[tuple[str, Sampler], Sampled]) -> list[Tells]:
     """Each reward, and the length, against the score: all temperatures of a model together."""
     results = []
+    known = [one.scores[~np.isnan(one.scores)] for one in sampled.values()]
+    binary = all(np.isin(scores, (0, 1)).all() for scores in known)  # of all models, or a table would have holes
     for model in dict.fromkeys(model for model, _ in sampled):
         parts = [one for (name, _), one in sampled.items() if name == model]
         scores = np.concatenate([one.scores for one in parts], axis=1)
         lengths = [[[c["length"] for c in group] for group in one.groups] for one in parts]
         rewards = {"length": np.concatenate([np.array(x, dtype=np.float64) for x in lengths], axis=1)}
         rewards |= {name: np.concatenate([one.rewards[name] for one in parts], axis=1) for name in parts[0].rewards}
-        results += [Tells.of(model, name, values, scores) for name, values in rewards.items()]
+        results += [Tells.of(model, name, values, scores, binary) for name, values in rewards.items()]
     return results
 
 
@@ -188,5 +201,5 @@ def analyse(
     if settings.reward_analysis:
         findings.agreement = agreement(sampled)
     if settings.rerank:
-        findings.best_of_n = best_of_n(sampled, "accuracy" in metrics, settings.answer_marker)
+        findings.best_of_n = best_of_n(sampled, rows, "accuracy" in metrics, settings.answer_marker)
     return findings

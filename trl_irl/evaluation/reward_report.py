@@ -38,10 +38,10 @@ class Tells:
     metrics: dict[str, Interval | None]
 
     @classmethod
-    def of(cls, model: str, reward: str, rewards: np.ndarray, scores: np.ndarray) -> Tells:
-        """AUROC (only for scores of 0 and 1), Spearman's and Kendall's correlation, within prompts and over all."""
+    def of(cls, model: str, reward: str, rewards: np.ndarray, scores: np.ndarray, binary: bool) -> Tells:
+        """AUROC (where scores are 0 or 1), Spearman's and Kendall's correlation, within prompts and over all."""
         metrics: dict[str, Interval | None] = {}
-        if np.isin(scores[~np.isnan(scores)], (0, 1)).all():
+        if binary:
             metrics["AUROC in prompt"] = _interval(auroc_within_prompts(rewards, scores))
             metrics["AUROC"] = _point(auroc(rewards, scores))
         for name, correlation in (("Spearman", spearman), ("Kendall", kendall)):

@@ -50,7 +50,9 @@ def rows_to_judge(
     for name, model in models.items():
         check_lengths(name, model, rows, settings.max_new_tokens, of_references, bad)
     for name, judge in judges.items():
-        check_lengths(name, judge, rows, 0, bool(with_reference), bad)
+        others = [model for model in models.values() if model is not judge]  # what they say it has to read too
+        longest = settings.max_new_tokens if others else 0
+        check_lengths(name, judge, rows, longest, bool(with_reference) and settings.reward_analysis, bad)
     given = _given(settings.completion_columns or (), rows, bad)
     left_out = bad.tell(total)
     kept = [i for i in rows if i not in bad.left_out]

@@ -11,7 +11,7 @@ from ..rewards.frozen_models import check_language_model
 from ..rewards.held_out_loss import held_out_sums
 from ..rewards.preference_reward import check_one_label
 from ..tasks.files import check_local_model, check_writable
-from ..tasks.final_answer import final_answer
+from ..tasks.final_answer import given_answer
 from ..tasks.math_answer import MathVerifier
 from ..tasks.scoring import make_score
 from ..tasks.splits import load_split
@@ -119,7 +119,7 @@ class _Evaluation:
             if not split:
                 raise ValueError("`rows` is empty. Give at least one, or leave it unset for those of the settings.")
         self.rows_given = rows is not None
-        judging_rows = self.judges if settings.reward_analysis else {}
+        judging_rows = self.judges if settings.judges_by_rewards else {}
         judged = rows_to_judge(split, settings, self.models, judging_rows)
         self.rows, self.given, self.metrics, self.notes = judged
         self.score = make_score(settings.task, self.metrics, verifier, settings.answer_marker)
@@ -134,7 +134,7 @@ class _Evaluation:
         corpus = [metric for metric in ("bleu", "chrf") if metric in self.metrics]
         answers = None
         if "accuracy" in self.metrics:
-            answers = partial(final_answer, marker=self.settings.answer_marker)
+            answers = partial(given_answer, marker=self.settings.answer_marker)
         return Scorer(self.score, corpus, ["reward"] if self.settings.reward_model_path else [], answers)
 
     def run(self) -> Results:

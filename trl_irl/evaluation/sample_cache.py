@@ -48,7 +48,9 @@ def load_or_sample(
     """
     path = None if output_dir is None else key.path(output_dir)
     if path is not None and path.is_file():
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        # The same prompts may have other references by now: samples do not hang on them, and the report shows them.
+        return [{**line, "reference": row.get("completion")} for line, row in zip(kept, rows, strict=True)]
     of_cell = {"model": key.model, **of_sampler(key.sampler), "seed": key.seed}
     lines = [
         {

@@ -158,8 +158,9 @@ def summary(scored: list[dict], of: str) -> list[str]:
     if len(by_source) > 1:
         lines += [f"  {source}: {len(x)}, mean {sum(x) / len(x):+.3f}" for source, x in by_source.items()]
     if set(by_source) == {"chosen", "rejected"}:
-        sides = ({line["row"]: line[of] for line in scored if line["source"] == side} for side in by_source)
-        chosen, rejected = sides
-        right = [(x > rejected[row]) + 0.5 * (x == rejected[row]) for row, x in chosen.items()]
+        chosen, rejected = (
+            {line["row"]: line[of] for line in scored if line["source"] == side} for side in ("chosen", "rejected")
+        )
+        right = [(x > rejected[row]) + 0.5 * (x == rejected[row]) for row, x in chosen.items() if row in rejected]
         lines.append(f"  chosen above rejected in {sum(right) / len(right):.1%} of {len(right)} pairs (a tie is half)")
     return lines

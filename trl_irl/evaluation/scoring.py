@@ -56,8 +56,8 @@ class Scorer:
             Among `"bleu"` and `"chrf"`: sacrebleu's corpus scores against the row's references.
         taken (`Sequence[str]`, *optional*):
             Names of further metrics that others measure, such as `reward`.
-        answers (`Callable[[str], Hashable]`, *optional*):
-            From a completion's text to its final answer, or `None` where it gives none.
+        answers (`Callable[[str, dict], Hashable]`, *optional*):
+            From a completion's text and its row to its final answer, or `None` where it gives none.
 
     Raises:
         [`MetricError`]: at a score, if a name is in [`RESERVED`], `corpus` or `taken`, or is `pass@k`, or if
@@ -67,7 +67,7 @@ class Scorer:
     score: Score
     corpus: Sequence[str] = ()
     taken: Sequence[str] = ()
-    answers: Callable[[str], Hashable] | None = None
+    answers: Callable[[str, dict], Hashable] | None = None
     failures: Failures = field(default_factory=Failures)
     given: Counter[str] = field(default_factory=Counter)  # how many completions have got each number
 
@@ -132,7 +132,7 @@ class Scorer:
                 "vendi": vendi_score(texts, tokenizer),
             }
             if self.answers is not None:
-                metrics["unique_answers"] = float(len({self.answers(text) for text in texts} - {None}))
+                metrics["unique_answers"] = float(len({self.answers(text, row) for text in texts} - {None}))
         return metrics | {
             "length": fmean(completion["length"] for completion in group),
             "ended": fmean(completion["ended"] for completion in group),
@@ -179,7 +179,7 @@ def tokenizer_of(rows: Sequence[dict]) -> str:
     if not any(character.isalpha() for text in texts for character in text):
         prompts = [row.get("prompt") or "" for row in rows]
         messages = [[{"content": prompt}] if isinstance(prompt, str) else prompt for prompt in prompts]
-        texts = [str(message["content"]) for turns in messages for message in turns]
+        texts = [str(message.get("content") or "") for turns in messages for message in turns]
     return bleu_tokenizer(texts)
 
 

@@ -175,6 +175,11 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
                     f"`samplers: {text}` with `backend: vllm`: its beam search does not know a model's stop tokens. "
                     "Leave it out, or `backend` at transformers."
                 )
+            if self.backend == "vllm" and sampler.min_p and (sampler.top_p < 1 or sampler.top_k):
+                raise ValueError(
+                    f"`samplers: {text}` with `backend: vllm`: it cuts by min_p first, and transformers last, "
+                    "so that one name would be two samplers. Leave one of the cuts out, or `backend` at transformers."
+                )
         if self.top_p != 1 and not any(self.temperatures):
             raise ValueError(f"`top_p: {self.top_p}` is of `temperatures`, of which none is above 0. See `samplers`.")
 

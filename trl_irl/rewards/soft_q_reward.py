@@ -292,9 +292,17 @@ class SoftQReward:
             raise ValueError("Rewards cannot be normalised on completions that all have the same one.")
         self.mean, self.std = float(np.mean(returns)), float(np.std(returns))
 
+    def reads(self, texts: Sequence[str], completion_ids: Sequence[Sequence[int] | None]) -> bool:
+        """Whether these token ids are there and are these texts in the reward model's own tokenizer."""
+        pairs = list(zip(texts, completion_ids, strict=True))
+        return all(ids is not None for _, ids in pairs) and all(text == self._text_of(ids) for text, ids in pairs)
+
+    def _text_of(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
     def _check_tokenizer(self, completions: Sequence[Completion], completion_ids: Sequence[Sequence[int]]) -> None:
         for completion, ids in zip(completions, completion_ids, strict=True):
-            ours = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+            ours = self._text_of(ids)
             if isinstance(completion, str):
                 text, is_own = completion, completion == ours
             else:  # TRL may have parsed thoughts and tool calls out of the ids

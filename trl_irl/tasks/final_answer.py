@@ -16,10 +16,10 @@ _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _MARKUP = re.compile(r"\\[()\[\],;! ]|\*\*|__|`|\\(?=[$%])|(?<=[^\W_])\{,\}(?=\d)")
 _NUMBER = (
     r"\d{1,3}(?:,\d{2,3})*,\d{3}(?:\.\d+)?|\d{1,3}(?:[ ']\d{3})+(?:\.\d+)?|"  # 1,234 or 1 234
-    r"\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+"
+    r"\d+(?:\.\d+)?(?:[eE][-+]?\d{1,3})?|\.\d+"  # a longer exponent takes hours to write out
 )
 _AMOUNT = re.compile(  # a sign, a currency, a number, and words after it; the sign may stand on either side
-    r"(?P<sign>[-+]?)\s*(?:(?:US|A|C|HK|NZ)?[$€£¥₹₩₽]\s*)?(?P<sign2>[-+]?)\s*"
+    r"(?P<sign>[-+]?)\s*(?P<currency>(?:US|A|C|HK|NZ)?[$€£¥₹₩₽]\s*)?(?P<sign2>[-+]?)\s*"
     rf"(?:(?P<whole>\d+)\s+(?=\d+\s*/))?(?P<number>{_NUMBER})(?:\s*/\s*(?P<denominator>\d+))?"
     r"(?P<unit>(?:[^\W\d_]|[\s€£¥₹₩₽$%°²³.'’()/-])*)"
 )
@@ -30,8 +30,10 @@ _WORDS = re.compile(r"[^\W\d_]+")
 _NO_UNIT_WORD = frozenset(
     "hundred hundreds thousand thousands million millions billion billions trillion trillions dozen dozens lakh "
     "lakhs crore crores k bn half halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths "
-    "pi e i n x y z am pm and or plus minus times over to not squared cubed 百 千 万 亿".split()
+    "pi e i n x y z am pm and or plus minus times over to not squared cubed tens 百 千 万 亿".split()
 )
+_OF_DAY = re.compile(r"(?<![^\W\d_])[ap]\.\s*m\b")  # 10 a.m. is no amount
+_MULTIPLES = frozenset("b bn m mm mn mio t tn".split())  # behind a currency: $5M
 
 
 class NoFinalAnswer(ValueError):
@@ -69,10 +71,11 @@ def reference_answer(reference: str, marker: str | None = None) -> Answer | None
 
 def answer_text(solution: str, marker: str | None = None) -> str:
     """
-    What follows the last `####` (or `marker`) of a solution or, without one, all of it: what math-verify is to look
-    at.
+    What follows the last `####` (or `marker`) of a solution that anything follows or, without one, all of it: what
+    math-verify is to look at.
     """
-    return _mark(marker).split(solution)[-1]
+    whole, *parts = _mark(marker).split(solution)
+    return next((part for part in reversed(parts) if part.strip()), parts[-1] if parts else whole)
 
 
 def is_correct(prediction: str, row: dict, marker: str | None = None) -> bool:
@@ -93,10 +96,19 @@ def judge_answer(prediction: str, row: dict, marker: str | None = None) -> tuple
     right = reference_answer(reference, marker)
     if right is None:
         raise NoFinalAnswer(f"the reference {_shortened(reference)!r} has no final answer. {_HOW}")
-    answer = final_answer(prediction, marker)
-    if answer is None and not any(_mark(marker).search(text) for text in (reference, prediction)):
-        answer = _bare(prediction)
+    answer = given_answer(prediction, row, marker)
     return answer == right, answer is not None
+
+
+def given_answer(prediction: str, row: dict, marker: str | None = None) -> Answer | None:
+    """
+    The final answer that [`judge_answer`] compares with the row's own: [`final_answer`] or, where neither text has a
+    mark, the whole of a completion that is nothing but an answer.
+    """
+    answer = final_answer(prediction, marker)
+    if answer is None and not any(_mark(marker).search(text) for text in (_text(row["completion"]), prediction)):
+        answer = _bare(prediction)
+    return answer
 
 
 def accuracy_reward(
@@ -186,7 +198,10 @@ def _read(text: str) -> Answer | None:
         number = _number(match)
         words = _WORDS.findall(unit)
         # A single Greek letter is a number or an unknown: 2π, 3θ.
-        if _NO_UNIT_SIGN.search(unit) or any(word in _NO_UNIT_WORD or _GREEK.fullmatch(word) for word in words):
+        changed = any(word in _NO_UNIT_WORD or _GREEK.fullmatch(word) for word in words)
+        changed = changed or words in (["a"], ["b"])  # unknowns; but $5 a day
+        changed = changed or (match["currency"] and words and words[0] in _MULTIPLES)
+        if changed or _NO_UNIT_SIGN.search(unit) or _OF_DAY.search(unit):
             number = None
         if number is not None:
             return number

@@ -26,7 +26,7 @@ def load_gsm8k(
         calculator_annotations (`bool`, *optional*, defaults to `True`):
             Whether to keep annotations such as `<<48/2=24>>` in the solutions.
         validation_fraction (`float`, *optional*, defaults to `0.1`):
-            Part of the training rows to carve off as `validation`.
+            Part of the training rows to carve off as `validation`, where the source has none of its own.
         seed (`int`, *optional*, defaults to `42`):
             Seed of that split.
 
@@ -52,6 +52,8 @@ def load_gsm8k(
         return {"prompt": PROMPT_TEMPLATE.format(source=row["question"]), "completion": f" {answer}"}
 
     splits = splits.map(to_prompt_completion, remove_columns=columns, desc="Formatting GSM8K")
+    if "validation" in splits:
+        return splits
     carved = splits["train"].train_test_split(test_size=validation_fraction, seed=seed)
     return DatasetDict({**splits, "train": carved["train"], "validation": carved["test"]})
 

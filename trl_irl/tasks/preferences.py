@@ -9,7 +9,7 @@ from ..text.encode import as_row, asked
 from .final_answer import final_answer, is_correct
 
 
-_NUMBER = re.compile(r"(?<![\d.,])\d+(?:,\d{3})*(?:\.\d+)?")
+_NUMBER = re.compile(r"(?<![\d.,])(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)")
 
 
 def corrupted_solution(row: dict, rng: random.Random) -> str | None:
@@ -29,6 +29,8 @@ def corrupted_solution(row: dict, rng: random.Random) -> str | None:
     if final_answer(solution) is None:
         return None
     numbers = list(_NUMBER.finditer(solution))
+    if not any(number.start() >= solution.rfind("####") for number in numbers):
+        return None  # its answer has digits of another kind, such as ½
     changed = _slip(solution, rng.choice(numbers), rng)
     if is_correct(changed, row):
         answer = next(m for m in _NUMBER.finditer(changed) if m.start() >= changed.rfind("####"))

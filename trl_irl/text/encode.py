@@ -174,10 +174,9 @@ def whole_ids(tokenizer: PreTrainedTokenizerBase, row: Mapping, ended: bool = Tr
         return list(tokenizer(with_eos(tokenizer, text))["input_ids"])
     messages = [*as_messages(prompt or []), *_turns(completion)]
     if not ended:
-        text = from_template(tokenizer, messages, tokenize=False, **template_arguments(row))
-        said = messages[-1].get("content") or ""
-        end = text.rfind(said) + len(said)
-        return list(tokenizer(text[:end], add_special_tokens=False)["input_ids"])
+        options = {**template_arguments(row), "tokenize": False}
+        text = _until_cut(tokenizer, messages, from_template(tokenizer, messages, **options), options)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return _written(tokenizer, messages, **template_arguments(row))
 
 
@@ -235,13 +234,25 @@ def _cut_conversation(
     asked = _written(tokenizer, prompt, add_generation_prompt=True, **options)
     options = {**options, "tokenize": False}
     asked_text = from_template(tokenizer, prompt, add_generation_prompt=True, **options)
-    answer, said = _answer(tokenizer, prompt, completion, asked_text, options), completion[-1].get("content") or ""
-    said = said if said in answer else said.strip()  # as many templates write it
-    answer = answer[: answer.rfind(said) + len(said)]
+    answer = _answer(tokenizer, prompt, completion, asked_text, options)
+    answer = _until_cut(tokenizer, prompt + completion, answer, options)
     both = list(tokenizer(asked_text + answer, add_special_tokens=False)["input_ids"])
     if both[: len(asked)] == asked:
         return Encoded(asked, both[len(asked) :])
     return Encoded(asked, _alone(tokenizer, answer), False)
+
+
+def _until_cut(tokenizer: PreTrainedTokenizerBase, messages: list[dict], text: str, options: dict) -> str:
+    """A written conversation, or its end, without what the template writes behind the last message's own text."""
+    *before, last = messages
+    said = last.get("content") or ""
+    if isinstance(said, str) and not last.get("tool_calls"):
+        a, b = (from_template(tokenizer, [*before, {**last, "content": letter}], **options) for letter in "ab")
+        ending = os.path.commonprefix([a[::-1], b[::-1]])[::-1]
+        if text.endswith(ending):
+            return text[: len(text) - len(ending)]
+    said = said if said in text else said.strip()  # as many templates write it
+    return text[: text.rfind(said) + len(said)] if said in text else text
 
 
 def _answer(tokenizer, prompt: list[dict], completion: list[dict], asked: str, options: dict) -> str:

@@ -4,6 +4,8 @@ import gc
 import random
 from collections.abc import Collection
 
+from transformers import PreTrainedTokenizerBase
+
 from .sampling import Completion, Prompt, encode_prompts
 
 
@@ -70,6 +72,7 @@ def max_lora_rank(adapter: str) -> int:
 
 def sample(
     engine,
+    tokenizer: PreTrainedTokenizerBase,
     prompts: list[Prompt],
     max_new_tokens: int,
     temperature: float = 0.0,
@@ -81,13 +84,13 @@ def sample(
     **cuts: float,
 ) -> list[list[Completion]]:
     """
-    Like [`~text.sampling.sample`], on an engine of [`load`]; vLLM batches by itself. `cuts` are `top_k` and `min_p` of
+    Like [`~text.sampling.sample`], on an engine of [`load`]; vLLM batches by itself. The tokenizer is the model's own,
+    of an adapter the one beside it: the engine has the base's. `cuts` are `top_k` and `min_p` of
     a [`~text.samplers.Sampler`], where they are not off. Each prompt has a seed of its own, drawn from `seed`:
     with one for all, all prompts would draw the same random numbers.
     """
     from vllm import SamplingParams
 
-    tokenizer = engine.get_tokenizer()
     repeats = num_samples if temperature > 0 else 1
     seeds = random.Random(seed)
     options = [
