@@ -63,6 +63,8 @@ OVERRIDDEN = {
         "_generate_and_score_completions": "inputs",
         "_generate_single_turn": "prompt_ids images multimodal_fields",
         "_save_optimizer_and_scheduler": "output_dir",
+        "get_eval_dataloader": "eval_dataset",
+        "get_test_dataloader": "test_dataset",
         "save_model": "output_dir _internal_call",
     },
     "Seq2SeqIRLTrainer": {

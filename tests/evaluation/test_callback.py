@@ -180,6 +180,48 @@ def test_generations_that_cannot_be_scored_do_not_end_training(tokenizer, tmp_pa
     assert trainer.state.log_history[-2]["eval_unscored"] == 1
 
 
+ANY = [
+    {"prompt": [{"role": "user", "content": "Sky?"}], "completion": [{"role": "assistant", "content": "Blue."}]},
+    {"messages": [{"role": "user", "content": "Sky?"}, {"role": "assistant", "content": "Blue."}]},
+    {"prompt": "Sky?", "completion": "Blue."},
+    {"prompt": "Sky?", "references": ["Blue.", "Grey."]},
+]
+
+
+@pytest.mark.parametrize("row", ANY)
+@pytest.mark.parametrize("kind", ["mapping", "number", "async"])
+def test_rows_and_functions_are_taken_as_evaluate_takes_them(row, kind, tokenizer, tmp_path):
+    seen = []
+
+    def mapping(text, row):
+        seen.append(row["completion"].strip())
+        return {"size": len(text)}
+
+    def size(text, row):
+        return mapping(text, row)["size"]
+
+    async def later(text, row):
+        return mapping(text, row)
+
+    score = {"mapping": mapping, "number": size, "async": later}[kind]
+    trainer = make("irl", tokenizer, tmp_path, generate=None, max_steps=1)
+    callback = GenerationCallback(trainer, [row] * 2, score, SAMPLED)
+    trainer.add_callback(callback)
+    metrics = trainer.evaluate()
+    assert metrics["eval_size"] > 0 and "eval_unscored" not in metrics
+    assert set(seen) == {"Blue."} and "Sky?" in callback.first[0]
+
+
+def test_a_function_that_returns_no_score_is_told_at_once(tokenizer, tmp_path):
+    trainer = make("irl", tokenizer, tmp_path, generate=None)
+    with pytest.raises(ValueError, match="`says` returned 'good', a str. A score is a number"):
+
+        def says(text, row):
+            return "good"
+
+        GenerationCallback(trainer, ROWS, says, SAMPLED)
+
+
 def test_a_table_that_cannot_be_written_does_not_end_training(tokenizer, tmp_path):
     (tmp_path / "generations").write_text("in the way")
     with pytest.warns(UserWarning, match="The generations of step 5 could not be written"):

@@ -137,6 +137,29 @@ def test_best_of_n_where_given_completions_are_fewer(pair, tmp_path):
     assert (tmp_path / "report/best_of_n.png").is_file()
 
 
+def test_a_token_that_ends_a_completion_is_told_of_a_pair_too(pair, model_folder):
+    """By path and as a model that is there; and the tokenizer that was given stays what it was."""
+    model, tokenizer = pair
+    before, end = tokenizer.eos_token, tokenizer.convert_ids_to_tokens(40)
+    settings = EvaluationSettings(**{**SETTINGS, "temperatures": [1.0], "num_samples": 8, "eos_token": end})
+    given, by_path = (evaluate({"a": one}, ROWS, settings) for one in (pair, str(model_folder)))
+    assert numbers(given) == numbers(by_path) and tokenizer.eos_token == before
+    assert 0 < given.values["a", Sampler(1.0)]["ended"].value < 1
+    with pytest.raises(ValueError, match="`eos_token: <nothing>` is not among the tokens"):
+        evaluate({"a": pair}, ROWS, EvaluationSettings(**{**SETTINGS, "eos_token": "<nothing>"}))
+
+
+@pytest.mark.parametrize("models", [{"a": 5}, {"a": ("model",)}])
+def test_a_model_without_its_tokenizer(models):
+    with pytest.raises(ValueError, match="`models` has a .*Give a folder, a Hub id, or a pair"):
+        evaluate(models, ROWS, EvaluationSettings(**SETTINGS))
+
+
+def test_a_function_as_a_task_is_told_what_a_task_is(pair):
+    with pytest.raises(ValueError, match="`task` is a function. It is text"):
+        evaluate({"a": pair}, ROWS, EvaluationSettings(task=lambda text, row: 1.0))
+
+
 def own_task(name, text, tmp_path, monkeypatch):
     """A user's module with a function `score`, as `task` names it."""
     (tmp_path / f"{name}.py").write_text(text)

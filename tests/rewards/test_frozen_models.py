@@ -1,5 +1,6 @@
 """Weights that nobody trained are an error in every model that is loaded by name."""
 
+import copy
 import json
 import shutil
 from importlib.metadata import version
@@ -8,7 +9,7 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoraConfig, PromptTuningConfig, VeraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -134,6 +135,47 @@ def test_adapters(kind, missing, cut_adapters):
         load_scorer(str(cut_adapters / f"SEQ_CLS-{kind}"), "float32", "reward_model_path")
     with pytest.raises(ValueError, match=f"has no weights for {missing}"):
         PreferenceReward(str(cut_adapters / f"SEQ_CLS-{kind}"))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        LoraConfig(target_modules=["q_proj"], use_dora=True, init_lora_weights=False),
+        LoraConfig(target_modules=["q_proj"], trainable_token_indices=[5, 6], init_lora_weights=False),
+        LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"], init_lora_weights=False),
+        AdaLoraConfig(target_modules=["q_proj"], total_step=10, init_lora_weights=False),
+        IA3Config(target_modules=["k_proj"], feedforward_modules=[], init_ia3_weights=False),
+        VeraConfig(target_modules=["q_proj"], r=4, init_weights=False),
+    ],
+    ids=["dora", "token indices", "modules to save", "adalora", "ia3", "vera"],
+)
+@pytest.mark.parametrize("name", ["plain", "tied"])
+def test_adapters_that_peft_knows_are_read_as_peft_reads_them(kind, name, folders, tmp_path):
+    """Also where transformers' own loader does not know them."""
+    if name == "tied" and kind.peft_type == "LORA" and kind.modules_to_save:
+        pytest.skip("PEFT itself unties such a head")
+    base = AutoModelForCausalLM.from_pretrained(folders / name, dtype=torch.float32)
+    trained = get_peft_model(base, copy.deepcopy(kind))
+    with torch.no_grad():
+        for weight in trained.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
+    trained.save_pretrained(tmp_path)
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        expected, plain = trained(input_ids=ids).logits, load_language_model(str(folders / name))(input_ids=ids).logits
+        found = load_language_model(str(tmp_path), dtype=torch.float32)(input_ids=ids).logits
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert (found - plain).abs().max() > 1e-3
+    assert SoftQReward(str(tmp_path), make_tokenizer(), dtype="float32").score([[5, 6]], None, [[7, 8]])[0].sum
+
+
+def test_an_adapter_of_virtual_tokens_is_refused_by_name(folders, tmp_path):
+    base = AutoModelForCausalLM.from_pretrained(folders / "plain")
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    get_peft_model(base, config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="`models: .*` is an adapter of virtual tokens .PROMPT_TUNING"):
+        load_language_model(str(tmp_path), "models")
 
 
 @pytest.mark.parametrize("key", ["models", "reward_models", "reward_ref_model", "reward_model_path"])

@@ -266,6 +266,13 @@ def test_nf4_with_an_adapter(tokenizer, tmp_path):
         assert reward(PROMPTS, COMPLETIONS) != pytest.approx(expected, rel=1e-2)
 
 
+@pytest.mark.parametrize("wrong", [{"gamma": 1.5}, {"gamma": -0.1}, {"clip": -1.0}, {"clip": 0.0}, {"batch_size": 0}])
+def test_numbers_out_of_range(wrong, tokenizer):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"`{name}[=:] ?{wrong[name]}`"):
+        SoftQReward(make_model("llama"), tokenizer, **wrong)
+
+
 def test_virtual_tokens_are_refused(tokenizer):
     model = get_peft_model(make_model("llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
     with pytest.raises(ValueError, match="PROMPT_TUNING puts virtual tokens before every prompt"):

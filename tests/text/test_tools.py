@@ -134,6 +134,45 @@ def test_a_reward_model_reads_what_it_was_trained_on(qwen3, folder, tmp_path, mo
         assert encode_row(qwen3, row).prompt == read[-1][: len(encode_row(qwen3, row).prompt)]
 
 
+@pytest.mark.parametrize("own", [{}, {"enable_thinking": True}])
+def test_a_reward_in_rl_is_asked_as_the_policy_is(own, qwen3, folder, tmp_path, monkeypatch):
+    """TRL does not tell a reward function of the template's arguments: it has them itself, and a row's come first."""
+    options = {"enable_thinking": False}
+    prompt = [user("Sky?")]
+    row = {"prompt": prompt, "chat_template_kwargs": own} if own else prompt
+    reward = SoftQReward(str(folder), qwen3, chat_template_kwargs=options)
+    asked_with = {**options, **own}
+    ids = qwen3.apply_chat_template(prompt, add_generation_prompt=True, **asked_with)["input_ids"]
+    said = qwen3("Blue.")["input_ids"] + [qwen3.eos_token_id]
+    (found,), (expected,), (other,) = (
+        reward([row], completion_ids=[said]),
+        SoftQReward(str(folder), qwen3)([list(ids)], completion_ids=[said]),
+        SoftQReward(str(folder), qwen3)([prompt], completion_ids=[said]),
+    )
+    assert found == pytest.approx(expected, rel=1e-6) and (found != pytest.approx(other, rel=1e-3)) == (not own)
+    in_text = SoftQReward(str(folder), qwen3).score(
+        [{"prompt": prompt, "chat_template_kwargs": asked_with}], ["Blue."]
+    )
+    assert reward.score([row], ["Blue."])[0].sum == pytest.approx(in_text[0].sum, rel=1e-6)
+    assert reward(["text"], ["alike"]) == SoftQReward(str(folder), qwen3)(["text"], ["alike"])
+
+    scorer = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+    for part in (scorer, qwen3):
+        part.save_pretrained(tmp_path / "rm")
+    preference, read = PreferenceReward(str(tmp_path / "rm"), chat_template_kwargs=options), []
+    monkeypatch.setattr(preference, "of_ids", lambda rows: read.extend(rows) or [0.0] * len(rows))
+    preference([row], ["Blue."])
+    turns = [*prompt, {"role": "assistant", "content": "Blue."}]
+    assert read == [list(qwen3.apply_chat_template(turns, **asked_with)["input_ids"])]
+
+
+def test_results_of_tools_are_no_words_of_the_policy(qwen3, folder):
+    reward = SoftQReward(str(folder), qwen3)
+    turns = [{"role": "assistant", "content": "1"}, {"role": "tool", "content": "2"}]
+    with pytest.raises(ValueError, match="the results of tools among its tokens"):
+        reward([[user("Sky?")]], [turns], completion_ids=[[5, 6, 7]])
+
+
 def test_prompts_of_ppo(qwen3, folder, trained, tmp_path):
     pytest.importorskip("trl.experimental.ppo", reason="PPOTrainer is in TRL 1.12 only")
     from trl_irl.commands.ppo import PPOScriptArguments, load_prompts

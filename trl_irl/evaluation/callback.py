@@ -4,12 +4,15 @@ import csv
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
+from ..tasks.columns import as_prompt_completion
+from ..tasks.own_task import checked_score
 from ..text.encode import asked
 from ..text.generation import unwrapped
 from ..text.messages import written
@@ -91,10 +94,12 @@ class GenerationCallback(TrainerCallback):
         trainer ([`~transformers.Trainer`]):
             The trainer it is added to: [`~trl.SFTTrainer`], [`IRLTrainer`], or this package's PPOTrainer.
         rows (`Sequence[dict]`):
-            With `prompt`, as text or messages (and `tools`, `chat_template_kwargs`), and, where `score` needs it,
-            `completion`, the reference's text. The first `eval_generations` are used, or all if that is 0.
+            In any of TRL's supervised formats, as for [`evaluate`]: `prompt`, as text or messages (and `tools`,
+            `chat_template_kwargs`), and, where `score` needs it, `completion`, or `messages`. The first
+            `eval_generations` are used, or all if that is 0.
         score (`Callable[[str, dict], dict[str, float]]`):
-            From a completion's text and its row to named numbers; see [`~evaluation.scoring.Scorer`].
+            From a completion's text and its row, whose `completion` is text, to named numbers (see
+            [`~evaluation.scoring.Scorer`]), or to one number, which has the function's name; it may be `async`.
         arguments ([`GenerationArguments`], *optional*)
         corpus (`Sequence[str]`, *optional*):
             Among `"bleu"` and `"chrf"`.
@@ -114,13 +119,15 @@ class GenerationCallback(TrainerCallback):
         corpus: Sequence[str] = (),
     ):
         check_installed()
-        self.trainer, self.score, self.corpus = trainer, score, corpus
+        name = getattr(score, "__name__", "score")
+        self.score = checked_score(score, "score" if name == "<lambda>" else name)
+        self.trainer, self.corpus = trainer, corpus
         self.arguments = arguments or GenerationArguments()
-        self.rows = list(rows)[: self.arguments.eval_generations or None]
+        self.rows = [_readable(row, i) for i, row in enumerate(islice(rows, self.arguments.eval_generations or None))]
         if not self.rows:
             raise ValueError("`eval_generations` has no prompt: the evaluation data has no rows.")
         self.tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
-        Scorer(score, corpus).check(self.rows)
+        Scorer(self.score, corpus).check(self.rows)
         self._prompts = [self._asked(row) for row in self.rows]
         sampled = [getattr(trainer.args, key, None) for key in ("response_length", "max_completion_length")]
         self.max_new_tokens = self.arguments.eval_max_new_tokens or next(filter(None, sampled), 256)
@@ -226,6 +233,13 @@ class GenerationCallback(TrainerCallback):
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
                 callback.tb_writer.add_text("generations", _markdown(header, table), step)
+
+
+def _readable(row: dict, i: int) -> dict:
+    """With a prompt, and what is to be said to it as text."""
+    if "prompt" in row and isinstance(row.get("completion"), str):
+        return row
+    return as_prompt_completion(row, f"Row {i}", reference=False)
 
 
 def _markdown(header: list[str], table: list[list]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from functools import cached_property
@@ -84,6 +85,10 @@ class LoadedModel:
         eos_token: str | None = None,
         key: str = "models",
     ):
+        if not isinstance(model, str) and not (isinstance(model, tuple | list) and len(model) == 2):
+            raise ValueError(
+                f"`{key}` has a {type(model).__name__}. Give a folder, a Hub id, or a pair: a model and its tokenizer."
+            )
         self.path = model if isinstance(model, str) else None
         self._given = None if isinstance(model, str) else model
         if self._given is not None and backend == "vllm":
@@ -95,9 +100,16 @@ class LoadedModel:
     @cached_property
     def tokenizer(self):
         """The model's, with a padding token."""
-        from ..rewards.adapters import tokenizer_of
+        from ..rewards.adapters import check_token, tokenizer_of
 
-        tokenizer = tokenizer_of(self.path, self.key, self.eos_token) if self._given is None else self._given[1]
+        if self._given is None:
+            tokenizer = tokenizer_of(self.path, self.key, self.eos_token)
+        else:
+            tokenizer = self._given[1]
+            if self.eos_token is not None:
+                check_token(tokenizer, self.eos_token)
+                tokenizer = copy.deepcopy(tokenizer)  # it stays what it is for whoever gave it
+                tokenizer.eos_token = self.eos_token
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer

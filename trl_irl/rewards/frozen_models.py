@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -55,14 +56,45 @@ def load_language_model(path: str, key: str = "model", encoder_decoder: bool = F
 
     check_language_model(path, key, encoder_decoder)
     kind = AutoModelForSeq2SeqLM if config_of(path, key).is_encoder_decoder else AutoModelForCausalLM
-    # The second for an adapter's base, of which the information below says nothing.
-    with naming(path, key), whole_language_model(path, key):
+    if is_adapter(path):  # through PEFT, which knows adapters that transformers' own loader does not
+        base = base_of(path, key)
+        with naming(path, key), whole_language_model(base, key):
+            model = kind.from_pretrained(base, use_safetensors=True, **options)
+        return with_adapter(model, path, key)
+    with naming(path, key):
         model, info = kind.from_pretrained(path, output_loading_info=True, use_safetensors=True, **options)
     # Where embeddings and head are tied, a reward model lacks nothing; its own head is left over.
     if any(name.split(".")[0] in _HEADS for name in info["unexpected_keys"]):
         raise ValueError(_reward_model_error(path, key))
     check_whole(info["missing_keys"], path, key)
     return model
+
+
+def with_adapter(base: PreTrainedModel, path: str, key: str = "model") -> PreTrainedModel:
+    """
+    A model with an adapter's layers in it, all of whose weights were saved.
+
+    Raises:
+        `ValueError`: the adapter is of virtual tokens, which stand before every prompt, or some of its weights are
+            missing.
+    """
+    from peft import PeftConfig, PeftModel
+
+    kind = PeftConfig.from_pretrained(path)
+    if kind.is_prompt_learning:
+        raise ValueError(
+            f"`{key}: {path}` is an adapter of virtual tokens ({kind.peft_type.value}), and a model with such an "
+            "adapter is not read here. Take LoRA or another adapter inside the layers."
+        )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model = PeftModel.from_pretrained(base, path)
+    for warning in said:
+        text = str(warning.message)
+        if text.startswith("Found missing adapter keys"):
+            check_whole(re.findall(r"'([^']+)'", text), path, key)
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return model.get_base_model()
 
 
 def load_merged(path: str, key: str = "model", quantization_config=None, **options) -> PreTrainedModel:

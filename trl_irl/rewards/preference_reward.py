@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..text.context import context_length, over
-from ..text.encode import as_row, prompt_ids, whole_ids
+from ..text.encode import as_row, prompt_ids, whole_ids, with_template_arguments
 from ..text.messages import check_no_images, checked, naming_row
 from ..text.padding import padded_batch
 from .adapters import config_of, is_adapter, naming, tokenizer_of
 from .frozen_models import check_whole, load_classifier, whole_language_model, whole_weights
+from .soft_q_settings import check_batch_size
 
 
 if TYPE_CHECKING:
@@ -109,9 +110,12 @@ class PreferenceReward:
         dtype (`str`, *optional*, defaults to `"auto"`)
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Where none was saved with the model.
+        chat_template_kwargs (`dict`, *optional*):
+            Arguments of the chat template, the same that the trainer of the policy has under this name: TRL does not
+            tell a reward function of them.
 
     Raises:
-        `ValueError`: it is no reward model.
+        `ValueError`: it is no reward model, or `batch_size` is below 1.
     """
 
     def __init__(
@@ -120,8 +124,11 @@ class PreferenceReward:
         batch_size: int = 8,
         dtype: str = "auto",
         tokenizer: PreTrainedTokenizerBase | None = None,
+        chat_template_kwargs: dict | None = None,
     ):
+        check_batch_size(batch_size)
         check_one_label(model, "model")
+        self.chat_template_kwargs = chat_template_kwargs
         self.batch_size = batch_size
         self.tokenizer = tokenizer or tokenizer_of(model)
         with whole_weights():
@@ -159,6 +166,7 @@ class PreferenceReward:
                 written behind them.
         """
         check_no_images(kwargs, "The rows have")
+        prompts = with_template_arguments(prompts, self.chat_template_kwargs)
         is_text = all(isinstance(prompt, str) for prompt in prompts)
         if completion_ids is not None and is_text and self._are_own(completions, completion_ids):
             pairs = zip(prompts, completion_ids, strict=True)

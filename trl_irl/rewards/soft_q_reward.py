@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..text.encode import as_row, encode_rows, prompt_ids, warn_of_seams
+from ..text.encode import as_row, encode_rows, prompt_ids, warn_of_seams, with_template_arguments
 from ..text.messages import check_no_images, checked
 from ..text.stop_tokens import stop_token_ids
 from .adapters import is_peft, tokenizer_of
 from .frozen_models import check_language_model, load_language_model, whole_weights
-from .soft_q_settings import saved_settings
+from .soft_q_settings import check_batch_size, check_discount, saved_settings
 from .token_values import token_values
 
 
@@ -87,9 +87,10 @@ class SoftQReward:
     Reads the reward of completions off a language model: `r(s_t, a_t) = Q(s_t, a_t) - gamma * V(s_{t+1})`, the logits
     being Q and their logsumexp V (arXiv 2409.01369), by the rules of training.
 
-    With `gamma = 1` and `terminal_value = "zero"` the sum of `"soft_q"` rewards over a finished completion telescopes
-    to log pi(completion | prompt) + V(s_0): completions of one prompt are ranked as by likelihood. Rewards of tokens,
-    `gamma < 1`, means, and sums with `"mask"`, which leave out the stop token and the last value, are not.
+    With `gamma = 1` and `terminal_value = "zero"` the sum of `"soft_q"` rewards over a completion that ends with its
+    stop token telescopes to log pi(completion | prompt) + V(s_0): completions of one prompt are ranked as by
+    likelihood. Rewards of tokens, `gamma < 1`, means, and sums with `"mask"`, which leave out the stop token and the
+    last value, are not.
 
     An instance is a reward function for [`~trl.GRPOTrainer`] and [`~trl.RLOOTrainer`]:
     `reward_funcs=SoftQReward(...)`.
@@ -124,14 +125,17 @@ class SoftQReward:
         batch_size (`int`, *optional*, defaults to `8`)
         dtype (`str`, *optional*, defaults to `"auto"`):
             Data type of a model given by name; Q and V are float32 whatever it is.
+        chat_template_kwargs (`dict`, *optional*):
+            Arguments of the chat template, the same that the trainer of the policy has under this name: TRL does not
+            tell a reward function of them.
         settings (`dict`, *optional*):
             How the model was trained, as [`~rewards.soft_q_settings.saved_settings`] reads it, where `model` is not
             the name of where it lies.
 
     Raises:
-        `ValueError`: `kind` or `aggregate` is unknown, `"log_ratio"` has no reference, or one of another kind of
-            model; a model has no tokenizer, or its adapter is of virtual tokens; or a model given by name is a reward
-            model, or was not saved whole.
+        `ValueError`: `kind` or `aggregate` is unknown, or a number is out of range; `"log_ratio"` has no reference, or
+            one of another kind of model; a model has no tokenizer, or its adapter is of virtual tokens; or a model
+            given by name is a reward model, or was not saved whole.
     """
 
     def __init__(
@@ -146,6 +150,7 @@ class SoftQReward:
         clip: float | None = None,
         batch_size: int = 8,
         dtype: str = "auto",
+        chat_template_kwargs: dict | None = None,
         settings: dict | None = None,
     ):
         for name, value, choices in (("kind", kind, KINDS), ("aggregate", aggregate, AGGREGATES)):
@@ -156,6 +161,10 @@ class SoftQReward:
                 f'`kind={kind!r}` with `ref_model={"None" if ref_model is None else "..."}`: "log_ratio" compares '
                 "the model with a reference, and no other kind has one."
             )
+        check_discount(gamma)
+        if clip is not None and not clip > 0:
+            raise ValueError(f"`clip={clip}` must be above 0, in the reward's own unit, or None for no bound.")
+        check_batch_size(batch_size)
         if not isinstance(model, str) and tokenizer is None:
             raise ValueError("A model that is not given by name needs its `tokenizer`.")
         if settings is None:
@@ -181,6 +190,7 @@ class SoftQReward:
                 "`model` and `ref_model` have no states in common: one of them is an encoder-decoder model, which "
                 "reads prompt and completion apart. Take a reference of the model's own kind."
             )
+        self.chat_template_kwargs = chat_template_kwargs
         self.mean, self.std = 0.0, 1.0
         self.__name__ = f"{kind}_{aggregate}"  # TRL's trainers log a reward function under its name
 
@@ -214,6 +224,7 @@ class SoftQReward:
         """
         if completions is None and completion_ids is None:
             raise ValueError("There is nothing to score: give `completions` or `completion_ids`.")
+        prompts = with_template_arguments(prompts, self.chat_template_kwargs)
         if completion_ids is None:
             prompts = [as_row(prompt) for prompt in prompts]
             if any(row["prompt"] and isinstance(row["prompt"][0], int) for row in prompts):
@@ -244,9 +255,10 @@ class SoftQReward:
         One number per completion, as TRL's trainers ask for it: aggregated, normalised, clipped.
 
         Raises:
-            `ValueError`: as [`score`], and where the rows have images.
+            `ValueError`: as [`score`], and where the rows have images, or completions have what tools have said.
         """
         check_no_images(kwargs, "The rows have")
+        _check_no_tool_results(completions or (), completion_ids)
         return self._numbers(self.score(prompts, completions, completion_ids))
 
     @property
@@ -313,6 +325,15 @@ class SoftQReward:
                     f"The policy's tokens are not the reward model's: ids that the policy reads as {text[:60]!r} are "
                     f"{ours[:60]!r} here. Use a reward model with the policy's tokenizer."
                 )
+
+
+def _check_no_tool_results(completions: Sequence[Completion], completion_ids) -> None:
+    said = (message for turns in completions if not isinstance(turns, str) for message in turns)
+    if completion_ids is not None and any(message.get("role") == "tool" for message in said):
+        raise ValueError(
+            "A completion has the results of tools among its tokens, and SoftQReward would take them for the policy's "
+            "own. Train without `tools`, or by another reward."
+        )
 
 
 def _loaded(model: str | PreTrainedModel | PeftModel, dtype: str, key: str = "model") -> PreTrainedModel:

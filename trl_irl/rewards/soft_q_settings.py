@@ -32,6 +32,15 @@ def saved_settings(path: str) -> dict:
         return {}
 
 
+def check_batch_size(batch_size: int) -> None:
+    """
+    Raises:
+        `ValueError`: it is none.
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size: {batch_size}` must be 1 or more: as many completions are read together.")
+
+
 def check_discount(gamma: float | None) -> None:
     """
     Raises:

@@ -29,6 +29,11 @@ def task_of(name: str | None) -> Task:
     """
     if name is None:
         return _ANY_DATASET
+    if not isinstance(name, str):
+        raise ValueError(
+            f"`task` is a {type(name).__name__}. It is text: one of {', '.join(TASKS)}, or `module:function` for a "
+            "function of your own, which a run that goes on can then find again."
+        )
     if ":" in name:
         return own_task(name)
     if name not in TASKS:

@@ -33,16 +33,21 @@ def own_task(name: str) -> Task:
         ) from error
     named = getattr(module, own_name, None)
     if isinstance(named, Task):
-        return named if named.score is None else replace(named, score=_checked_score(named.score, name))
+        return named if named.score is None else replace(named, score=checked_score(named.score, name))
     if not callable(named):
         raise ValueError(
             f"`task: {name}` names no function and no task: module `{module_name}` has no `{own_name}` of that kind."
         )
-    return Task(score=_checked_score(named, name))
+    return Task(score=checked_score(named, name))
 
 
-def _checked_score(function: Score, name: str) -> Score:
-    """The function, which may be asynchronous or return one number, with what it returns looked at."""
+def checked_score(function: Score, name: str) -> Score:
+    """
+    The function, which may be asynchronous or return one number, with what it returns looked at. `name` is
+    `module:function`, or of a function that is given itself its own.
+    """
+    *_, of_number = name.split(":")
+    said_by = f"`task: {name}`" if ":" in name else f"`{name}`"
 
     @functools.wraps(function)
     def score(prediction: str, row: dict) -> dict[str, float]:
@@ -52,10 +57,10 @@ def _checked_score(function: Score, name: str) -> Score:
         if isinstance(returned, Mapping) and all(isinstance(key, str) for key in returned):
             return dict(returned)
         if _is_number(returned):
-            return OneNumber({name.partition(":")[2]: float(returned)})
+            return OneNumber({of_number: float(returned)})
         shown = repr(returned)
         raise ReturnError(
-            f"`task: {name}` returned {shown if len(shown) <= 80 else shown[:77] + '...'}, a "
+            f"{said_by} returned {shown if len(shown) <= 80 else shown[:77] + '...'}, a "
             f"{type(returned).__name__}. A score is a number, or a mapping of names to numbers, such as "
             '{"reward": 1.0}.'
         )

@@ -67,6 +67,21 @@ def as_row(prompt) -> dict:
     return dict(prompt) if isinstance(prompt, Mapping) else {"prompt": prompt}
 
 
+def with_template_arguments(prompts: Sequence, arguments: Mapping | None) -> list:
+    """The prompts, those of messages with arguments of the chat template that they do not have of their own."""
+    if not arguments:
+        return list(prompts)
+    rows = [prompt if isinstance(prompt, str) else as_row(prompt) for prompt in prompts]
+    return [
+        row if isinstance(row, str) else {**row, "chat_template_kwargs": {**arguments, **_own_arguments(row)}}
+        for row in rows
+    ]
+
+
+def _own_arguments(row: Mapping) -> Mapping:
+    return row.get("chat_template_kwargs") or {}
+
+
 def prompt_ids(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str | list[dict] | list[int] | Mapping,

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -88,6 +89,21 @@ def test_a_discriminator_that_stands_still_is_a_reward_function_of_rloo(start, t
     assert len(set(logged(ours, "reward"))) == 4
     for mine, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_that_are_given_to_evaluate_are_those_that_were_given_before(start, tmp_path):
+    """As RLOO takes them: a dataset, several by name, with and without the expert's tokens."""
+    trainer = make_trainer(start, tmp_path, trainer_kwargs={"eval_dataset": Dataset.from_list(ROWS)})
+    rows = Dataset.from_list(ROWS)
+    first = trainer.evaluate()
+    for again in (trainer.evaluate(rows), trainer.evaluate(trainer.eval_dataset)):
+        assert again.keys() == first.keys() and np.isfinite(again["eval_nll"])
+        assert again["eval_nll"] == pytest.approx(first["eval_nll"], rel=1e-5)
+    several = trainer.evaluate({"one": rows, "two": rows})
+    assert {"eval_one_loss", "eval_two_loss"} <= several.keys()
+    assert several["eval_nll"] == pytest.approx(first["eval_nll"], rel=1e-5)  # TRL's name, whatever the dataset
+    with pytest.raises(ValueError, match="The eval dataset has the columns prompt, and no `completion`"):
+        trainer.evaluate(rows.select_columns("prompt"))
 
 
 class Gradients(TrainerCallback):

@@ -26,7 +26,7 @@ from trl_irl import IRLConfig
         ({"logit_buffer_mb": 0}, "`logit_buffer_mb=0` must be positive"),
         ({"logit_buffer_mb": "inf"}, "`logit_buffer_mb=inf` must be positive, or 'auto'"),
         ({"logit_buffer_mb": None}, "`logit_buffer_mb=None` must be positive, or 'auto'"),
-        ({"loss_type": "dft"}, "`loss_type='dft'` would replace"),
+        ({"loss_type": "dft"}, "or `objective='dft'`"),
         ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor=0.1`"),
     ],
 )

@@ -6,9 +6,11 @@ import re
 import pytest
 import torch
 from datasets import Dataset
+from transformers import AutoModelForCausalLM
 
 from tests.conftest import make_model
 from tests.trainer.conftest import ROWS, one_step
+from trl_irl.trainer.irl.first_step import drowning
 
 
 def wild(seed: int = 0):
@@ -62,6 +64,25 @@ def test_a_reward_of_a_nat_or_less_is_left_as_it_is(make_trainer):
     )
     assert torch.equal(loss, expected)
     assert all(torch.equal(gradients[name], others[name]) for name in gradients)
+
+
+def test_a_trained_model_is_evaluated_with_the_scale_of_its_training(make_trainer, tmp_path):
+    """A new trainer of a folder that IRL has saved; when it trains, its own first step is measured."""
+    asked = {"td_scale": None, "terminal_value": "mask", "eval_dataset": Dataset.from_list(ROWS[:4])}
+    trainer = make_trainer(wild(), **asked)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    expected = trainer.evaluate()
+    again = make_trainer(str(tmp_path / "saved"), **asked)
+    assert again.td_scale == trainer.td_scale > 50
+    assert again.evaluate()["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-5)
+    one_step(again)
+    measured = make_trainer(AutoModelForCausalLM.from_pretrained(tmp_path / "saved"), **asked)
+    assert measured.td_scale == 1 and one_step(measured)
+    assert again.td_scale == measured.td_scale != trainer.td_scale  # what the folder says is not trained with
+    for other in ({"objective": "value_consistency"}, {"terminal_value": "zero"}, {"td_scale": 3.0}):
+        now = make_trainer(str(tmp_path / "saved"), **{**asked, **other})
+        assert now.td_scale == other.get("td_scale", 1.0)
 
 
 def test_measuring_draws_nothing_random_and_changes_nothing(make_trainer):
@@ -122,6 +143,14 @@ def test_the_first_log_says_when_the_term_drowns_the_likelihood(make_trainer, ca
     assert len(said) == warned
     if warned:
         assert "lambda_td 0.1 / td_scale 1" in said[0] and "set `td_scale:" in said[0]
+
+
+def test_where_the_scale_was_measured_nothing_is_advised_that_is_so_already():
+    """A model that imitates the data has a small nll, and a term of a nat is far above it."""
+    logged = {"nll": 0.02, "lambda_td": 1.0, "td_loss": 1.2}
+    measured, told = (drowning(logged, 1.06, ["td_loss"], is_measured) for is_measured in (True, False))
+    assert "`td_scale` is measured already: set `lambda_td: 0.002`" in measured and "Leave" not in measured
+    assert "Leave `td_scale` unset to have it measured, or set `td_scale: 1.2`, or `lambda_td: 0.002`." in told
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from peft import AutoPeftModelForCausalLM, LoraConfig, PromptTuningConfig, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from trl import SFTConfig
 
@@ -265,6 +265,16 @@ def test_prompt_tuning(with_kl, make_trainer):
     trainer.train()
     changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(before[name], p)}
     assert changed == {name for name in before if "prompt_encoder" in name}
+
+
+@pytest.mark.parametrize("kind", [PromptTuningConfig, PrefixTuningConfig])
+@pytest.mark.parametrize("how", [{"packing": True, "max_length": 64}, {"padding_free": True, "max_length": None}])
+def test_virtual_tokens_do_not_go_with_several_documents_in_a_row(kind, how, make_trainer):
+    """PEFT lets go of the positions that keep them apart."""
+    peft_config = kind(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    with pytest.raises(ValueError, match="put several documents into one row, and .* does not keep them apart"):
+        make_trainer(make_model("llama"), peft_config=peft_config, **how)
+    make_trainer(make_model("llama"), peft_config=LORA, **how)
 
 
 @pytest.mark.parametrize("lambda_kl", [0.0, 0.1])

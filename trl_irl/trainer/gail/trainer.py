@@ -64,7 +64,8 @@ class GAILTrainer(Interruptible, RLOOTrainer):
     ```
 
     Overridden are `_generate` and `_generate_single_turn`, to sample the policy as it is and up to any stop token;
-    `_generate_and_score_completions` and `compute_loss`, to add the likelihood of the expert's rows; `log`, to add the
+    `_generate_and_score_completions` and `compute_loss`, to add the likelihood of the expert's rows;
+    `get_eval_dataloader` and `get_test_dataloader`, to have these rows in tokens; `log`, to add the
     seconds of a step's parts; `_get_grad_norm`, to end a run whose gradients are not finite; and what saves and loads,
     for the discriminator and its optimiser.
 
@@ -176,12 +177,8 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         if not args.use_vllm:  # which reads the generation config itself
             self.generation_config.eos_token_id = self.generation_kwargs["eos_token_id"] = sorted(stop_tokens)
 
-        def as_tokens(dataset, name: str):
-            longest = args.max_completion_length
-            return with_expert_ids(dataset, name, processing_class, stop_tokens, longest, template)
-
-        self.train_dataset = as_tokens(train_dataset, "train")
-        self.eval_dataset = as_tokens(eval_dataset, "eval")
+        self.train_dataset = self._as_tokens(train_dataset, "train")
+        self.eval_dataset = self._as_tokens(eval_dataset, "eval")
         if isinstance(train_dataset, Dataset):
             first = train_dataset.select(range(min(16, len(train_dataset))))
             if warning := why_nothing_ends(processing_class, first, stop_tokens, **template):
@@ -197,6 +194,23 @@ class GAILTrainer(Interruptible, RLOOTrainer):
         self._clock = StepClock()
         self.add_callback(self._clock)
         self._watch_signals()
+
+    def _as_tokens(self, dataset, name: str):
+        longest, template = self.args.max_completion_length, self.args.chat_template_kwargs or {}
+        return with_expert_ids(dataset, name, self.processing_class, self._stop_tokens, longest, template)
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        return super().get_eval_dataloader(self._judged(eval_dataset, "eval"))
+
+    def get_test_dataloader(self, test_dataset):
+        return super().get_test_dataloader(self._judged(test_dataset, "test"))
+
+    def _judged(self, dataset, name: str):
+        """A dataset that is given to `evaluate` or `predict`, with what the expert said in tokens."""
+        if dataset is None or isinstance(dataset, str) or PROMPT in (dataset.column_names or next(iter(dataset))):
+            return dataset
+        check_completions(dataset, name)
+        return self._as_tokens(dataset, name)
 
     @property
     def discriminator(self) -> Discriminator:

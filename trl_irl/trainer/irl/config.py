@@ -33,8 +33,8 @@ class IRLConfig(ObjectiveArguments, RunArguments, SFTConfig):
         super().__post_init__()
         if self.loss_type != "nll":
             raise ValueError(
-                f"`loss_type={self.loss_type!r}` would replace the inverse soft-Q objective. Leave `loss_type` unset "
-                "(for maximum likelihood set `lambda_td=0`), or use `SFTTrainer` for that loss."
+                f"`loss_type={self.loss_type!r}` is SFTTrainer's key. Leave it unset and choose by `objective`, "
+                "such as `objective='nll'` or `objective='dft'`."
             )
         self.check_objective()
         if self.use_liger_kernel:

@@ -32,11 +32,13 @@ class FirstStep:
 
     Attributes:
         measured (`dict[str, float]`): by name.
+        borrowed (`dict[str, float]`): until then, of the run that trained the model, for evaluations.
     """
 
     def __init__(self, trainer, name: str):
         self._trainer, self._name = trainer, name
         self.measured: dict[str, float] = {}
+        self.borrowed: dict[str, float] = {}
         if trainer.args.td_scale is not None:
             self.measured["td_scale"] = trainer.args.td_scale
 
@@ -54,6 +56,21 @@ class FirstStep:
         told |= {"objective": self._name, "td_weights": self._trainer.args.td_weights}
         return {"td_scale": None, **self.measured, **told}
 
+    def borrow(self, saved: dict[str, Any]) -> None:
+        """Until the first step, evaluate with what the same objective measured in the run that trained the model."""
+        if saved.get("objective") == self._name and not self._differs(saved):
+            self.borrowed = self._found(saved)
+            self._trainer.objective = self._trainer.objective.given(self.borrowed | self.measured)
+
+    def _found(self, saved: dict[str, Any]) -> dict[str, float]:
+        measures = self._trainer.objective.measures
+        return {name: saved[name] for name in measures if saved.get(name) is not None and name not in self.measured}
+
+    def _differs(self, saved: dict[str, Any]) -> list[str]:
+        """What a first step's numbers depend on and is not what it was."""
+        now = {name: getattr(self._trainer.args, name) for name in ("gamma", "terminal_value")} | self.to_save()
+        return [name for name in _MEASURED_WITH if saved.get(name, now[name]) != now[name]]
+
     def resume(self, saved: dict[str, Any]) -> None:
         """Take over what the run that goes on has measured."""
         before = saved.get("objective", self._name)  # 0.1.0 had one
@@ -63,11 +80,9 @@ class FirstStep:
                 "first step measures is measured anew."
             )
             return
-        measures = self._trainer.objective.measures
-        found = {name: saved[name] for name in measures if saved.get(name) is not None and name not in self.measured}
-        now = {name: getattr(self._trainer.args, name) for name in ("gamma", "terminal_value")} | self.to_save()
-        differs = [name for name in _MEASURED_WITH if saved.get(name, now[name]) != now[name]]
+        found, differs = self._found(saved), self._differs(saved)
         if found and differs:
+            now = {**vars(self._trainer.args), **self.to_save()}
             changes = ", ".join(f"`{name}` {saved[name]} and this run {now[name]}" for name in differs)
             logger.warning(
                 f"The checkpoint has {changes}: what its first step measured ({', '.join(found)}) is measured anew."
@@ -121,19 +136,23 @@ class ScheduleCheck(TrainerCallback):
         )
 
 
-def drowning(metrics: dict[str, float], td_scale: float, squares: Sequence[str]) -> str | None:
+def drowning(metrics: dict[str, float], td_scale: float, squares: Sequence[str], is_measured: bool) -> str | None:
     """
     What to say if the temporal-difference term of logged metrics, which is of those of the names `squares`, is far
-    above the likelihood.
+    above the likelihood; `is_measured` says whether `td_scale` is what the first step found.
     """
     nll, lambda_td = metrics["nll"], metrics["lambda_td"]
     td_loss = sum(metrics[name] for name in squares)
     term = lambda_td / td_scale * td_loss
     if not term > 2 * nll:
         return None
+    weight = f"`lambda_td: {0.1 * nll * td_scale / td_loss:.1g}`"
+    if is_measured:
+        what = f"`td_scale` is measured already: set {weight}, or leave it where the model imitates the data as it is"
+    else:
+        what = f"Leave `td_scale` unset to have it measured, or set `td_scale: {max(td_loss, 1.0):.3g}`, or {weight}"
     return (
         f"The temporal-difference term is {term:.3g} (lambda_td {lambda_td:.3g} / td_scale {td_scale:.3g} x "
         f"{' + '.join(squares)} {td_loss:.3g}) and the nll is {nll:.3g}: training is about the term first, and the "
-        f"likelihood may get worse than SFT's. Leave `td_scale` unset to have it measured, or set "
-        f"`td_scale: {max(td_loss, 1.0):.3g}`, or `lambda_td: {0.1 * nll * td_scale / td_loss:.1g}`."
+        f"likelihood may get worse than SFT's. {what}."
     )

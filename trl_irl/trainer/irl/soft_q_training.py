@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,6 +57,8 @@ class SoftQTraining(Interruptible):
 
     def _begin_reference(self, model: str | PreTrainedModel, ref_model: PreTrainedModel | None) -> None:
         """After the objective is known: the reference, if one is wanted and is not an adapter's base."""
+        if isinstance(model, str) and Path(model).is_dir():
+            self._first_step.borrow(saved_settings(model))
         wanted = why_reference(self.args, self.objective) is not None
         if wanted and not (ref_model is None and is_peft_model(self.model)):
             if ref_model is None:
@@ -65,8 +68,11 @@ class SoftQTraining(Interruptible):
 
     @property
     def td_scale(self) -> float:
-        """What the squared reward is divided by ([`IRLConfig.td_scale`]); 1 until the first step has measured it."""
-        return self._first_step.measured.get("td_scale", 1.0)
+        """
+        What the squared reward is divided by ([`IRLConfig.td_scale`]). Until the first step has measured it, that of
+        the run that trained the model, if it lies beside it, else 1.
+        """
+        return (self._first_step.borrowed | self._first_step.measured).get("td_scale", 1.0)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -223,7 +229,7 @@ class SoftQTraining(Interruptible):
             mode == "train"
             and "nll" in metrics
             and not self._warned_of_td
-            and (said := drowning(metrics, self.td_scale, self.objective.squares_logged))
+            and (said := drowning(metrics, self.td_scale, self.objective.squares_logged, self.args.td_scale is None))
         ):
             self._warned_of_td = True
             logger.warning(said)

@@ -192,7 +192,7 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
         attach_soft_q_head(self._causal_lm, args.logit_buffer_mb)
         self._unchecked_packing = self.padding_free
         if can_run(self._causal_lm):
-            self._check_packing(self._causal_lm)
+            self._check_packing(self.model)  # with its adapter: virtual tokens let go of positions
         self.stop_token_ids = stop_token_ids(self._causal_lm, self._tokenizer)
         check_collator(self)
         self._warn_if_nothing_ends()
