@@ -8,6 +8,7 @@ import importlib
 import inspect
 from functools import cache
 
+import accelerate
 import pytest
 import transformers
 import trl
@@ -42,6 +43,7 @@ _OF_ALL = {
 }
 _OF_DEMONSTRATIONS = {
     "_save": "output_dir state_dict",
+    "_save_optimizer_and_scheduler": "output_dir",
     "get_batch_samples": "epoch_iterator num_batches device",
     "predict": "test_dataset ignore_keys metric_key_prefix",
     "evaluate": "eval_dataset ignore_keys metric_key_prefix",
@@ -79,6 +81,7 @@ OVERRIDDEN = {
 OF_THE_CARD = {"_name", "_paper", "_tag_names"}
 # Private attributes that are read, by the class that has them.
 READ = {
+    "_models": accelerate.Accelerator,
     "_get_output_dir": transformers.Trainer,
     "_get_per_token_logps_and_entropies": trl.RLOOTrainer,
     "_keep_in_fp32_modules": transformers.PreTrainedModel,
@@ -148,5 +151,7 @@ def test_overridden(trainer):
 @pytest.mark.parametrize("name", READ)
 def test_read(name):
     owner = READ[name]
-    sources = "".join(inspect.getsource(c) for c in owner.__mro__ if c.__module__.startswith(("trl", "transformers")))
+    sources = "".join(
+        inspect.getsource(c) for c in owner.__mro__ if c.__module__.startswith(("trl", "transformers", "accelerate"))
+    )
     assert hasattr(owner, name) or f"self.{name}" in sources

@@ -114,16 +114,16 @@ def _option(
         copy = sum(found.weights.values()) * dtype.itemsize / (gpus if launcher in ("zero3", "fsdp2") else 1)
         taken = replace(taken, weights=taken.weights + copy, total=taken.total + copy)
     fits = taken.total + RESERVE <= gpu.memory * 2**30
-    return Option(
-        setting.method, launcher, taken, fits, flops_of(found, setting.batch, setting.gradient_checkpointing)
-    )
+    flops = flops_of(found, setting.batch, setting.gradient_checkpointing, setting.reference)
+    return Option(setting.method, launcher, taken, fits, flops)
 
 
-def flops_of(found: Trace, batch: Batch, checkpointing: bool) -> float:
+def flops_of(found: Trace, batch: Batch, checkpointing: bool, reference: bool = False) -> float:
     """
     Operations of a micro-batch: forward, the gradients of what each layer is given, those of the trained weights, and
-    with checkpointing the forward again. The head multiplies four times, or three where its weight is frozen.
+    with checkpointing the forward again. The head multiplies four times, or three where its weight is frozen. A
+    reference is one forward more, and its head two products.
     """
     share = sum(found.trained.values()) / sum(found.weights.values())
-    head = 2 * batch.scored * found.head * (4 if found.head_trained else 3)
-    return found.flops * (2 + share + checkpointing) + head
+    head = 2 * batch.scored * found.head * ((4 if found.head_trained else 3) + 2 * reference)
+    return found.flops * (2 + share + checkpointing + reference) + head

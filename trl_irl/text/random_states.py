@@ -21,3 +21,11 @@ def random_states_kept() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+@contextmanager
+def own_random_numbers(*of: int) -> Iterator[None]:
+    """Inside, torch draws what these numbers decide, such as a seed, a step and a rank; after it as without it."""
+    with random_states_kept():
+        torch.manual_seed(random.Random(repr(of)).getrandbits(63))
+        yield

@@ -1,5 +1,6 @@
 """The discriminator's training: it learns what there is to learn and no more, whatever the batches."""
 
+import math
 import random
 
 import pytest
@@ -128,6 +129,22 @@ def test_a_demonstration_weighs_as_often_as_it_stands_there_and_is_read_once(fol
     assert len(read) == 2
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, 0.75 * several[name] + 0.25 * other[name], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 2.0, 4.0])
+def test_more_updates_than_demonstrations_have_both_sides(ratio, folder):
+    """Eight completions of one prompt: each update has its share of the expert's and the policy's."""
+    torch.manual_seed(0)
+    adversary = make_adversary(folder, discriminator_update_ratio=ratio, label_smoothing=0.0)
+    for _ in range(30):
+        measured = adversary.update([ROWS[0]] * 8, [ROWS[0]] * 8)  # nothing to tell the sides apart by
+    # Both are judged alike, so that one is right where the other is wrong; an update without the expert counts as 0.
+    assert measured["discriminator_accuracy_expert"] + measured["discriminator_accuracy_policy"] == pytest.approx(1.0)
+    with torch.no_grad():
+        (reward, *_) = adversary.discriminator.rewards([ROWS[0]], "airl", None, 1)
+    assert abs(reward) < 0.2 and measured["discriminator_loss"] == pytest.approx(math.log(2), abs=0.02)
+    few = make_adversary(folder, discriminator_update_ratio=5.0)
+    assert all(map(math.isfinite, few.update(ROWS[:1], ROWS[1:2]).values()))  # one row, and so one update
 
 
 @pytest.mark.parametrize("scaled", [True, False])

@@ -2,18 +2,20 @@
 
 import copy
 import json
+import signal
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
 from peft import AutoPeftModelForCausalLM, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
 from trl import SFTConfig
 
 from tests.conftest import make_model
 from tests.trainer.conftest import ROWS, one_step, settings
 from trl_irl import GAILConfig, GAILTrainer, IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer
+from trl_irl.rewards.soft_q_settings import saved_settings
 
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.0)
@@ -323,6 +325,75 @@ def test_moe_auxiliary_loss_is_a_mean_over_accumulation_steps(make_trainer):
         )
         losses.append(one_step(trainer)[0].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # four times the same row
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_moe_auxiliary_loss_of_an_evaluation_is_whole(accumulation, make_trainer):
+    """Before any training, and after it, whatever the accumulation was."""
+    rows = Dataset.from_list(ROWS[:4])
+    keys = {"router_aux_loss_coef": 0.5, "per_device_eval_batch_size": 4, "eval_dataset": rows}
+    trainer = make_trainer(
+        make_model("qwen3_moe"), gradient_accumulation_steps=accumulation, lambda_td=0.0, learning_rate=0.0, **keys
+    )
+    before = trainer.evaluate()
+    assert before["eval_loss"] == pytest.approx(before["eval_nll"] + 0.5 * before["eval_aux_loss"], rel=1e-4)
+    trainer.predict(trainer.eval_dataset)
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(before["eval_loss"], rel=1e-4)
+
+
+def test_a_reference_leaves_the_policy_to_be_prepared(make_trainer):
+    """In bfloat16 an evaluation before training computes as one within it: with autocast, and no KL to itself."""
+    keys = {"lambda_kl": 0.1, "bf16": True, "eval_dataset": Dataset.from_list(ROWS[:4])}
+    trainer = make_trainer(make_model("llama"), ref_model=make_model("llama"), learning_rate=0.0, **keys)
+    assert trainer.evaluate()["eval_kl"] == 0
+    trainer.train()
+    assert trainer.evaluate()["eval_kl"] == 0
+
+
+def test_what_an_attempt_measured_that_was_cut_off_is_not_in_the_next_log(make_trainer):
+    """As `auto_find_batch_size` does where a batch does not fit; a signal is not lost on the way."""
+
+    class DoesNotFit(TrainerCallback):
+        attempts = 0
+
+        def on_substep_end(self, args, state, control, **kwargs):
+            self.attempts += 1
+            if self.attempts == 2:
+                raise RuntimeError("CUDA out of memory. Tried to allocate")
+
+    handler = signal.getsignal(signal.SIGTERM)
+    keys = {"gradient_accumulation_steps": 2, "max_steps": 1, "logging_steps": 1, "learning_rate": 0.0}
+    trainer = make_trainer(per_device_train_batch_size=4, auto_find_batch_size=True, save_on_signal=True, **keys)
+    trainer.add_callback(DoesNotFit())
+    trainer.train()
+    plain = make_trainer(per_device_train_batch_size=trainer._train_batch_size, **keys)
+    plain.train()
+    (expected,), (found,) = ([e for e in t.state.log_history if "nll" in e] for t in (plain, trainer))
+    for name in ("num_tokens", "nll", "td_loss", "v_mean"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-5), name
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_how_it_was_trained_lies_in_checkpoints_that_are_saved_in_shards_too(make_trainer, tmp_path):
+    """FSDP with SHARDED_STATE_DICT never calls `_save` for a checkpoint."""
+    trainer = make_trainer(td_scale=None)
+    trainer.train()
+    trainer._save = lambda *args, **kwargs: None
+    (tmp_path / "shards").mkdir()
+    trainer._save_optimizer_and_scheduler(str(tmp_path / "shards"))
+    assert saved_settings(str(tmp_path / "shards"))["td_scale"] == trainer.td_scale
+
+
+def test_labels_outside_the_vocabulary_are_refused(make_trainer):
+    row = {"input_ids": [5, 6, 7, 1], "labels": [-100, -100, 7, 1]}
+    make_trainer(train_dataset=Dataset.from_list([row]))
+    for labels, said in (
+        ([-1, -1, 7, 1], "Row 1 of the train dataset has the label -1. A token that is not to be learned has"),
+        ([-100, -100, 305, 1], "Row 1 of the train dataset has the token id 305 among its `labels`"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            make_trainer(train_dataset=Dataset.from_list([row, {**row, "labels": labels}]))
 
 
 def test_compute_metrics_and_predict_get_the_logits(make_trainer):

@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from tests.conftest import make_model
 from tests.trainer.conftest import ROWS
 from trl_irl import IRLConfig, OnlineIRLConfig
+from trl_irl.trainer.runtime.checkpoints import newest_checkpoint
 from trl_irl.trainer.runtime.step_guard import MAX_SKIPPED_IN_A_ROW, StepGuard
 
 
@@ -147,6 +148,48 @@ def test_sigterm_saves_and_training_goes_on_from_there(make_trainer, tmp_path):
     whole.train()
     for name, expected in weights(whole.model).items():
         assert torch.equal(weights(resumed.model)[name], expected), name
+
+
+def test_after_a_signal_nothing_is_evaluated_or_saved_again(make_trainer, tmp_path):
+    """The Trainer takes the end of the run for that of an epoch."""
+    done = []
+
+    class Watch(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            done.append(("save", state.global_step))
+
+        def on_evaluate(self, args, state, control, **kwargs):
+            done.append(("evaluate", state.global_step))
+
+    keys = {"save_strategy": "epoch", "eval_strategy": "epoch", "eval_dataset": Dataset.from_list(ROWS[:2])}
+    trainer = make_trainer(
+        save_on_signal=True,
+        max_steps=20,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        **keys,
+    )
+    trainer.add_callback(Watch())
+    trainer.add_callback(SignalAt(1))
+    trainer.train()
+    assert trainer.stopped_by_signal and done == [("save", 1)]
+
+
+def test_a_checkpoint_that_is_written_over_is_not_whole_meanwhile(make_trainer, tmp_path, monkeypatch):
+    trainer = make_trainer(max_steps=1, save_strategy="steps", save_steps=1)
+    trainer.train()
+    assert newest_checkpoint(tmp_path / "run") == str(tmp_path / "run/checkpoint-1")
+    seen = []
+
+    def killed(*args, **kwargs):
+        with pytest.warns(UserWarning, match="checkpoint-1 was not written to its end"):
+            seen.append(newest_checkpoint(tmp_path / "run"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "_save_rng_state", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer._save_checkpoint(trainer.model, None)
+    assert seen == [None]
 
 
 def test_the_signal_is_given_back_where_training_fails(make_trainer):

@@ -199,6 +199,20 @@ def test_texts_are_generated_beside_the_objective(tokenizer, tmp_path):
     assert lengths == expected and (predictions[:, 0] == 0).all() and predictions.shape[1] >= 7
 
 
+def test_what_is_generated_is_not_read_off_the_labels(tokenizer, tmp_path):
+    """transformers' collator adds the decoder's inputs where it is told of the model; they are the right text."""
+    seen = []
+    keys = {"predict_with_generate": True, "generation_max_length": 7}
+    for add in (False, True):
+        keys["compute_metrics"] = lambda predicted: seen.append(predicted.predictions) or {}
+        trainer = make(tokenizer, tmp_path, eval_dataset=Dataset.from_list(ROWS), **keys)
+        if add:
+            trainer.data_collator = DataCollatorForSeq2Seq(tokenizer, model=trainer.model)
+            assert "decoder_input_ids" in next(iter(trainer.get_eval_dataloader()))
+        trainer.evaluate()
+    assert (seen[0] == seen[1]).all()
+
+
 def test_the_command_takes_the_trainer_that_the_model_needs(tokenizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_encoder_decoder().save_pretrained("base")

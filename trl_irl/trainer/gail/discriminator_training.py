@@ -75,8 +75,13 @@ class Adversary:
         ratio, done = self.args.discriminator_update_ratio, self.generations
         self.generations += 1
         count = math.floor((done + 1) * ratio) - math.floor(done * ratio)
-        said = list(Counter((tuple(prompt), tuple(completion)) for prompt, completion in expert).items())
-        steps = [self._step(said[i::count], policy[i::count]) for i in range(count)]
+        count = min(count, max(len(expert), len(policy)))  # as many on every rank
+        said = [(tuple(prompt), tuple(completion)) for prompt, completion in expert]
+        if len(distinct := list(Counter(said).items())) >= count:
+            shares = [distinct[i::count] for i in range(count)]
+        else:  # then an update has its part of what was said several times, and not the policy's rows alone
+            shares = [list(Counter(said[i::count]).items()) for i in range(count)]
+        steps = [self._step(share, policy[i::count]) for i, share in enumerate(shares)]
         return {name: sum(step[name] for step in steps) / count for name in steps[0]} if steps else {}
 
     def _step(self, expert: Sequence[tuple[Row, int]], policy: Sequence[Row]) -> dict[str, float]:

@@ -119,6 +119,19 @@ class FirstStep:
         return means
 
 
+class FreshStart(TrainerCallback):
+    """
+    Lets a trainer forget what it measured of an attempt that was cut off: `auto_find_batch_size` begins anew after
+    each batch that does not fit.
+    """
+
+    def __init__(self, trainer):
+        self._trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._trainer._forget_metrics()
+
+
 class ScheduleCheck(TrainerCallback):
     """Says before the first step if the schedule of `lambda_td` is longer than the run."""
 

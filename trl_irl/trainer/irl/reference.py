@@ -44,4 +44,8 @@ def prepared_reference(ref_model: PreTrainedModel, trainer) -> PreTrainedModel:
         return prepare_deepspeed(ref_model, trainer.accelerator)
     if trainer.is_fsdp_enabled:
         return prepare_fsdp(ref_model, trainer.accelerator)
-    return trainer.accelerator.prepare_model(ref_model, evaluation_mode=True)
+    prepared, models = len(trainer.accelerator._models), trainer.accelerator._models
+    ref_model = trainer.accelerator.prepare_model(ref_model, evaluation_mode=True)
+    # Where it has prepared some model, the Trainer takes the policy for prepared too, and evaluates it as it is.
+    del models[prepared:]
+    return ref_model

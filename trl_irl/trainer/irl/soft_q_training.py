@@ -21,7 +21,7 @@ from ...soft_q.objectives import Objective, objective_of
 from ..runtime.interruption import Interruptible
 from ..runtime.models import causal_lm, why_reference
 from ..runtime.step_guard import StepGuard
-from .first_step import FirstStep, ScheduleCheck, drowning
+from .first_step import FirstStep, FreshStart, ScheduleCheck, drowning
 from .reference import own_reference, prepared_reference
 from .token_metrics import TokenMetrics
 
@@ -38,8 +38,11 @@ class SoftQTraining(Interruptible):
 
     aux_loss_enabled = False
 
-    def _begin_soft_q(self, objective: Objective | None) -> None:
-        """After the trainer is made: its objective, its metrics, and what watches a run."""
+    def _begin_soft_q(self, objective: Objective | None, given: str | PreTrainedModel) -> None:
+        """
+        After the trainer is made: its objective, its metrics, and what watches a run; `given` is the model, or an
+        adapter, as the user named it.
+        """
         args = self.args
         # The loss below is normalised by the token count of the whole accumulated batch, whatever the architecture's
         # own loss can do.
@@ -48,8 +51,11 @@ class SoftQTraining(Interruptible):
         self._step_guard = StepGuard(args, self.accelerator)
         self._watch_signals()
         self.add_callback(ScheduleCheck())
+        self.add_callback(FreshStart(self))
         self.objective = self._make_objective() if objective is None else objective
         self._first_step = FirstStep(self, args.objective if objective is None else type(objective).__name__)
+        if isinstance(given, str) and Path(given).is_dir():
+            self._first_step.borrow(saved_settings(given))
         self._warned_of_td = False
         self._eval_prefix = "eval"
         self.ref_model = None
@@ -57,8 +63,6 @@ class SoftQTraining(Interruptible):
 
     def _begin_reference(self, model: str | PreTrainedModel, ref_model: PreTrainedModel | None) -> None:
         """After the objective is known: the reference, if one is wanted and is not an adapter's base."""
-        if isinstance(model, str) and Path(model).is_dir():
-            self._first_step.borrow(saved_settings(model))
         wanted = why_reference(self.args, self.objective) is not None
         if wanted and not (ref_model is None and is_peft_model(self.model)):
             if ref_model is None:
@@ -129,7 +133,9 @@ class SoftQTraining(Interruptible):
         if output.aux_loss is not None:
             # A mean over a micro-batch, so averaged over accumulation steps. TRL 1.12 sums them.
             coefficient = self._causal_lm.config.get_text_config().router_aux_loss_coef
-            steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
+            # From transformers 5.19 on, evaluation counts tokens too, and has no accumulation.
+            accumulates = training and num_items_in_batch is not None
+            steps = self.current_gradient_accumulation_steps if accumulates else 1
             loss = loss + coefficient * output.aux_loss.to(loss.device) / steps
 
         if training:
@@ -214,8 +220,20 @@ class SoftQTraining(Interruptible):
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            settings = {name: getattr(self.args, name) for name in ("gamma", "terminal_value", "lambda_td")}
-            save_settings(output_dir or self.args.output_dir, {**settings, **self._first_step.to_save()})
+            self._save_settings(output_dir or self.args.output_dir)
+
+    def _save_settings(self, output_dir: str) -> None:
+        settings = {name: getattr(self.args, name) for name in ("gamma", "terminal_value", "lambda_td")}
+        save_settings(output_dir, {**settings, **self._first_step.to_save()})
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:  # where FSDP saves shards, `_save` is never called
+            self._save_settings(output_dir)
+
+    def _forget_metrics(self) -> None:
+        """What was measured since the last log, of a run that did not get to its end."""
+        self._token_metrics["train"] = TokenMetrics()
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -152,6 +152,7 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
         for name, dataset in named({"train": train_dataset}, eval_dataset).items():
             check_not_empty(dataset, name)
         check_best_metric(args, eval_dataset)
+        given = model
         model, processing_class, quantization_config = loaded_if_adapter(
             model, args, processing_class, quantization_config, peft_config
         )
@@ -196,7 +197,7 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
         self.stop_token_ids = stop_token_ids(self._causal_lm, self._tokenizer)
         check_collator(self)
         self._warn_if_nothing_ends()
-        self._begin_soft_q(objective)
+        self._begin_soft_q(objective, given)
         self._begin_reference(model, ref_model)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from datasets import Dataset
 
 from ...soft_q.objectives import OnlineInverseSoftQ
 from ...text.generation import generate, unwrapped
+from ...text.random_states import own_random_numbers
 from ..irl.token_metrics import TokenMetrics
 from ..runtime.generation_watch import GenerationWatch, check_context, check_prompt
 from ..runtime.step_clock import StepClock
@@ -54,6 +56,11 @@ class OnlineTraining:
             count = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.num_generations
             stop_tokens = self.stop_token_ids
             self._vllm = make_vllm(args, self.model, self.accelerator, self._tokenizer, count, stop_tokens)
+
+    def _forget_metrics(self) -> None:
+        super()._forget_metrics()
+        self._policy_metrics = TokenMetrics()
+        self._seen.zero_()
 
     def _prompts_of(self, batch: dict[str, Any]) -> list[list[int]]:
         """Token ids of each row's prompt; rows with nothing to learn are left out."""
@@ -114,7 +121,10 @@ class OnlineTraining:
             return sample_with_vllm(self._vllm, prompts, self.stop_token_ids, self.accelerator)
         gather = self.args.ds3_gather_for_generation
         asked = same_number(prompts, self.stop_token_ids)
-        with unwrapped(self.model_wrapped, self.accelerator, self.args, gather) as model:
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        # All ranks start from one seed: ranks with the same prompt would say the same.
+        noise = own_random_numbers(self.args.seed, self.state.global_step, rank) if world > 1 else nullcontext()
+        with unwrapped(self.model_wrapped, self.accelerator, self.args, gather) as model, noise:
             completions = generate(
                 model,
                 asked,
@@ -123,7 +133,7 @@ class OnlineTraining:
                 self.args.max_completion_length,
                 self.args.temperature,
                 self.args.per_device_train_batch_size * self.args.num_generations,
-                synced_gpus=self.accelerator.num_processes > 1,
+                synced_gpus=world > 1,
             )
         return [PolicySample(*pair) for pair in zip(prompts, completions, strict=False)]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from accelerate.utils import reduce
 from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .checkpoints import one_error_if_disk_fails
@@ -33,8 +34,9 @@ class StopOnSignal(TrainerCallback):
                 "Call `trainer.train()` from it, or set `save_on_signal=False`."
             )
         self.stopped = self._received = False
-        self._previous = signal.signal(signal.SIGTERM, self._receive)
-        self._holds = True
+        if not self._holds:  # `auto_find_batch_size` begins several times
+            self._previous = signal.signal(signal.SIGTERM, self._receive)
+            self._holds = True
 
     def _receive(self, signum, frame):
         self._received = True
@@ -45,6 +47,10 @@ class StopOnSignal(TrainerCallback):
             self.stopped = True
             # The time until SIGKILL is short: no evaluation before the checkpoint.
             control.should_save, control.should_evaluate, control.should_training_stop = True, False, True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.stopped:  # the Trainer takes the end of the run for one of an epoch; all is saved already
+            control.should_save = control.should_evaluate = False
 
     def give_back(self) -> None:
         """The signal to whoever had it before."""
@@ -84,4 +90,6 @@ class Interruptible:
     def _save_checkpoint(self, model, trial):
         folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         with one_error_if_disk_fails(folder, "."):
+            if self.args.should_save:  # one of the same step is written over, and is not whole meanwhile
+                (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)

@@ -150,24 +150,36 @@ def check_token_rows(dataset: Dataset, name: str, aligned: bool = True) -> None:
 def check_token_ids(dataset: Dataset | IterableDataset, size: int, name: str) -> None:
     """
     Raises:
-        `ValueError`: a row of `input_ids` has one that a model with `size` embeddings has not.
+        `ValueError`: a row of `input_ids` has one that a model with `size` embeddings has not, or a row of `labels`
+            one that is neither such a token nor -100.
     """
-    if not isinstance(dataset, Dataset) or "input_ids" not in dataset.column_names:
+    if not isinstance(dataset, Dataset):
         return
-    start = 0
-    for batch in dataset.select_columns(["input_ids"]).with_format("arrow").iter(10_000):
-        values = as_array(batch.column("input_ids"))
-        least_and_most = pc.min_max(values.flatten()).as_py()
-        wrong = [x for x in least_and_most.values() if x is not None and not 0 <= x < size]
-        if wrong:
-            at = pc.indices_nonzero(pc.equal(values.flatten(), wrong[0]))[0].as_py()
-            row = start + pc.list_parent_indices(values)[at].as_py()
-            raise ValueError(
-                f"Row {row} of the {name} dataset has the token id {wrong[0]}, and the model has {size} embeddings. "
-                "The ids are of another tokenizer, or tokens were added to it and the model was not resized "
-                "(`model.resize_token_embeddings(len(tokenizer))`)."
-            )
-        start += len(values)
+    for column in ("input_ids", "labels"):
+        if column not in dataset.column_names:
+            continue
+        start = 0
+        for batch in dataset.select_columns([column]).with_format("arrow").iter(10_000):
+            values = as_array(batch.column(column))
+            ids = values.flatten()
+            wrong = pc.or_(pc.less(ids, 0), pc.greater_equal(ids, size))
+            if column == "labels":
+                wrong = pc.and_(wrong, pc.not_equal(ids, -100))
+            if pc.any(wrong).as_py():
+                at = pc.indices_nonzero(wrong)[0].as_py()
+                row = start + pc.list_parent_indices(values)[at].as_py()
+                raise ValueError(_wrong_id(f"Row {row} of the {name} dataset", column, ids[at].as_py(), size))
+            start += len(values)
+
+
+def _wrong_id(where: str, column: str, token: int, size: int) -> str:
+    if column == "labels" and token < 0:
+        return f"{where} has the label {token}. A token that is not to be learned has the label -100."
+    return (
+        f"{where} has the token id {token} among its `{column}`, and the model has {size} embeddings. The ids are of "
+        "another tokenizer, or tokens were added to it and the model was not resized "
+        "(`model.resize_token_embeddings(len(tokenizer))`)."
+    )
 
 
 def as_array(column: pa.ChunkedArray) -> pa.Array:

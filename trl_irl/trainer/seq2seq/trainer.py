@@ -182,7 +182,7 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
         self._unchecked_packing = args.packing
         if can_run(self._causal_lm):
             self._check_packing(self._causal_lm)
-        self._begin_soft_q(objective)
+        self._begin_soft_q(objective, given)
         self._begin_reference(given, ref_model)
 
     def _prepared(self, dataset, args: Seq2SeqIRLConfig, name: str):
@@ -220,7 +220,8 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **generation)
         labels = inputs["labels"]
         loss, _, _ = super().prediction_step(model, dict(inputs), True, ignore_keys)
-        asked = {key: value for key, value in inputs.items() if key != "labels"}
+        # Without what a collator makes of the labels, or it would be generated from the right text on.
+        asked = {key: value for key, value in inputs.items() if key != "labels" and not key.startswith("decoder_")}
         _, tokens, _ = super().prediction_step(model, asked, False, ignore_keys, **generation)
         width = max(tokens.size(-1), labels.size(-1))
         labels = torch.nn.functional.pad(labels.to(tokens.device), (0, width - labels.size(-1)), value=-100)
