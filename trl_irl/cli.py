@@ -91,11 +91,16 @@ def module_of(command: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    from .commands.console.failures import INTERRUPTED, tell_interrupted, write_any_text
+    from .commands.console.failures import INTERRUPTED, print_nowhere, tell_interrupted, write_any_text
 
     write_any_text()
     try:
-        return _run(argv)
+        status = _run(argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        print_nowhere()
+        return 0
     except KeyboardInterrupt:  # before a command that could say more has begun
         tell_interrupted("trl-irl", "Nothing was begun.")
         return INTERRUPTED

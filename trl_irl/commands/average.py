@@ -6,6 +6,7 @@ trl-irl average --models Qwen/Qwen2.5-0.5B outputs/gsm8k/irl_full --weights 0.3 
 ```
 """
 
+import shlex
 from dataclasses import dataclass, field
 
 from .console.command import command
@@ -49,7 +50,8 @@ def main(arguments: AverageArguments) -> None:
     for path, weight in zip(arguments.models, arguments.weights, strict=True):
         print(f"{weight:6.3f}  {path}")
     print(f"Averaged into {folder}. Next, with your data:")
-    print(f"  trl-irl evaluate --models first={arguments.models[0]} averaged={folder} --task TASK")
+    models = shlex.join([f"first={arguments.models[0]}", f"averaged={folder}"])
+    print(f"  trl-irl evaluate --models {models} --task TASK")
 
 
 make_parser, run = command("average", AverageArguments, __doc__, main)

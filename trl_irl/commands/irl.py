@@ -160,7 +160,7 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
     """
     import os
 
-    from trl import get_peft_config, get_quantization_config
+    from trl import get_quantization_config
 
     from .. import trainer as trainers
     from ..rewards.adapters import config_of
@@ -194,7 +194,14 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
         wanted["dataset_test_split"] = script_args.dataset_test_split
     for key, split in wanted.items():
         if split not in splits:
-            raise ValueError(f"`{key}: {split}` is not among the dataset's splits, which are {', '.join(splits)}.")
+            way_out = (
+                ' Carve one off with `trl-irl prepare`, or train without: `eval_strategy: "no"` and '
+                "`eval_generations: 0`."
+            )
+            raise ValueError(
+                f"`{key}: {split}` is not among the dataset's splits, which are {', '.join(splits)}."
+                f"{way_out if key == 'dataset_test_split' else ''}"
+            )
     rows = generation_rows(script_args, training_args, generation_args, splits)
     if rows:
         from ..evaluation.metrics import check_installed
@@ -225,7 +232,7 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
             train_dataset=splits[script_args.dataset_train_split],
             eval_dataset=splits[script_args.dataset_test_split] if evaluates else None,
             quantization_config=get_quantization_config(model_args),
-            peft_config=get_peft_config(model_args),
+            peft_config=peft_config_of(model_args),
         )
     except ValueError as error:
         if "Target modules" not in str(error):
@@ -252,6 +259,25 @@ def main(script_args, training_args, model_args, mixture, generation_args) -> No
     train(trainer, resume, script_args.dataset_name or script_args.task)
 
 
+def _steps_of(checkpoint: str | None) -> int:
+    import json
+    from pathlib import Path
+
+    if checkpoint is None:
+        return 0
+    return json.loads(Path(checkpoint, "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+
+
+def peft_config_of(model_args):
+    """TRL's, where one module alone is a name too: TRL takes it out of its list, and PEFT takes it for a pattern."""
+    from trl import get_peft_config
+
+    config, modules = get_peft_config(model_args), model_args.lora_target_modules
+    if config is not None and isinstance(modules, str) and modules.isidentifier():
+        config.target_modules = {modules}
+    return config
+
+
 def train(trainer, resume: str | None, dataset_name: str | None) -> None:
     """
     Train, evaluate, save and push.
@@ -268,7 +294,13 @@ def train(trainer, resume: str | None, dataset_name: str | None) -> None:
     from .console.terminal import Terminal
 
     args = trainer.args
+    begun = _steps_of(resume)
     trainer.train(resume_from_checkpoint=resume)
+    if begun and begun >= trainer.state.max_steps:
+        trainer.accelerator.print(
+            f"Nothing was trained: {resume} has {begun} steps, and this run ends after {trainer.state.max_steps}. "
+            "Raise `max_steps` or `num_train_epochs`, or leave `resume_from_checkpoint` out to begin anew."
+        )
     if trainer.stopped_by_signal:
         trainer.accelerator.print(
             f"Stopped by SIGTERM after step {trainer.state.global_step}. `resume_from_checkpoint: true` goes on from "

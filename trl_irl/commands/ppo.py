@@ -216,7 +216,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     """
     from datasets import Dataset
     from transformers import set_seed
-    from trl import get_peft_config, get_quantization_config
+    from trl import get_quantization_config
 
     from ..evaluation.callback import GenerationCallback
     from ..evaluation.loaded_models import context_of
@@ -228,6 +228,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     from ..trainer.ppo.calibration import calibrate
     from ..trainer.ppo.trainer import PPOTrainer
     from .console.hub import check_repository, repository_of
+    from .irl import peft_config_of
 
     check_arguments(script_args, training_args, model_args)
     if training_args.push_to_hub and training_args.process_index == 0:
@@ -309,7 +310,7 @@ def make_trainer(script_args, training_args, model_args, generation_args):
         value_model=value_model,
         train_dataset=Dataset.from_dict({"input_ids": [row["input_ids"] for row in rows]}),
         eval_dataset=Dataset.from_dict({"input_ids": [row["input_ids"] for row in held_out]}),
-        peft_config=get_peft_config(model_args),
+        peft_config=peft_config_of(model_args),
     )
     if generation_args.eval_generations:
         trainer.add_callback(GenerationCallback(trainer, held_out, score, generation_args))

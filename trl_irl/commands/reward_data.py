@@ -5,7 +5,7 @@ model's own right samples against its wrong ones.
 ```bash
 trl-irl reward-data --task gsm8k --output_dir data/gsm8k_pairs
 trl-irl reward-data --task gsm8k --model outputs/gsm8k/mle --num_samples 8 --output_dir data/gsm8k_pairs
-trl reward --config recipes/gsm8k/reward.yaml --dataset_name data/gsm8k_pairs
+trl reward --model_name_or_path outputs/gsm8k/mle --dataset_name data/gsm8k_pairs --output_dir outputs/gsm8k/reward
 ```
 """
 

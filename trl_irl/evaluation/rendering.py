@@ -19,7 +19,7 @@ def print_rows(rows: Sequence[Sequence[str]], title: str) -> None:
 
     table = Table(title=title)
     for i, name in enumerate(rows[0]):
-        table.add_column(name, justify="left" if i < 2 else "right")
+        table.add_column(name, justify="left" if i < 2 else "right", overflow="fold")  # no name is cut
     for row in rows[1:]:
         table.add_row(*row)
     Console().print(table)

@@ -27,12 +27,21 @@ def named(models: Sequence[str], key: str) -> dict[str, str]:
     """
     paths = {}
     for model in models:
-        name, has_name, path = model.rpartition("=")
-        name = name if has_name else Path(path).name
+        name, path = _name_and_path(model)
         if name in paths:
             raise ValueError(f"`{key}` has two called {name}. Name them: `first=path second=path`.")
         paths[name] = path
     return paths
+
+
+def _name_and_path(model: str) -> tuple[str, str]:
+    """Both of a `name=path`, each of which may have a `=` in it: what is there is a path."""
+    if Path(model).exists():
+        return Path(model).name, model
+    parts = model.split("=")
+    splits = [("=".join(parts[:i]), "=".join(parts[i:])) for i in range(1, len(parts))]
+    there = [pair for pair in splits if Path(pair[1]).exists()]
+    return next(iter(there), splits[-1] if splits else (Path(model).name, model))
 
 
 @dataclass

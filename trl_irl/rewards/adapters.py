@@ -136,6 +136,19 @@ def tokenizer_of(path: str, key: str = "model", eos_token: str | None = None, **
     return tokenizer
 
 
+def check_has_words(tokenizer: PreTrainedTokenizerBase, path: str, key: str = "model") -> None:
+    """
+    Raises:
+        `ValueError`: the tokenizer has no token but special ones: transformers makes such a one of a folder that has a
+            model and no tokenizer.
+    """
+    if not tokenizer.get_vocab().keys() - tokenizer.all_special_tokens:
+        raise ValueError(
+            f"`{key}: {path}` has no tokenizer: no text has a token in what transformers makes of it. Save one with "
+            "the model (`tokenizer.save_pretrained(folder)`), such as that of the model it was trained from."
+        )
+
+
 def check_token(tokenizer: PreTrainedTokenizerBase, eos_token: str) -> None:
     """
     Raises:
@@ -153,7 +166,9 @@ def _tokenizer_of(path: str, key: str, options: dict) -> PreTrainedTokenizerBase
 
     with naming(path, key):
         if not is_adapter(path):
-            return AutoTokenizer.from_pretrained(path, **options)
+            tokenizer = AutoTokenizer.from_pretrained(path, **options)
+            check_has_words(tokenizer, path, key)
+            return tokenizer
         try:
             return AutoTokenizer.from_pretrained(path, **options)
         except (OSError, ValueError):

@@ -92,7 +92,7 @@ def nested(row: Mapping, name: str):
         `ValueError`: there is no such column.
     """
     value = row
-    for part in name.split("."):
+    for part in [name] if name in row else name.split("."):
         if value is None:
             break
         if not isinstance(value, Mapping) or part not in value:

@@ -49,6 +49,12 @@ def write_any_text() -> None:
                 break
 
 
+def print_nowhere() -> None:
+    """From here on: whoever read what is printed has seen enough, such as `| head`."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 def end_at_first_interrupt() -> None:
     """
     For a process of its own: Ctrl-C raises `KeyboardInterrupt` once, and further signals do not get into the way of
@@ -102,9 +108,8 @@ def run_reporting(
         main(arguments)
         sys.stdout.flush()
         return 0
-    except BrokenPipeError:  # whoever read what is printed has seen enough, such as `| head`
-        with open(os.devnull, "w", encoding="utf-8") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    except BrokenPipeError:
+        print_nowhere()
         return 0
     except (ValueError, OSError, ImportError) as error:
         report(parser.prog, error)

@@ -55,6 +55,9 @@ def groups_of(kinds: tuple[type, ...]) -> dict[str, list[str]]:
     return {name: keys for name, keys in groups.items() if keys}
 
 
+_NARROWEST = 72  # columns: a narrower terminal breaks lines by itself
+
+
 def short_help(parser: argparse.ArgumentParser, kinds: tuple[type, ...], doc: str) -> str:
     """
     Args:
@@ -64,13 +67,13 @@ def short_help(parser: argparse.ArgumentParser, kinds: tuple[type, ...], doc: st
         doc (`str`):
             The command's docstring: what it does, and examples in fences.
     """
-    width = min(shutil.get_terminal_size().columns, 110)
+    width = max(_NARROWEST, min(shutil.get_terminal_size().columns, 110))
     purpose, *rest = re.split(r"```\w*\n", doc.strip(), maxsplit=1)
     example, _, after = (rest[0] if rest else "").partition("```")
     lines = [f"usage: {parser.prog} [--config RECIPE] [--key value ...]", "", *textwrap.wrap(purpose.strip(), width)]
     lines += ["", *(f"  {re.sub(' {2,}', ' ', line)}" for line in example.strip().splitlines())] if example else []
     lines += ["", *textwrap.wrap(after.strip().replace("`", ""), width)] if after.strip() else []
-    actions = {action.dest: action for action in parser._actions}
+    actions = {action.dest: action for action in reversed(parser._actions)}  # of `--key` and `--no_key` the first
     is_training = len(kinds) > 1
     if is_training:
         groups = groups_of(kinds)

@@ -52,6 +52,7 @@ REPLACED: dict[str, tuple[str | None, str]] = {
     "torch_dtype": ("dtype", ""),
     "use_flash_attention_2": ("attn_implementation", "`attn_implementation: flash_attention_2`"),
     "model_name": ("model_name_or_path", ""),
+    "model_name_or_path": ("models", "one or more, such as `models: [base=PATH, tuned=PATH]`"),
     "max_seq_length": ("max_length", ""),
     "seq_length": ("max_length", ""),
     "num_of_sequences": (None, "packing needs no such number: set `packing: true` and `max_length`"),

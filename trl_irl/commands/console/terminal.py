@@ -12,6 +12,7 @@ from transformers import PrinterCallback, ProgressCallback
 from ...evaluation.callback import GenerationCallback
 from ...evaluation.rendering import shortened
 from .advice import give_advice
+from .failures import print_nowhere
 from .training_table import Rows, describe, next_commands, print_table, rows_of
 
 
@@ -139,10 +140,13 @@ class Terminal(ProgressCallback):
         return lines
 
     def _write(self, line: str) -> None:
-        if self.bars:
-            tqdm.write(line, file=sys.stdout)
-        else:
-            print(line, flush=True)
+        try:
+            if self.bars:
+                tqdm.write(line, file=sys.stdout)
+            else:
+                print(line, flush=True)
+        except BrokenPipeError:  # a run goes on where nobody reads what it prints any more
+            print_nowhere()
 
     def tell_end(self) -> None:
         """The last numbers of the run and the next commands; on the first rank."""

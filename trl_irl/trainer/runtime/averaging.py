@@ -185,6 +185,12 @@ def _average_adapters(
         str(Path(paths[i]).resolve()) if Path(paths[i]).exists() else paths[i]
         for i in set(range(len(paths))) - {*chosen}
     }
+    gone = next((base for base in bases if not Path(base).exists() and base.startswith(("/", ".", "~"))), None)
+    if gone is not None:
+        raise FileNotFoundError(
+            f"An adapter's base, {gone}, is not there (from {Path.cwd()}). Put it back, or set "
+            "`base_model_name_or_path` in its adapter_config.json to where it is."
+        )
     if len(named) > 1:
         raise ValueError(
             f"These are adapters of, or are, {', '.join(sorted(named))}: an average needs one base. Merge adapters "

@@ -28,14 +28,22 @@ class CheckpointError(OSError):
 
 def newest_checkpoint(output_dir: str | os.PathLike) -> str | None:
     """
-    The newest whole checkpoint in a folder, or `None`. `trainer_state.json` is a checkpoint's last file (IRLTrainer
-    waits for the other ranks' files before it): one that has none, or half of one, was cut off while it was written,
-    and is skipped with a warning.
+    The newest whole checkpoint in a folder, that of the most steps, or `None`; a warning says if another one was
+    written later, such as by a run that began anew in the same folder. `trainer_state.json` is a checkpoint's last
+    file (IRLTrainer waits for the other ranks' files before it): one that has none, or half of one, was cut off while
+    it was written, and is skipped with a warning.
     """
     if not Path(output_dir).is_dir():
         return None
-    for checkpoint in reversed(sort_checkpoints(str(output_dir))):
+    checkpoints = list(reversed(sort_checkpoints(str(output_dir))))
+    for i, checkpoint in enumerate(checkpoints):
         if _is_whole(checkpoint):
+            later = [one for one in checkpoints[i + 1 :] if _is_whole(one) and _written(one) > _written(checkpoint)]
+            if later:
+                warnings.warn(
+                    f"{checkpoint} has the most steps, and {later[0]} was written after it: the folder has those of "
+                    f"several runs. `resume_from_checkpoint: {later[0]}` goes on from the other one."
+                )
             return checkpoint
         warnings.warn(f"{checkpoint} was not written to its end, so it is skipped. Delete it when you like.")
     return None
@@ -47,6 +55,11 @@ def _is_whole(checkpoint: str | os.PathLike) -> bool:
         return True
     except (OSError, ValueError):
         return False
+
+
+def _written(checkpoint: str | os.PathLike) -> float:
+    """When its last file was, in whole seconds: copies of a folder differ by less."""
+    return Path(checkpoint, "trainer_state.json").stat().st_mtime // 1
 
 
 def load_weights_only() -> None:

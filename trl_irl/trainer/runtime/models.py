@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from pathlib import Path
 
 import torch
 from accelerate.utils import is_peft_model
@@ -17,6 +18,20 @@ from ...rewards.frozen_models import whole_language_model
 def causal_lm(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The language model itself, adapters inside it and PEFT's wrapper not around it."""
     return model.get_base_model() if is_peft_model(model) else model
+
+
+def check_no_other_adapter(output_dir: str, model: PreTrainedModel | PeftModel) -> None:
+    """
+    Raises:
+        `ValueError`: all weights are trained, and `output_dir` has an adapter of an earlier run: whoever loads the
+            folder would get that.
+    """
+    if not is_peft_model(model) and is_adapter(output_dir) and Path(output_dir).is_dir():
+        raise ValueError(
+            f"`output_dir: {output_dir}` holds the adapter of an earlier run, and this run trains all weights: "
+            "whoever loads the folder would still get the adapter. Name another folder, or delete adapter_config.json "
+            "and adapter_model.safetensors there."
+        )
 
 
 def loaded_if_adapter(model, args, processing_class, quantization_config, peft_config) -> tuple:

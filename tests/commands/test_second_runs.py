@@ -1,0 +1,211 @@
+"""What a second look at the commands found: folders that are used again, names with signs in them, closed pipes."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+from trl import ModelConfig
+
+from tests.commands.test_irl import ROOT, write_recipe
+from trl_irl.commands import average, irl, reward_data, score
+from trl_irl.evaluation.rendering import print_rows
+from trl_irl.evaluation.settings import named
+from trl_irl.rewards.adapters import tokenizer_of
+from trl_irl.tasks.columns import nested
+from trl_irl.trainer.runtime.checkpoints import newest_checkpoint
+
+
+PAIRS = "".join(json.dumps({"prompt": "Sky?", "completion": f" blue {i}"}) + "\n" for i in range(6))
+
+
+@pytest.fixture
+def recipe(model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text(PAIRS)
+
+    def _recipe(**keys):
+        fixed = {"task": None, "dataset_name": "rows.jsonl", "dataset_test_split": "train", "num_train_rows": None}
+        fixed |= {"max_steps": 2, "output_dir": "run", "save_strategy": "no"}
+        return ["--config", str(write_recipe(tmp_path, model_folder, **{**fixed, **keys}))]
+
+    return _recipe
+
+
+def test_all_weights_are_not_saved_beside_the_adapter_of_an_earlier_run(recipe, capfd):
+    """Whoever loads the folder gets the adapter, whatever else is in it."""
+    assert irl.run(recipe(use_peft=True, lora_r=2)) == 0
+    assert irl.run(recipe(use_peft=True, lora_r=2)) == 0  # another adapter takes its place
+    assert irl.run(recipe()) == 2
+    assert "`output_dir: run` holds the adapter of an earlier run" in capfd.readouterr().err
+    assert not os.path.exists("run/model.safetensors")
+
+
+def test_a_model_without_a_tokenizer(recipe, model_folder, tmp_path, capfd):
+    """transformers makes one of special tokens alone for some families, and every text is empty in it."""
+    folder = tmp_path / "qwen"
+    folder.mkdir()
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        shutil.copy(model_folder / name, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
+    with pytest.raises(ValueError, match="`models: .*qwen` has no tokenizer"):
+        tokenizer_of(str(folder), "models")
+    assert score.run(["--model", str(folder), "--dataset_name", "rows.jsonl", "--split", "train"]) == 2
+    assert irl.run(recipe(model_name_or_path=str(folder))) == 2
+    assert capfd.readouterr().err.count("has no tokenizer") == 2
+    assert not os.path.exists("run/model.safetensors")
+
+
+def test_what_is_proposed_asks_as_the_training_did(recipe, capfd):
+    assert irl.run(recipe(chat_format=True)) == 0
+    proposed = [shlex.split(line) for line in capfd.readouterr().out.partition("Next:\n")[2].splitlines()]
+    for words in proposed:
+        assert ("--chat_format" in words) == (words[1] != "chat")
+
+
+def test_checkpoints_of_several_runs(tmp_path):
+    for i, step in enumerate((2, 4, 1)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text("{}")
+        os.utime(folder / "trainer_state.json", (1000 + 60 * i,) * 2)
+    with pytest.warns(UserWarning, match="checkpoint-4 has the most steps, and .*checkpoint-1 was written after it"):
+        assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+
+
+def test_a_run_that_has_nothing_left_to_train_says_so(recipe, capfd):
+    assert irl.run(recipe(save_strategy="steps", save_steps=2)) == 0
+    assert "Nothing was trained" not in capfd.readouterr().out
+    assert irl.run(recipe(max_steps=1, resume_from_checkpoint=True)) == 0
+    assert "Nothing was trained: run/checkpoint-2 has 2 steps, and this run ends after 1." in capfd.readouterr().out
+
+
+def test_one_file_has_nothing_held_out_and_the_way_out_is_told(recipe, capfd):
+    words = recipe(dataset_test_split="validation", eval_strategy="steps", eval_steps=1)
+    assert irl.run(words) == 2
+    told = capfd.readouterr().err
+    assert "`dataset_test_split: validation` is not among the dataset's splits, which are train" in told
+    assert "`trl-irl prepare`" in told and '`eval_strategy: "no"`' in told
+    assert irl.run([*words, "--eval_strategy", "no"]) == 0
+
+
+def test_keys_that_are_true_say_so(capsys):
+    with pytest.raises(SystemExit):
+        irl.run(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for key in ("td_target_grad", "calculator_annotations", "eval_ds3_gather_for_generation"):
+        of_key = told.partition(f" --{key} ")[2].partition(" --")[0]
+        assert of_key.startswith("true|false ") and "(default: True)" in of_key, of_key
+
+
+def test_help_of_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    with pytest.raises(SystemExit) as stopped:
+        average.run(["--help"])
+    assert stopped.value.code == 0 and "--weights" in capsys.readouterr().out
+
+
+def test_names_and_paths_with_a_sign_between(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/lr=1e-5", "plain"):
+        (tmp_path / folder).mkdir(parents=True)
+    models = ["tuned=runs/lr=1e-5", "runs/lr=1e-5", "a=b=plain", "base=Qwen/Qwen2.5-0.5B", "Qwen/Other"]
+    assert named(models, "models") == {
+        "tuned": "runs/lr=1e-5",
+        "lr=1e-5": "runs/lr=1e-5",
+        "a=b": "plain",
+        "base": "Qwen/Qwen2.5-0.5B",
+        "Other": "Qwen/Other",
+    }
+
+
+@pytest.mark.parametrize("modules", ["q_proj", "q_proj v_proj", "all-linear", r".*\.q_proj"])
+def test_modules_to_adapt(modules, recipe, tmp_path):
+    words = ["--lora_target_modules", *modules.split(), "--use_peft", "true", "--lora_r", "2"]
+    assert irl.run([*recipe(), *words]) == 0
+    targets = json.loads((tmp_path / "run/adapter_config.json").read_text())["target_modules"]
+    expected = {"all-linear": 14, "q_proj v_proj": 2}.get(modules, 1)
+    assert isinstance(targets, str) or len(targets) == expected
+    assert irl.peft_config_of(ModelConfig(use_peft=False, lora_target_modules=["q_proj"])) is None
+
+
+@pytest.mark.parametrize("command", [["irl", "--help-all"], ["help"], ["recipes"]])
+def test_who_reads_the_first_line_alone(command):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trl_irl.cli", *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 0
+
+
+def test_a_training_goes_on_where_nobody_reads_it_any_more(recipe, tmp_path):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    words = [*recipe(max_steps=30), "--output_dir", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trl_irl.commands.irl", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+    )
+    while not re.match(r" +\d+ +[\d.]", process.stdout.readline()):  # the first log
+        assert process.poll() is None
+    process.stdout.close()
+    told = process.stderr.read()
+    assert process.wait() == 0 and "Traceback" not in told, told
+    assert (tmp_path / "run/model.safetensors").is_file()
+
+
+def test_names_in_a_table_are_whole(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    names = ["outputs_run_with_a_long_name_first", "outputs_run_with_a_long_name_second"]
+    print_rows([["model", "decoding", "accuracy"], *([name, "greedy", "50.0 %"] for name in names)], "Table")
+    letters = re.sub(r"[^\w]", "", capsys.readouterr().out)
+    assert "first" in letters and "second" in letters and "\u2026" not in letters
+
+
+def test_what_is_proposed_of_an_average_can_be_pasted(model_folder, tmp_path, capsys):
+    out = tmp_path / "an average"
+    assert (
+        average.run(
+            ["--models", str(model_folder), str(model_folder), "--weights", "0.5", "0.5", "--output_dir", str(out)]
+        )
+        == 0
+    )
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words[words.index("--models") + 2] == f"averaged={out}"
+
+
+def test_an_average_with_an_adapter_whose_base_has_moved(model_folder, tmp_path, capsys):
+    base = shutil.copytree(model_folder, tmp_path / "base")
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(tmp_path / "adapter")
+    shutil.move(base, tmp_path / "moved")
+    models = [str(tmp_path / "adapter"), str(tmp_path / "moved")]
+    assert average.run(["--models", *models, "--weights", "0.5", "0.5", "--output_dir", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert f"An adapter's base, {base}, is not there" in told and "Merge" not in told
+
+
+def test_a_column_whose_own_name_has_a_dot():
+    assert nested({"a.b": 1, "a": {"b": 2}}, "a.b") == 1 and nested({"a": {"b": 2}}, "a.b") == 2
+
+
+def test_recipes_that_a_help_names_are_there():
+    for module in (reward_data, irl, score, average):
+        for name in re.findall(r"recipes/[\w/]+\.yaml", module.__doc__):
+            assert (ROOT / name).is_file(), name
