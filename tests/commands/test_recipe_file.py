@@ -161,7 +161,7 @@ def known(module):
 @pytest.mark.parametrize("old", REPLACED)
 def test_keys_of_earlier_versions(old, capsys, tmp_path):
     """On each TRL: the old key is gone, the new one is there, in one of the commands at least."""
-    commands = [*COMMANDS]
+    commands = [*COMMANDS, evaluate]
     if version("trl") < "1.13":
         from trl_irl.commands import ppo
 

@@ -14,7 +14,6 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.trainer_utils import PredictionOutput
 
 from ..._modes import in_mode
-from ...rewards.adapters import check_has_words
 from ...rewards.soft_q_settings import save_settings, saved_settings
 from ...soft_q import Reference, SoftQOutput, SoftQTerms, soft_q_terms
 from ...soft_q.head import projection_of
@@ -45,7 +44,6 @@ class SoftQTraining(Interruptible):
         adapter, as the user named it.
         """
         args = self.args
-        check_has_words(self._tokenizer, given if isinstance(given, str) else self._tokenizer.name_or_path)
         check_no_other_adapter(args.output_dir, self.model)
         # The loss below is normalised by the token count of the whole accumulated batch, whatever the architecture's
         # own loss can do.

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.trainer_utils import EvalPrediction
 from trl import SFTTrainer
 
+from ...rewards.adapters import check_has_words
 from ...rewards.frozen_models import check_language_model, whole_language_model
 from ...soft_q import attach_soft_q_head
 from ...soft_q.head import can_run
@@ -152,7 +153,7 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
         for name, dataset in named({"train": train_dataset}, eval_dataset).items():
             check_not_empty(dataset, name)
         check_best_metric(args, eval_dataset)
-        given = model
+        given, own_tokenizer = model, processing_class is not None
         model, processing_class, quantization_config = loaded_if_adapter(
             model, args, processing_class, quantization_config, peft_config
         )
@@ -176,6 +177,8 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
                 peft_config=peft_config,
                 formatting_func=formatting_func,
             )
+        if not own_tokenizer:
+            check_has_words(self._tokenizer, self._tokenizer.name_or_path)
         check_parallelism(self.accelerator, self.args)
         prepared = named({"train": self.train_dataset}, self.eval_dataset)
         for name, dataset in named({"train": train_dataset}, eval_dataset).items():

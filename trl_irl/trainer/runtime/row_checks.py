@@ -175,8 +175,9 @@ def check_token_ids(dataset: Dataset | IterableDataset, size: int, name: str) ->
 def _wrong_id(where: str, column: str, token: int, size: int) -> str:
     if column == "labels" and token < 0:
         return f"{where} has the label {token}. A token that is not to be learned has the label -100."
+    among = f" among its `{column}`" if column == "labels" else ""
     return (
-        f"{where} has the token id {token} among its `{column}`, and the model has {size} embeddings. The ids are of "
+        f"{where} has the token id {token}{among}, and the model has {size} embeddings. The ids are of "
         "another tokenizer, or tokens were added to it and the model was not resized "
         "(`model.resize_token_embeddings(len(tokenizer))`)."
     )

@@ -25,6 +25,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import create_model_from_path
 
+from ...rewards.adapters import check_has_words
 from ...rewards.frozen_models import whole_language_model
 from ...soft_q import attach_soft_q_head
 from ...soft_q.head import can_run
@@ -241,6 +242,7 @@ def _loaded(model, args: Seq2SeqIRLConfig, processing_class, quantization_config
             model = create_model_from_path(model, architecture=AutoModelForSeq2SeqLM, **options)
     if processing_class is None:
         processing_class = AutoTokenizer.from_pretrained(name, trust_remote_code=args.trust_remote_code)
+        check_has_words(processing_class, name)
     for key in ("eos_token", "pad_token"):
         token = getattr(args, key)
         if token is not None:
