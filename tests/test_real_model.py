@@ -122,11 +122,12 @@ def test_bfloat16_is_float32_to_its_rounding(tokenizer, tmp_path):
         trainer.train()
         logged.append([entry for entry in trainer.state.log_history if "nll" in entry])
     assert logged[0][0]["td_scale"] > 20  # nats squared: what the default divides by
-    for exact, rounded in zip(*logged, strict=True):
-        for name in ("nll", "v_mean"):
-            assert rounded[name] == pytest.approx(exact[name], rel=2**-7), name
-        for name in ("loss", "td_scale"):  # squares
-            assert rounded[name] == pytest.approx(exact[name], rel=2**-6), name
+    for step, (exact, rounded) in enumerate(zip(*logged, strict=True)):
+        for name in ("loss", "nll", "v_mean", "td_scale"):
+            # What a step has done to the weights is seen in bfloat16 only where it takes them over an edge.
+            assert rounded[name] == pytest.approx(exact[name], rel=2**-5 if step else 2**-8), name
+    (exact, rounded) = ([entry["nll"] for entry in one] for one in logged)
+    assert rounded[-1] - rounded[0] == pytest.approx(exact[-1] - exact[0], rel=0.25)
 
 
 def test_values_from_the_base_begin_at_zero(tokenizer, tmp_path):
