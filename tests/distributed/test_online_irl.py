@@ -106,6 +106,46 @@ def test_ranks_with_unequal_numbers_of_prompts(tmp_path):
     assert stdout.count("LENGTHS") == 1 and len(stdout.split("LENGTHS")[1].split(",")) == 3
 
 
+_ALIKE = """
+import sys
+from accelerate.utils import gather_object
+from datasets import Dataset
+from tests.conftest import make_model, make_tokenizer
+from tests.distributed.launchers import QUIET
+from trl_irl import OnlineIRLConfig, OnlineIRLTrainer
+from trl_irl.commands.console.failures import leave
+
+said = []
+
+
+class Watched(OnlineIRLTrainer):
+    def _sample(self, prompts):
+        samples = super()._sample(prompts)
+        said.append([sample.completion for sample in samples])
+        return samples
+
+
+rows = [{"input_ids": [10, 11, 20, 1], "labels": [-100, -100, 20, 1]}] * 16
+args = OnlineIRLConfig(sys.argv[1], max_steps=4, per_device_train_batch_size=2, max_completion_length=6, **QUIET)
+trainer = Watched(make_model("llama"), args, train_dataset=Dataset.from_list(rows), processing_class=make_tokenizer())
+trainer.train()
+first, second = gather_object([said])
+if trainer.is_world_process_zero():
+    print("ALIKE", sum(a == b for a, b in zip(first, second)), "OF", len(first), "AGAIN", len(set(map(str, first))))
+trainer.end()
+leave()
+"""
+
+
+def test_ranks_with_one_prompt_say_different_things(tmp_path):
+    """All start from one seed; each draws random numbers of its own, and others at each step."""
+    (tmp_path / "script.py").write_text(_ALIKE)
+    run = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", tmp_path / "script.py", tmp_path / "out"]
+    status, stdout, stderr = finish(launch(run))
+    assert status == 0, stderr[-4000:]
+    assert "ALIKE 0 OF 4 AGAIN 4" in stdout
+
+
 @pytest.mark.parametrize("launcher", [pytest.param("zero3", marks=needs_deepspeed)])
 def test_learns_from_the_policy(launcher, inputs, offline, tmp_path):
     """In bfloat16, as the config is shipped."""
