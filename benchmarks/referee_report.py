@@ -142,6 +142,24 @@ def tried(plan: dict, rows: list[dict], size: int, which: str) -> list[list[str]
     return table
 
 
+def each(plan: dict, rows: list[dict], size: int) -> list[list[str]]:
+    """Every run on the test problems, by the best sampler at each diversity and by a draw between two samplers."""
+    order, table = {name: i for i, name in enumerate(plan["arms"])}, []
+    for run in sorted(tested(rows, size), key=lambda run: (run["seed"], order[run["arm"]])):
+        drawn = numbers_of(run, "hull", plan)
+        numbers = numbers_of(run, "frontier", plan) | {f"{key}, drawn": drawn[key] for key in drawn if " at " in key}
+        shown = ["" if x != x else f"{x:.{3 if key == 'nll' else 1}f}" for key, x in numbers.items()]
+        table += (
+            [[run["arm"], str(run["seed"]), *shown]]
+            if table
+            else [
+                ["arm", "seed", *numbers],
+                [run["arm"], str(run["seed"]), *shown],
+            ]
+        )
+    return table
+
+
 def tables(plan: dict, rows: list[dict], size: int) -> dict[str, list[list[str]]]:
     """Rows of tables by title, a header first; before anything is judged, only what was tried."""
     judged, names, found = tested(rows, size), list(plan["arms"]), {}
@@ -155,6 +173,7 @@ def tables(plan: dict, rows: list[dict], size: int) -> dict[str, list[list[str]]
             "By a draw between two samplers": against(plan, judged, "hull", "MLE", others),
             "What was chosen": choices(plan, rows, size),
             "Against the best rival by validation": against(plan, judged, "frontier", rival, ours),
+            "Each run": each(plan, rows, size),
         }
     found["What was tried, on validation"] = tried(plan, rows, size, "frontier")
     found["What was tried, on validation, by a draw between two samplers"] = tried(plan, rows, size, "hull")

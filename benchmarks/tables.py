@@ -357,7 +357,8 @@ _FRONTIER = "By the best sampler at each diversity"
 _FIRST = ["arm", "accuracy at 90", "accuracy at 80", "accuracy at 70", "accuracy, greedy", "nll"]
 _SECOND = ["arm", "pass@4 at 90", "pass@4 at 80", "pass@4 at 70", "area, accuracy", "area, pass@4"]
 _T5 = ["arm", "accuracy at 80", "accuracy at 65", "accuracy, greedy"]
-_TRIED = ["arm", "strength", "learning_rate", *(f"accuracy at {level}" for level in (80, 70, 60))]
+_LEVELS = [f"accuracy at {level}" for level in (80, 70, 60)]
+_TRIED = ["arm", "strength", "learning_rate", *_LEVELS]
 REFEREE = {
     "referee_300": ("referee", 300, _FRONTIER, _FIRST),
     "referee_300_more": ("referee", 300, _FRONTIER, _SECOND),
@@ -366,6 +367,12 @@ REFEREE = {
     "referee_300_hull": ("referee", 300, "By a draw between two samplers", _FIRST[:4]),
     "referee_300_chosen": ("referee", 300, "What was chosen", None),
     "referee_300_shares": ("referee", 300, "shares", None),
+    "smollm2_300_each": (
+        "real_model_arithmetic",
+        300,
+        "Each run",
+        ["arm", "seed", *_LEVELS, *(f"{level}, drawn" for level in _LEVELS), "accuracy, greedy", "nll"],
+    ),
     "smollm2_300_tried": (
         "real_model_arithmetic",
         300,

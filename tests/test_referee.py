@@ -165,6 +165,18 @@ def test_tests_of_an_earlier_choice_are_not_counted(tmp_path):
     assert {one["learning_rate"] for one in found if one["split"] == "test"} == {3e-4}
 
 
+def test_every_test_run_is_told_by_both_readings():
+    _, done = study(PLAN, wanted)
+    for one in done.values():
+        one["samplers"] |= {"t=1": {"accuracy": 0.1, "self_bleu": 70.0}}
+    header, *rows = tables(PLAN, list(done.values()), 300)["Each run"]
+    assert [row[:2] for row in rows] == [["MLE", "1"], ["z", "1"], ["MLE", "2"], ["z", "2"]]
+    told = dict(zip(header, rows[1], strict=True))
+    accuracy = 100 * wanted({"learning_rate": 3e-4, "strength": 1.0, "steps": 150, "split": "test"})
+    assert told["accuracy at 90"] == told["accuracy, greedy"] == f"{accuracy:.1f}" and told["accuracy at 80"] == ""
+    assert told["accuracy at 80, drawn"] == f"{accuracy / 3 + 2 * 10 / 3:.1f}"  # a third of the way up from 70 to 100
+
+
 def test_few_demonstrations_come_first_and_one_that_is_waited_for_is_no_standstill():
     order, _ = study(PLAN, wanted)
     sizes = [run["demonstrations"] for run in order]
