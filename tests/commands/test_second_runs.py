@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from trl import ModelConfig
@@ -16,9 +17,12 @@ from trl import ModelConfig
 from tests.commands.test_irl import ROOT, write_recipe
 from trl_irl.commands import average, irl, reward_data, score
 from trl_irl.evaluation.rendering import print_rows
+from trl_irl.evaluation.scored_completions import with_other_columns
 from trl_irl.evaluation.settings import named
 from trl_irl.rewards.adapters import tokenizer_of
-from trl_irl.tasks.columns import nested
+from trl_irl.tasks.columns import nested, prompt_from_columns, with_nested
+from trl_irl.tasks.data import TaskData
+from trl_irl.text.messages import as_messages
 from trl_irl.trainer.runtime.checkpoints import newest_checkpoint
 
 
@@ -203,6 +207,39 @@ def test_an_average_with_an_adapter_whose_base_has_moved(model_folder, tmp_path,
 
 def test_a_column_whose_own_name_has_a_dot():
     assert nested({"a.b": 1, "a": {"b": 2}}, "a.b") == 1 and nested({"a": {"b": 2}}, "a.b") == 2
+
+
+def test_a_nested_name_may_be_a_columns_own():
+    assert with_nested({"a.b": 1, "c": 0}, "a.b", 2) == {"a.b": 2, "c": 0}
+    assert with_nested({"a": {"b": 1}}, "a.b", 2) == {"a": {"b": 2}}
+
+
+@pytest.mark.parametrize("name", ["my text", "my-text", "text", "a.b"])
+def test_any_column_may_stand_in_a_template(name):
+    row = {"question": "Q", name.split(".")[0]: {"b": "it"} if "." in name else "it"}
+    data = TaskData(source_column="question", target_column="question", prompt_template="{source}: {" + name + "} {}")
+    assert prompt_from_columns(row, data) == "Q: it {}"
+
+
+def test_parts_of_a_message_may_say_nothing():
+    parts = [{"type": "text", "text": "One"}, {"type": "text", "text": None}, {"type": "text"}]
+    assert as_messages([{"role": "user", "content": parts}]) == [{"role": "user", "content": "One"}]
+
+
+def test_what_was_scored_twice_can_be_scored_again():
+    table = Dataset.from_dict({"prompt": ["p"], "row": [7], "input_row": [8], "input_input_row": [9]})
+    line = {"row": 0, "source": "x", "number": 0, "cut": False, "prompt": "p", "completion": "c", "sum": 1.0}
+    found, renamed = with_other_columns([line], table)
+    assert renamed == ["row"] and found["row"] == [0] and found["input_input_input_row"] == [7]
+    assert found["input_row"] == [8] and found["input_input_row"] == [9]
+
+
+def test_what_is_proposed_carves_off_the_rows_that_the_training_did(recipe, capfd):
+    words = [*recipe(task="arithmetic", dataset_name=None, num_train_rows=8, task_seed=7), "--dataset_test_split"]
+    assert irl.run([*words, "validation"]) == 0
+    proposed = [shlex.split(line) for line in capfd.readouterr().out.partition("Next:\n")[2].splitlines()]
+    for words in proposed:
+        assert ("--task_seed" in words) == (words[1] != "chat")
 
 
 def test_recipes_that_a_help_names_are_there():

@@ -176,6 +176,14 @@ def test_splits_of_the_challenges_files(tmp_path):
     assert {name: len(split) for name, split in splits.items()} == {"train": 15, "validation": 130, "test": 40}
 
 
+def test_the_release_has_its_test_representations_twice(tmp_path):
+    """`testset.csv` has no texts."""
+    (tmp_path / "trainset.csv").write_text("mr,ref\n" + "".join(f"name[P{i}],P{i} is a place.\n" for i in range(200)))
+    (tmp_path / "testset.csv").write_text("MR\nname[Q]\n")
+    (tmp_path / "testset_w_refs.csv").write_text("mr,ref\nname[Q],Q is a place.\n")
+    assert load_e2e(str(tmp_path))["test"]["references"][0] == ["Q is a place."]
+
+
 def test_columns_as_on_the_hub(tmp_path):
     rows = [{"meaning_representation": mr, "human_reference": text} for mr, text in pairs(3)]
     several = [{"meaning_representation": "name[A]", "target": "A.", "references": ["A.", "It is A."]}]

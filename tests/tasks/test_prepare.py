@@ -4,8 +4,9 @@ import random
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
-from trl_irl.tasks.prepare import Lengths, cut_at_boundary, measure, split_closing_line
+from trl_irl.tasks.prepare import Lengths, as_dataset, cut_at_boundary, measure, split_closing_line
 
 
 POST = "first line\nsecond line\nthird line"
@@ -69,6 +70,34 @@ def test_the_closing_line_stays():
     assert split_closing_line("no blank line") == ("no blank line", "")
     paragraph = "one\n\n" + "a paragraph that does not ask for anything at all"
     assert split_closing_line(paragraph) == (paragraph, "")
+
+
+CALLS = [{"city": "Rome"}, {"ticker": "X", "k": 1}, {}]
+
+
+def test_a_table_keeps_the_keys_that_objects_have_and_all_columns(tmp_path):
+    """Tools and their arguments differ from row to row: none gets another's keys; and a column may begin later."""
+    rows = [{"prompt": "One", "completion": "two"}]
+    for call in CALLS:
+        said = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": call}}]}
+        tools = [{"function": {"name": "f", "parameters": {"properties": {key: {} for key in call}}}}]
+        rows.append({"prompt": "One", "completion": "two", "messages": [said], "tools": tools})
+    as_dataset(rows, "x").to_parquet(tmp_path / "rows.parquet")
+    found = Dataset.from_parquet(str(tmp_path / "rows.parquet")).to_list()
+    assert found[0]["messages"] is None is found[0]["tools"]
+    for row, given in zip(found[1:], rows[1:], strict=True):
+        assert (
+            row["messages"][0]["tool_calls"] == given["messages"][0]["tool_calls"] and row["tools"] == given["tools"]
+        )
+
+
+@pytest.mark.parametrize(
+    "values, told", [(["a", [{"role": "user"}]], "str in row 0 and list in row 1"), ([1, "a"], "number in")]
+)
+def test_a_column_of_several_kinds_is_told(values, told):
+    with pytest.raises(ValueError, match=f"`x` is {told}"):
+        as_dataset([{"x": value} for value in values], "y")
+    assert as_dataset([{"x": 1}, {"x": 2.5}, {"x": None}], "y")["x"] == [1.0, 2.5, None]
 
 
 def test_lengths():

@@ -113,6 +113,29 @@ def test_gsm8k_from_local_files(layout, gsm8k_rows, tmp_path):
     assert splits["validation"].to_list() != load_gsm8k(str(path), seed=1)["validation"].to_list()
 
 
+def test_gsm8k_takes_a_test_file_alone_and_splits_that_differ(tmp_path):
+    rows = [{"question": f"{i}?", "answer": f"#### {i}"} for i in range(10)]
+    for name, more in (("test", {}), ("train", {"id": 1}), ("validation", {"source": "x"})):
+        Dataset.from_list([{**row, **more} for row in rows]).to_json(tmp_path / f"{name}.jsonl")
+        splits = load_gsm8k(str(tmp_path))
+        assert all(set(split.column_names) == {"prompt", "completion"} for split in splits.values())
+        assert len(splits["test"]) == 10 and ("train" in splits) == (name != "test")
+    assert {name: len(split) for name, split in splits.items()} == {
+        "train": 10,
+        "validation": 10,
+        "test": 10,
+    }  # its own
+
+
+@pytest.mark.parametrize("annotations", [True, False])
+@pytest.mark.parametrize("key", ["question", "answer"])
+def test_gsm8k_with_nothing_in_a_row(key, annotations, tmp_path):
+    rows = [{"question": "1?", "answer": "#### 1"}] * 3
+    Dataset.from_list([*rows, {**rows[0], key: None}]).to_json(tmp_path / "rows.jsonl")
+    with pytest.raises(ValueError, match=f"Row 3 of .*rows.jsonl has None as its `{key}`, which is no text"):
+        load_gsm8k(str(tmp_path / "rows.jsonl"), calculator_annotations=annotations)
+
+
 def test_gsm8k_refuses_other_columns(tmp_path):
     Dataset.from_list([{"q": "1", "a": "2"}] * 4).to_json(tmp_path / "rows.jsonl")
     with pytest.raises(ValueError, match="'question' and 'answer'"):

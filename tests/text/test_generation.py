@@ -9,7 +9,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from tests.conftest import ARCHITECTURES, make_model
+from tests.conftest import ARCHITECTURES, make_model, make_model_that_says
 from tests.slow.sweep_families import build
 from trl_irl import GAILConfig, GAILTrainer
 from trl_irl.text.generation import as_it_is, generate
@@ -91,6 +91,23 @@ def test_what_is_asked_for_holds_and_token_ids_stay():
     with pytest.raises(KeyError), as_it_is(model):
         raise KeyError
     assert model.generation_config is own
+
+
+def test_what_counts_a_whole_completion_is_not_counted_by_stretches(tokenizer):
+    """An end that is likely at each token, forbidden for 40 of 80."""
+    model = make_model_that_says(1, 3.0)
+    asked = tokenizer("One two")["input_ids"]
+    options = {"max_new_tokens": 80, "min_new_tokens": 40, "do_sample": False, "eos_token_id": [1], "pad_token_id": 0}
+    with as_it_is(model):
+        expected = model.eval().generate(input_ids=torch.tensor([asked]), **options)[0, len(asked) :].tolist()
+    (found,) = generate(model, [asked], {1}, 0, 80, 0.0, 4, min_new_tokens=40)
+    assert found == expected and len(found) == 41
+
+
+def test_an_empty_prompt_is_refused(tokenizer):
+    for prompts in ([""], ["One", ""]):
+        with pytest.raises(ValueError, match=f"Prompt {len(prompts) - 1} is empty: there is not one token"):
+            sample(make_model("llama"), tokenizer, prompts, 3, description="")
 
 
 def test_gail_samples_as_it_is(tokenizer, tmp_path):

@@ -7,8 +7,8 @@ from importlib.metadata import version
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
-from transformers import AutoModelForSequenceClassification, GenerationConfig
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
 from trl import RewardConfig, RewardTrainer
 
 from tests.conftest import make_model, make_model_that_says, make_tokenizer
@@ -37,6 +37,20 @@ def test_of_a_model_and_of_its_folder(tokenizer, tmp_path):
     assert stop_token_ids(str(tmp_path / "none"), tokenizer) == {1}
     GenerationConfig(eos_token_id=None).save_pretrained(tmp_path)
     assert stop_token_ids(str(tmp_path), tokenizer) == {1}
+
+
+def test_of_an_adapter_and_of_a_folder_without_a_generation_config(tokenizer, tmp_path):
+    """What the loaded model has: an adapter's are its base's, and a config alone says them too."""
+    model = make_model("llama")
+    model.config.eos_token_id = model.generation_config.eos_token_id = [5, END]
+    model.save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    assert stop_token_ids(str(tmp_path / "adapter"), tokenizer) == {1, END, 5}
+    (tmp_path / "base/generation_config.json").unlink()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    for path in ("base", "adapter"):
+        assert stop_token_ids(str(tmp_path / path), tokenizer) == stop_token_ids(loaded, tokenizer) == {1, END, 5}
 
 
 def test_cut():

@@ -133,11 +133,13 @@ by `mle.yaml` and once by `irl.yaml`, which differ in the objective alone. Train
 
 def main(arguments: DemoArguments) -> None:
     from ..commands import evaluate
+    from ..evaluation.metrics import check_installed
     from ..tasks.files import check_writable
 
     start = time.perf_counter()
     output_dir = Path(arguments.output_dir)
     folders = {name: output_dir / name for name in ("untrained", "base", "mle", "irl")}
+    check_installed()
     check_writable(arguments.output_dir, "output_dir")
     output_dir.mkdir(parents=True, exist_ok=True)
     build_base_model(folders["untrained"])

@@ -156,6 +156,7 @@ def main(arguments: RLHFDemoArguments) -> None:
     from datasets import load_dataset
 
     from ..commands import evaluate
+    from ..evaluation.metrics import check_installed
     from ..rewards import PreferenceReward
     from ..tasks.files import check_writable
     from ..trainer.ppo.trainer import PPOTrainer  # noqa: F401  (what a TRL without it says, before anything runs)
@@ -164,6 +165,7 @@ def main(arguments: RLHFDemoArguments) -> None:
     output_dir = Path(arguments.output_dir)
     names = ("untrained", "base", "demonstrations", "prompts", "pairs", "sft", "irl", "reward", "ppo", "rloo")
     folders = {name: output_dir / name for name in names}
+    check_installed()
     check_writable(arguments.output_dir, "output_dir")
     output_dir.mkdir(parents=True, exist_ok=True)
     build_base_model(folders["untrained"])

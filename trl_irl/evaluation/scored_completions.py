@@ -139,7 +139,10 @@ def with_other_columns(scored: list[dict], split: Dataset) -> tuple[Dataset, lis
     others = others.remove_columns([name for name in same if name in others.column_names])
     renamed = [name for name in others.column_names if name in table.column_names]
     for name in renamed:
-        others = others.rename_column(name, f"input_{name}")
+        new = f"input_{name}"
+        while new in (*others.column_names, *table.column_names):  # of a file that was scored before
+            new = f"input_{new}"
+        others = others.rename_column(name, new)
     return concatenate_datasets([table, others], axis=1) if others.column_names else table, renamed
 
 

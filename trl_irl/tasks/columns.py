@@ -104,6 +104,8 @@ def nested(row: Mapping, name: str):
 
 def with_nested(row: Mapping, name: str, value) -> dict:
     """The row with this in a column, nested or not."""
+    if name in row:
+        return {**row, name: value}
     first, _, rest = name.partition(".")
     return {**row, first: with_nested(row[first], rest, value) if rest else value}
 

@@ -9,7 +9,7 @@ from .known import task_of
 from .task import Task
 
 
-PLACEHOLDER = re.compile(r"\{([\w.]+)\}")  # of a prompt template
+PLACEHOLDER = re.compile(r"\{([\w.]+(?:[ -][\w.]+)*)\}")  # of a prompt template
 
 
 @dataclass

@@ -74,7 +74,9 @@ def _splits(path: str) -> Mapping[str, Iterable[dict]]:
     files = {split: sorted(folder.glob(pattern)) for split, pattern in _FILES.items()} if folder.is_dir() else {}
     if not any(files.values()):
         return load_from_hub_or_path(path)
-    return {split: load_from_hub_or_path(str(of[0]))["train"] for split, of in files.items() if of}
+    # The release has its test representations twice, and the texts in the file that says so.
+    best = {split: next((file for file in of if "w_refs" in file.name), of[0]) for split, of in files.items() if of}
+    return {split: load_from_hub_or_path(str(file))["train"] for split, file in best.items()}
 
 
 def _texts(split: Iterable[dict], name: str) -> dict[str, list[str]]:

@@ -39,20 +39,30 @@ def load_gsm8k(
         `ValueError`: the rows have no `question` and `answer`.
     """
     splits = load_from_hub_or_path(path or HUB_ID, config=None if path else "main")
-    columns = next(iter(splits.values())).column_names
-    if not {"question", "answer"} <= set(columns):
+    wrong = next((s.column_names for s in splits.values() if not {"question", "answer"} <= set(s.column_names)), None)
+    if wrong is not None:
         raise ValueError(
-            f"{path or HUB_ID} has the columns {columns}, but GSM8K's are 'question' and 'answer'. For another "
+            f"{path or HUB_ID} has the columns {wrong}, but GSM8K's are 'question' and 'answer'. For another "
             "dataset leave `task` unset and name it with `dataset_name`; for GSM8K's problems under other names set "
             "`source_column` and `target_column`."
         )
 
-    def to_prompt_completion(row: dict) -> dict:
+    def to_prompt_completion(row: dict, i: int) -> dict:
+        for key in ("question", "answer"):
+            if not isinstance(row[key], str):
+                raise ValueError(f"Row {i} of {path or HUB_ID} has {row[key]!r} as its `{key}`, which is no text.")
         answer = row["answer"] if calculator_annotations else without_annotations(row["answer"])
         return {"prompt": PROMPT_TEMPLATE.format(source=row["question"]), "completion": f" {answer}"}
 
-    splits = splits.map(to_prompt_completion, remove_columns=columns, desc="Formatting GSM8K")
-    if "validation" in splits:
+    splits = DatasetDict(
+        {
+            name: split.map(
+                to_prompt_completion, with_indices=True, remove_columns=split.column_names, desc="Formatting GSM8K"
+            )
+            for name, split in splits.items()
+        }
+    )
+    if "validation" in splits or "train" not in splits:
         return splits
     carved = splits["train"].train_test_split(test_size=validation_fraction, seed=seed)
     return DatasetDict({**splits, "train": carved["train"], "validation": carved["test"]})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from pyarrow import ArrowInvalid, ArrowTypeError
+from pyarrow import ArrowInvalid, ArrowNotImplementedError, ArrowTypeError
 from tqdm.auto import tqdm
 
 from .columns import as_prompt_completion, nested, prompt_from_columns, with_nested
@@ -19,28 +19,30 @@ from .data import TaskData
 
 def as_dataset(rows: Sequence[dict], of: str) -> Dataset:
     """
-    Rows as a dataset, which a Parquet file can hold: each column of one kind.
+    Rows as a dataset, which a Parquet file can hold: each column of one kind, and every column of every row. Objects
+    within it, such as the arguments of tools, keep the keys that they have.
 
     Raises:
         `ValueError`: a column is of several kinds, such as text here and messages there; `of` says what the rows are
             of.
     """
-    try:
-        return Dataset.from_list(list(rows))
-    except (ArrowInvalid, ArrowTypeError) as error:
-        kinds: dict[str, dict[str, int]] = {}
-        for i, row in enumerate(rows):
-            for key, value in row.items():
-                if value is not None:
-                    kinds.setdefault(key, {}).setdefault(type(value).__name__, i)
-        mixed = next(((key, rows_of_kind) for key, rows_of_kind in kinds.items() if len(rows_of_kind) > 1), None)
-        if mixed is None:
-            raise ValueError(f"The rows of {of} cannot be saved as a table: {error}") from error
+    kinds: dict[str, dict[str, int]] = {}
+    for i, row in enumerate(rows):
+        for key, value in row.items():
+            of_column = kinds.setdefault(key, {})
+            if value is not None:
+                of_column.setdefault("number" if type(value) in (int, float) else type(value).__name__, i)
+    mixed = next(((key, rows_of_kind) for key, rows_of_kind in kinds.items() if len(rows_of_kind) > 1), None)
+    if mixed is not None:
         listed = " and ".join(f"{kind} in row {i}" for kind, i in mixed[1].items())
         raise ValueError(
             f"The rows of {of} cannot be saved as a table, since `{mixed[0]}` is {listed}. Make all of one kind, or "
             "prepare them apart."
-        ) from error
+        )
+    try:
+        return Dataset.from_list([{key: row.get(key) for key in kinds} for row in rows], on_mixed_types="use_json")
+    except (ArrowInvalid, ArrowTypeError, ArrowNotImplementedError) as error:
+        raise ValueError(f"The rows of {of} cannot be saved as a table: {error}") from error
 
 
 def cut_at_boundary(

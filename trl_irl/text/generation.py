@@ -103,7 +103,8 @@ def generate(
         batch = padded_batch(prompts[start : start + batch_size], pad_token_id, side, device=model.device)
         with in_mode(model, training=False), as_it_is(model):
             shared = {} if apart or beams > 1 or options.get("synced_gpus") else read_once(model, batch)
-            if shared and "streamer" not in options:
+            # What counts the whole of a completion cannot be asked for stretch by stretch.
+            if shared and options.keys().isdisjoint({"streamer", "min_new_tokens", "max_time", "stopping_criteria"}):
                 completions += _in_stretches(model, batch, max_new_tokens, **shared, **choice, **options)
                 continue
             generated = model.generate(**batch, **shared, max_new_tokens=max_new_tokens, **choice, **options)

@@ -53,7 +53,7 @@ def as_messages(value: Sequence[Mapping]) -> list[dict]:
         named = {_RENAMED.get(key, key): x for key, x in message.items()}
         parts = named.get("content")
         if isinstance(parts, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in parts):
-            named["content"] = "".join(part["text"] for part in parts)
+            named["content"] = "".join(part.get("text") or "" for part in parts)
         messages.append({key: x for key, x in named.items() if x is not None or key == "content"})
     return messages
 

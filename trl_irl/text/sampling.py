@@ -128,6 +128,8 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], ap
     for i, prompt in enumerate(prompts):
         with naming_row(f"Prompt {i}"):
             encoded.append(prompt_ids(tokenizer, prompt, apart))
+        if not encoded[-1]:
+            raise ValueError(f"Prompt {i} is empty: there is not one token for a model to go on from.")
     return encoded
 
 

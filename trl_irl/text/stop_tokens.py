@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .encode import encode_row
@@ -10,7 +12,7 @@ from .messages import is_messages
 
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def stop_token_ids(model: PreTrainedModel | str, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -27,13 +29,21 @@ def stop_token_ids(model: PreTrainedModel | str, tokenizer: PreTrainedTokenizerB
     return frozenset({tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None})
 
 
-def _generation_config(path: str) -> GenerationConfig | None:
-    from transformers import GenerationConfig
+def _generation_config(path: str) -> GenerationConfig | PretrainedConfig | None:
+    """That of a folder or Hub id, of an adapter its base's; without one the config, from which it would be made."""
+    from transformers import AutoConfig, GenerationConfig
 
+    if (Path(path) / "adapter_config.json").is_file():
+        base = json.loads((Path(path) / "adapter_config.json").read_text(encoding="utf-8"))
+        path = base.get("base_model_name_or_path") or path
     try:
         return GenerationConfig.from_pretrained(path)
     except OSError:
-        return None  # none was saved with it
+        pass  # none was saved with it
+    try:
+        return AutoConfig.from_pretrained(path).get_text_config()
+    except (OSError, ValueError):
+        return None
 
 
 def end_turns_as_the_template_does(

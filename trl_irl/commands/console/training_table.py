@@ -196,6 +196,8 @@ def next_commands(trainer, script_args, split: str, rows: Rows | None) -> list[s
     for key in ("task", "dataset_name", "dataset_config", "source_column", "target_column", "prompt_template"):
         if getattr(script_args, key) is not None:
             data += [f"--{key}", getattr(script_args, key)]
+    if script_args.task_seed != type(script_args).__dataclass_fields__["task_seed"].default:
+        data += ["--task_seed", str(script_args.task_seed)]
     if script_args.chat_format:
         data += ["--chat_format", "true"]
     if not script_args.calculator_annotations:
