@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.conftest import CHAT_TEMPLATE
 from trl_irl import SoftQReward
 from trl_irl.commands import chat
+from trl_irl.evaluation.talk import Answer
 from trl_irl.rewards.heatmap import colour, full_colour
 from trl_irl.rewards.soft_q_settings import SETTINGS_FILE, save_settings
 
@@ -170,3 +171,9 @@ def test_what_cannot_be_asked(words, said, model_folder, capsys):
         status = stopped.code
     told = capsys.readouterr().err
     assert status == 2 and said in told and told.count("error:") == 1 and "Traceback" not in told
+
+
+def test_what_a_terminal_takes_for_a_command_is_shown_as_what_it_is_not():
+    said = "One\x1b]0;title\x07\ttwo\x9b2J\nthree"
+    text = chat._coloured(Answer(text=said, length=3, ended=True, pieces=[(said, 0.5)])).plain
+    assert "One\ufffd]0;title\ufffd\ttwo\ufffd2J↵\nthree" in text and "\x1b" not in text and "\x9b" not in text

@@ -55,6 +55,8 @@ def answers(talks: dict[str, Talk], text: str, seed: int) -> None:
     from rich.console import Console
     from rich.live import Live
 
+    from ..evaluation.rendering import printable
+
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         for name, talk in talks.items():
@@ -66,7 +68,7 @@ def answers(talks: dict[str, Talk], text: str, seed: int) -> None:
         for name, talk in talks.items():
 
             def said(piece: str, name=name) -> None:
-                shown[name] = f"{shown[name]}{piece}"
+                shown[name] = f"{shown[name]}{printable(piece)}"
                 live.update(_columns(shown))
 
             shown[name] = _coloured(talk.ask(text, seed, said))
@@ -93,12 +95,13 @@ def _columns(shown: dict[str, object]):
 def _coloured(answer: Answer):
     from rich.text import Text
 
+    from ..evaluation.rendering import printable
     from ..rewards.heatmap import colour, full_colour
 
     largest = full_colour([reward for _, reward in answer.pieces if reward is not None])
     text = Text()
     for piece, reward in answer.pieces or [(answer.text, None)]:
-        shown = piece.replace("\n", "↵\n")  # or the colour of a new line would be of nothing
+        shown = printable(piece).replace("\n", "↵\n")  # or the colour of a new line would be of nothing
         text.append(shown, style="" if reward is None else f"black on {colour(reward / largest)}")
     text.append(f"\n({summary_of(answer)})", style="dim")
     return text

@@ -77,6 +77,11 @@ def save(picture, path: Path) -> None:
     picture.savefig(path, dpi=150)
 
 
+def printable(text: str) -> str:
+    """A model may say what a terminal takes for a command: shown as what it is not."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
 def shortened(said: str | list[dict], longest: int = 500) -> str:
     """Text, or the last of some messages, the middle of a long one left out."""
     text = last_text(said).strip()

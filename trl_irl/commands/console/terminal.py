@@ -10,7 +10,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, ProgressCallback
 
 from ...evaluation.callback import GenerationCallback
-from ...evaluation.rendering import shortened
+from ...evaluation.rendering import printable, shortened
 from .advice import give_advice
 from .failures import print_nowhere
 from .training_table import Rows, describe, next_commands, print_table, rows_of
@@ -177,9 +177,7 @@ def use_terminal(trainer, script_args, split: str) -> Terminal:
 
 def _indented(what: str, text: str) -> str:
     """`    said: ...`, further lines below the first, the middle of a long text left out."""
-    # A model may say what a terminal takes for a command.
-    text = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in shortened(text))
-    return f"    {what + ':':7}" + "\n           ".join(text.splitlines() or ["(nothing)"])
+    return f"    {what + ':':7}" + "\n           ".join(printable(shortened(text)).splitlines() or ["(nothing)"])
 
 
 def evaluation_line(step: int, logs: dict) -> str:
