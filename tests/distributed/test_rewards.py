@@ -46,7 +46,13 @@ def test_two_processes(launcher, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     config = cpu_twin(launcher, 2, tmp_path)
     words = ["accelerate.commands.launch", "--config_file", config, "-m", "trl.scripts.rloo"]
-    status, stdout, stderr = finish(launch([*words, "--config", tmp_path / "recipe.yaml"]))
+    for _ in range(2):
+        for seen in tmp_path.glob("seen-*.jsonl"):
+            seen.unlink()
+        status, stdout, stderr = finish(launch([*words, "--config", tmp_path / "recipe.yaml"]))
+        # TRL's own script ends as Python does: now and then torch's threads abort it then, after all was saved.
+        if "terminate called without an active exception" not in stderr:
+            break
     assert status == 0, stderr[-4000:]
     rows = [json.loads(line) for path in tmp_path.glob("seen-*.jsonl") for line in path.read_text().splitlines()]
     assert len(rows) == 8  # two steps of two completions on two ranks
