@@ -85,6 +85,11 @@ def numbers_of(row: dict, which: str, plan: dict) -> dict[str, float]:
     return found | {"nll": row["nll"]}
 
 
+def _shown(numbers: dict[str, float]) -> list[str]:
+    """Numbers of one run as a table has them, nothing where there is none."""
+    return ["" if x != x else f"{x:.{3 if key == 'nll' else 1}f}" for key, x in numbers.items()]
+
+
 def differences(
     plan: dict, rows: list[dict], which: str, base: str, arms: list[str]
 ) -> dict[str, dict[str, list[float]]]:
@@ -136,28 +141,21 @@ def tried(plan: dict, rows: list[dict], size: int, which: str) -> list[list[str]
     table = [["arm", *_CHOICES, *numbers_of(runs[0], which, plan), f"{metric} on the frontier"]]
     order = {name: i for i, name in enumerate(plan["arms"])}
     for run in sorted(runs, key=lambda run: (order[run["arm"]], *(run[key] or 0 for key in _CHOICES))):
-        numbers = numbers_of(run, which, plan).items()
-        shown = ["" if x != x else f"{x:.{3 if key == 'nll' else 1}f}" for key, x in numbers]
+        shown = _shown(numbers_of(run, which, plan))
         table.append([run["arm"], *_chosen(run), *shown, f"{factor * mean_on_frontier(plan, run):.1f}"])
     return table
 
 
 def each(plan: dict, rows: list[dict], size: int) -> list[list[str]]:
     """Every run on the test problems, by the best sampler at each diversity and by a draw between two samplers."""
-    order, table = {name: i for i, name in enumerate(plan["arms"])}, []
-    for run in sorted(tested(rows, size), key=lambda run: (run["seed"], order[run["arm"]])):
+    order, numbers = {name: i for i, name in enumerate(plan["arms"])}, {}
+    runs = sorted(tested(rows, size), key=lambda run: (run["seed"], order[run["arm"]]))
+    table = []
+    for run in runs:
         drawn = numbers_of(run, "hull", plan)
         numbers = numbers_of(run, "frontier", plan) | {f"{key}, drawn": drawn[key] for key in drawn if " at " in key}
-        shown = ["" if x != x else f"{x:.{3 if key == 'nll' else 1}f}" for key, x in numbers.items()]
-        table += (
-            [[run["arm"], str(run["seed"]), *shown]]
-            if table
-            else [
-                ["arm", "seed", *numbers],
-                [run["arm"], str(run["seed"]), *shown],
-            ]
-        )
-    return table
+        table.append([run["arm"], str(run["seed"]), *_shown(numbers)])
+    return [["arm", "seed", *numbers], *table]
 
 
 def tables(plan: dict, rows: list[dict], size: int) -> dict[str, list[list[str]]]:

@@ -140,32 +140,23 @@ def test_modules_to_adapt(modules, recipe, tmp_path):
     assert irl.peft_config_of(ModelConfig(use_peft=False, lora_target_modules=["q_proj"])) is None
 
 
+def started(module, *words):
+    """A process whose output the test reads."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-m", module, *words], env=environment, **pipes)
+
+
 @pytest.mark.parametrize("command", [["irl", "--help-all"], ["help"], ["recipes"]])
 def test_who_reads_the_first_line_alone(command):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trl_irl.cli", *command],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    process = started("trl_irl.cli", *command)
     process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait() == 0
 
 
 def test_a_training_goes_on_where_nobody_reads_it_any_more(recipe, tmp_path):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    words = [*recipe(max_steps=30), "--output_dir", str(tmp_path / "run")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trl_irl.commands.irl", *words],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**environment, "PYTHONPATH": str(ROOT)},
-    )
+    process = started("trl_irl.commands.irl", *recipe(max_steps=30))
     while not re.match(r" +\d+ +[\d.]", process.stdout.readline()):  # the first log
         assert process.poll() is None
     process.stdout.close()

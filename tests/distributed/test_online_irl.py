@@ -69,6 +69,15 @@ def test_with_no_weight_on_the_policy_as_offline(launcher, lora, inputs, offline
         torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+def on_two_processes(script, tmp_path):
+    """What a script prints that runs on two processes and must end well; its argument is a folder to write into."""
+    (tmp_path / "script.py").write_text(script)
+    run = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", tmp_path / "script.py", tmp_path / "out"]
+    status, stdout, stderr = finish(launch(run))
+    assert status == 0, stderr[-4000:]
+    return stdout
+
+
 _UNEQUAL = """
 import sys
 from datasets import Dataset
@@ -99,10 +108,7 @@ leave()
 
 def test_ranks_with_unequal_numbers_of_prompts(tmp_path):
     """Rows with nothing to learn are not sampled for, and one rank may have more of them: all sample equally often."""
-    (tmp_path / "script.py").write_text(_UNEQUAL)
-    run = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", tmp_path / "script.py", tmp_path / "out"]
-    status, stdout, stderr = finish(launch(run))
-    assert status == 0, stderr[-4000:]
+    stdout = on_two_processes(_UNEQUAL, tmp_path)
     assert stdout.count("LENGTHS") == 1 and len(stdout.split("LENGTHS")[1].split(",")) == 3
 
 
@@ -139,10 +145,7 @@ leave()
 
 def test_ranks_with_one_prompt_say_different_things(tmp_path):
     """All start from one seed; each draws random numbers of its own, and others at each step."""
-    (tmp_path / "script.py").write_text(_ALIKE)
-    run = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", tmp_path / "script.py", tmp_path / "out"]
-    status, stdout, stderr = finish(launch(run))
-    assert status == 0, stderr[-4000:]
+    stdout = on_two_processes(_ALIKE, tmp_path)
     assert "ALIKE 0 OF 4 AGAIN 4" in stdout
 
 

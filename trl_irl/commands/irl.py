@@ -259,15 +259,6 @@ def main(script_args, training_args, model_args, mixture, generation_args) -> No
     train(trainer, resume, script_args.dataset_name or script_args.task)
 
 
-def _steps_of(checkpoint: str | None) -> int:
-    import json
-    from pathlib import Path
-
-    if checkpoint is None:
-        return 0
-    return json.loads(Path(checkpoint, "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-
-
 def peft_config_of(model_args):
     """TRL's, where one module alone is a name too: TRL takes it out of its list, and PEFT takes it for a pattern."""
     from trl import get_peft_config
@@ -289,12 +280,17 @@ def train(trainer, resume: str | None, dataset_name: str | None) -> None:
     """
     from pathlib import Path
 
+    from transformers import TrainerState
+    from transformers.trainer import TRAINER_STATE_NAME
+
     from ..trainer.runtime.checkpoints import newest_checkpoint, one_error_if_disk_fails
     from .console.hub import pushing, repository_of, without_push
     from .console.terminal import Terminal
 
     args = trainer.args
-    begun = _steps_of(resume)
+    begun = 0
+    if resume is not None:
+        begun = TrainerState.load_from_json(Path(resume, TRAINER_STATE_NAME)).global_step
     trainer.train(resume_from_checkpoint=resume)
     if begun and begun >= trainer.state.max_steps:
         trainer.accelerator.print(

@@ -73,13 +73,11 @@ def with_template_arguments(prompts: Sequence, arguments: Mapping | None) -> lis
         return list(prompts)
     rows = [prompt if isinstance(prompt, str) else as_row(prompt) for prompt in prompts]
     return [
-        row if isinstance(row, str) else {**row, "chat_template_kwargs": {**arguments, **_own_arguments(row)}}
+        row
+        if isinstance(row, str)
+        else {**row, "chat_template_kwargs": {**arguments, **(row.get("chat_template_kwargs") or {})}}
         for row in rows
     ]
-
-
-def _own_arguments(row: Mapping) -> Mapping:
-    return row.get("chat_template_kwargs") or {}
 
 
 def prompt_ids(
