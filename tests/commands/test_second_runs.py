@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from trl import ModelConfig
 
 from tests.commands.test_irl import ROOT, write_recipe
+from tests.conftest import make_model
 from trl_irl.commands import average, irl, reward_data, score
 from trl_irl.evaluation.rendering import print_rows
 from trl_irl.evaluation.scored_completions import with_other_columns
@@ -24,6 +25,7 @@ from trl_irl.tasks.columns import nested, prompt_from_columns, with_nested
 from trl_irl.tasks.data import TaskData
 from trl_irl.text.messages import as_messages
 from trl_irl.trainer.runtime.checkpoints import newest_checkpoint
+from trl_irl.trainer.runtime.models import check_no_other_adapter
 
 
 PAIRS = "".join(json.dumps({"prompt": "Sky?", "completion": f" blue {i}"}) + "\n" for i in range(6))
@@ -49,6 +51,14 @@ def test_all_weights_are_not_saved_beside_the_adapter_of_an_earlier_run(recipe, 
     assert irl.run(recipe()) == 2
     assert "`output_dir: run` holds the adapter of an earlier run" in capfd.readouterr().err
     assert not os.path.exists("run/model.safetensors")
+
+
+def test_a_folder_that_is_not_there_yet_is_no_question_to_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "trl_irl.rewards.adapters._is_adapter_on_the_hub", lambda name: pytest.fail(f"asked for {name}")
+    )
+    check_no_other_adapter("outputs/new", make_model("llama"))
+    check_no_other_adapter(str(tmp_path), make_model("llama"))
 
 
 def test_a_model_without_a_tokenizer(recipe, model_folder, tmp_path, capfd):

@@ -26,7 +26,7 @@ def check_no_other_adapter(output_dir: str, model: PreTrainedModel | PeftModel) 
         `ValueError`: all weights are trained, and `output_dir` has an adapter of an earlier run: whoever loads the
             folder would get that.
     """
-    if not is_peft_model(model) and is_adapter(output_dir) and Path(output_dir).is_dir():
+    if not is_peft_model(model) and Path(output_dir).is_dir() and is_adapter(output_dir):  # no question to the Hub
         raise ValueError(
             f"`output_dir: {output_dir}` holds the adapter of an earlier run, and this run trains all weights: "
             "whoever loads the folder would still get the adapter. Name another folder, or delete adapter_config.json "
