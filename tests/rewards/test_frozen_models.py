@@ -17,7 +17,7 @@ from tests.conftest import make_model, make_tokenizer
 from tests.distributed.launchers import QUIET
 from trl_irl import GAILConfig, GAILTrainer, IRLConfig, IRLTrainer, PreferenceReward, SoftQReward
 from trl_irl.evaluation.loaded_models import LoadedModel
-from trl_irl.rewards.frozen_models import load_classifier, load_language_model
+from trl_irl.rewards.frozen_models import load_classifier, load_language_model, load_merged
 from trl_irl.rewards.preference_reward import load_scorer
 from trl_irl.trainer.gail.discriminator import Discriminator
 
@@ -176,6 +176,8 @@ def test_an_adapter_of_virtual_tokens_is_refused_by_name(folders, tmp_path):
     get_peft_model(base, config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="`models: .*` is an adapter of virtual tokens .PROMPT_TUNING"):
         load_language_model(str(tmp_path), "models")
+    with pytest.raises(ValueError, match="^.* is an adapter of virtual tokens .PROMPT_TUNING"):
+        load_merged(str(tmp_path))
 
 
 @pytest.mark.parametrize("key", ["models", "reward_models", "reward_ref_model", "reward_model_path"])

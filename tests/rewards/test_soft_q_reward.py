@@ -275,7 +275,7 @@ def test_numbers_out_of_range(wrong, tokenizer):
 
 def test_virtual_tokens_are_refused(tokenizer):
     model = get_peft_model(make_model("llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
-    with pytest.raises(ValueError, match="PROMPT_TUNING puts virtual tokens before every prompt"):
+    with pytest.raises(ValueError, match="SoftQReward's `model` is an adapter of virtual tokens .PROMPT_TUNING"):
         SoftQReward(model, tokenizer)
 
 

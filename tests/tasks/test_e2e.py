@@ -30,6 +30,24 @@ def test_slots_of_a_representation():
     for text in ("", "The Mill", "name[The Mill", "name[The Mill], and more"):
         with pytest.raises(ValueError, match="no meaning representation"):
             slots_of(text)
+    for value in ("", " "):  # of which each text would be right
+        with pytest.raises(ValueError, match=r"gives near no value"):
+            slots_of(f"name[The Mill], near[{value}]")
+
+
+@pytest.mark.parametrize(
+    "said, friendly",
+    [
+        ("is not only kid friendly, but cheap", True),
+        ("is not just for children", True),
+        ("is not family friendly", False),
+        ("isn't really a place for kids", False),
+    ],
+)
+def test_what_is_denied_is_what_is_said(said, friendly):
+    for value, right in (("yes", friendly), ("no", not friendly)):
+        found = slot_errors(f"The Mill {said}.", {"name": "The Mill", "familyFriendly": value})
+        assert ("familyFriendly" in found.right) == right, value
 
 
 @pytest.mark.parametrize(

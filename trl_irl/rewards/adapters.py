@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -33,6 +33,19 @@ def is_peft(model) -> bool:
     """Whether a model is wrapped by PEFT, which takes seconds to import: where nobody has, none is."""
     peft = sys.modules.get("peft")
     return peft is not None and isinstance(model, peft.PeftModel)
+
+
+def check_layers_adapted(adapter: PeftConfig, what: str) -> None:
+    """
+    Raises:
+        `ValueError`: an adapter is of virtual tokens (prompt tuning and its like), which stand before every prompt:
+            its layers alone are not the model that was trained. `what` is what the message calls the model.
+    """
+    if adapter.is_prompt_learning:
+        raise ValueError(
+            f"{what} is an adapter of virtual tokens ({adapter.peft_type.value}), which stand before every prompt and "
+            "cannot be read or merged here. Take LoRA or another adapter inside the layers, or a model without one."
+        )
 
 
 @lru_cache
@@ -191,9 +204,5 @@ def merged(base: PreTrainedModel, path: str) -> PreTrainedModel:
             "and start from the result, or go on with the adapter itself (`use_peft: false`)."
         )
     model = PeftModel.from_pretrained(base, path)
-    if model.active_peft_config.is_prompt_learning:
-        raise ValueError(
-            f"{path} is an adapter of virtual tokens ({model.active_peft_config.peft_type.value}), which cannot be "
-            "merged into its base. Start from LoRA or another adapter inside the layers, or from the base."
-        )
+    check_layers_adapted(model.active_peft_config, path)
     return model.merge_and_unload()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .adapters import base_of, config_of, is_adapter, merged, naming, tokenizer_of
+from .adapters import base_of, check_layers_adapted, config_of, is_adapter, merged, naming, tokenizer_of
 
 
 if TYPE_CHECKING:
@@ -80,12 +80,7 @@ def with_adapter(base: PreTrainedModel, path: str, key: str = "model") -> PreTra
     """
     from peft import PeftConfig, PeftModel
 
-    kind = PeftConfig.from_pretrained(path)
-    if kind.is_prompt_learning:
-        raise ValueError(
-            f"`{key}: {path}` is an adapter of virtual tokens ({kind.peft_type.value}), and a model with such an "
-            "adapter is not read here. Take LoRA or another adapter inside the layers."
-        )
+    check_layers_adapted(PeftConfig.from_pretrained(path), f"`{key}: {path}`")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         model = PeftModel.from_pretrained(base, path)

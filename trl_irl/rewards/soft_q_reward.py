@@ -13,7 +13,7 @@ import torch
 from ..text.encode import as_row, encode_rows, prompt_ids, warn_of_seams, with_template_arguments
 from ..text.messages import check_no_images, checked
 from ..text.stop_tokens import stop_token_ids
-from .adapters import is_peft, tokenizer_of
+from .adapters import check_layers_adapted, is_peft, tokenizer_of
 from .frozen_models import check_language_model, load_language_model, whole_weights
 from .soft_q_settings import check_batch_size, check_discount, saved_settings
 from .token_values import token_values
@@ -338,11 +338,7 @@ def _check_no_tool_results(completions: Sequence[Completion], completion_ids) ->
 
 def _loaded(model: str | PreTrainedModel | PeftModel, dtype: str, key: str = "model") -> PreTrainedModel:
     if is_peft(model):
-        if model.active_peft_config.is_prompt_learning:
-            raise ValueError(
-                f"{model.active_peft_config.peft_type.value} puts virtual tokens before every prompt, which "
-                "SoftQReward does not. Use LoRA or another adapter inside the layers, or a model without one."
-            )
+        check_layers_adapted(model.active_peft_config, f"SoftQReward's `{key}`")
         return model.get_base_model()  # the adapter's layers are in it
     if not isinstance(model, str):
         check_language_model(model, key, encoder_decoder=True)

@@ -80,7 +80,7 @@ _LEVELS: dict[str, dict[str, tuple[str, ...]]] = {
     "familyFriendly": {
         "no": (
             r"(?:\b(?:not?|non|never|without|nor|isnt|arent|dont|doesnt|cannot|lacks?)\b|n't\b)"
-            r"(?:[ -]+(?!but\b)\w+){0,4}?[ -]+(?:famil|kid|child)",
+            r"(?:[ -]+(?!(?:but|only|just)\b)\w+){0,4}?[ -]+(?:famil|kid|child)",
             r"\badults?\b|\b(?:kid|child)[ -]free\b|\b18\+",
             r"\b(?:famil\w+|kids?|child(?:ren)?)[ -]+(?:are |is )?(?:not|unfriendly)\b",
         ),
@@ -150,13 +150,18 @@ def slots_of(representation: str) -> dict[str, str]:
     The slots of `name[The Mill], priceRange[cheap]` with their values.
 
     Raises:
-        `ValueError`: it is not written so, or has no slot.
+        `ValueError`: it is not written so, has no slot, or a slot has no value.
     """
     parts = list(_SLOT.finditer(representation))
     if not parts or _SLOT.sub("", representation).strip(" ,"):
         shown = representation if len(representation) <= 80 else representation[:77] + "..."
         raise ValueError(f"{shown!r} is no meaning representation: it must be written `slot[value], slot[value]`.")
-    return {match[1]: match[2] for match in parts}
+    slots = {match[1]: match[2].strip() for match in parts}
+    if empty := [name for name, value in slots.items() if not value]:
+        raise ValueError(
+            f"{representation[:80]!r} gives {' and '.join(empty)} no value: a text cannot be right or wrong."
+        )
+    return slots
 
 
 def slot_errors(text: str, slots: Mapping[str, str]) -> SlotErrors:
