@@ -160,9 +160,10 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
-        "loss_type": "nll",
         "dataloader_pin_memory": on_cuda,
     }
+    if variant != "SFTTrainer":  # which keeps its own default: chunked in TRL 1.12, fused in 1.16
+        settings["loss_type"] = "nll"
     if variant != "SFTTrainer" and options.logit_buffer_mb:
         settings["logit_buffer_mb"] = options.logit_buffer_mb
     trainer_class, config_class = {
@@ -206,6 +207,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
         "beyond_states_mib": (peak - states) / 2**20,
         "scored_tokens": sum(label != -100 for row in rows for label in row["labels"][1:]) / steps,
         "loss": trainer.state.log_history[-1]["train_loss"],
+        "loss_type": trainer.args.loss_type,
         "trl": trl.__version__,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),

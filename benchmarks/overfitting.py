@@ -147,6 +147,8 @@ def work(options: argparse.Namespace) -> None:
 
 def _going_on(running: list[subprocess.Popen]) -> list[subprocess.Popen]:
     if any(process.poll() for process in running):
+        for process in running:  # what is under way is kept
+            process.wait()
         raise SystemExit("A run failed; start the study again to go on.")
     return [process for process in running if process.poll() is None]
 
@@ -161,9 +163,7 @@ def summary(task: str, rows: list[dict]) -> list[list[str]]:
     table = [[*header, f"{name} there, %", "at the end, %", "highest, %"]]
     for size in TASKS[task]["sizes"]:
         for arm in TASKS[task]["arms"]:
-            found = [
-                row["checks"] for row in rows if (row["task"], row["demonstrations"], row["arm"]) == (task, size, arm)
-            ]
+            found = _checks(rows, task, size, arm)
             if not found:
                 continue
             lowest = [min(checks, key=lambda check: check["nll"]) for checks in found]
@@ -174,6 +174,12 @@ def summary(task: str, rows: list[dict]) -> list[list[str]]:
             cells.append(shown([max(check["score"] for check in checks) for checks in found], factor))
             table.append([f"{size:,}", arm, str(len(found)), *cells])
     return table
+
+
+def _checks(rows: list[dict], task: str, size: int, arm: str) -> list[list[dict]]:
+    """Of the runs of an arm as it is now: rows of what it was before stay in the file."""
+    run = {"task": task, "demonstrations": size, "arm": arm, "keys": TASKS[task]["arms"][arm]}
+    return [row["checks"] for row in rows if run.items() <= row.items()]
 
 
 def draw(task: str, rows: list[dict]) -> None:
@@ -191,7 +197,7 @@ def draw(task: str, rows: list[dict]) -> None:
             picture, axes = plt.subplots(2, len(sizes), **shape)
             for (above, below), size in zip(axes.T, sizes, strict=True):
                 for arm in TASKS[task]["arms"]:
-                    of = [r["checks"] for r in rows if (r["task"], r["demonstrations"], r["arm"]) == (task, size, arm)]
+                    of = _checks(rows, task, size, arm)
                     if len(of) == len(TASKS[task]["seeds"]):
                         steps = [check["step"] for check in of[0]]
                         for at, key, times in ((above, "nll", 1), (below, "score", factor)):

@@ -6,8 +6,9 @@ python -m benchmarks.pretrained_start --model FOLDER --gsm8k train.jsonl --e2e d
     --output results/pretrained_start.json
 ```
 
-The mean nll (nats per token) of the last five training steps, batches and seed alike for all, in bfloat16. One cell
-a data set, objective and seed, each kept in the file as it is done: a run that was killed goes on.
+The mean nll (nats per token) over the tokens of the last five training steps, batches and seed alike for all, in
+bfloat16. Likelihood is `objective: nll`, which is SFTTrainer's loss. One cell per data set, objective and seed, each
+kept in the file as it is done: a run that was killed goes on.
 """
 
 from __future__ import annotations
@@ -21,13 +22,12 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-from trl import SFTConfig, SFTTrainer
 
 from trl_irl import IRLConfig, IRLTrainer
 
 
 OBJECTIVES = {
-    "SFT": None,
+    "SFT": {"objective": "nll"},
     "IRL, defaults": {},
     "IRL, td_scale 1": {"td_scale": 1.0},
     "IRL, lambda_td 1": {"lambda_td": 1.0},
@@ -57,7 +57,7 @@ def load(name: str, path: Path, seed: int) -> Dataset:
     return Dataset.from_list(rows).shuffle(seed=seed)
 
 
-def run(model: str, name: str, data: Dataset, objective: dict | None, seed: int, folder: str) -> dict[str, float]:
+def run(model: str, name: str, data: Dataset, objective: dict, seed: int, folder: str) -> dict[str, float]:
     keys = {
         "output_dir": folder,
         "use_cpu": not torch.cuda.is_available(),
@@ -74,16 +74,11 @@ def run(model: str, name: str, data: Dataset, objective: dict | None, seed: int,
     set_seed(seed)
     policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    if objective is None:
-        trainer = SFTTrainer(
-            policy, SFTConfig(**keys, loss_type="nll"), train_dataset=data, processing_class=tokenizer
-        )
-    else:
-        trainer = IRLTrainer(policy, IRLConfig(**keys, **objective), train_dataset=data, processing_class=tokenizer)
+    trainer = IRLTrainer(policy, IRLConfig(**keys, **objective), train_dataset=data, processing_class=tokenizer)
     trainer.train()
     logs = {entry["step"]: entry for entry in trainer.state.log_history if "loss" in entry}
-    found = {f"nll at {step}": logs[step].get("nll", logs[step]["loss"]) for step in SHOWN if step in logs}
-    if objective is not None:
+    found = {f"nll at {step}": logs[step]["nll"] for step in SHOWN if step in logs}
+    if objective.get("objective") != "nll":
         first = logs[min(logs)]
         found |= {
             "td_scale": first["td_scale"],

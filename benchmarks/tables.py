@@ -76,7 +76,7 @@ def first_screen() -> str:
     of = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     columns = ["accuracy at 80", "pass@4 at 80", "accuracy, greedy"]
     told = {"MLE": "MLE", "soft-Q": "IRL (soft-Q)", "z-loss around a constant": "z-loss around a measured constant"}
-    told |= {"label smoothing": "label smoothing", "GEM, log-sigmoid": "GEM"}
+    told |= {name: name for name in ("z-loss", "label smoothing", "GEM, log-sigmoid")}
     first = f"300 generated word problems, 0.9 M weights, {of['soft-Q']['seeds']} seeds: points above MLE"
     cells = [[told[name], *(of[name][column].removesuffix(" *") for column in columns)] for name in told]
     return markdown([[first, *(column.replace("at 80", "at self-BLEU 80") for column in columns)], *cells], left=1)

@@ -1,5 +1,7 @@
 """A reward model read by PreferenceReward against the RewardTrainer that trained it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from datasets import Dataset
@@ -183,6 +185,35 @@ def test_a_policy_that_ends_in_another_token_of_the_vocabulary(tokenizer, tmp_pa
     cut = reward(["One", "Two"], texts, [tokenizer(text)["input_ids"] for text in texts])
     assert cut == pytest.approx(reward(["One", "Two"], texts, ended=[False, False]), abs=1e-6)
     assert min(abs(a - b) for a, b in zip(cut, finished, strict=True)) > 1e-4
+
+
+def test_a_chat_completion_is_cut_where_its_ids_are(trained):
+    """As TRL's trainers ask: messages without what ends a turn, and the ids, which have it or not."""
+    folder, _ = trained(CHAT)
+    reward, tokenizer = PreferenceReward(folder, dtype="float32"), make_tokenizer()
+    prompts, completions = [row["prompt"] for row in CHAT], [row["chosen"] for row in CHAT]
+    ended = [i % 2 == 0 for i in range(len(CHAT))]
+    said = [one[0]["content"] + "<|im_end|>" * end for one, end in zip(completions, ended, strict=True)]
+    ids = [tokenizer(text)["input_ids"] for text in said]
+    assert reward(prompts, completions, completion_ids=ids) == reward(prompts, completions, ended=ended)
+    assert reward(prompts, completions, ended=ended) != reward(prompts, completions)
+    with pytest.warns(UserWarning, match="The policy's tokens are not the reward model's"):
+        other = [[id + 5 for id in one] for one in ids]
+        assert reward(prompts, completions, completion_ids=other) == reward(prompts, completions)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_the_model_itself_its_folder_and_its_path_are_one(adapter, trained):
+    folder, trainer = trained(TEXT, adapter)
+    prompts, completions = [row["prompt"] for row in TEXT], [row["chosen"] for row in TEXT]
+    expected = PreferenceReward(folder, dtype="float32")(prompts, completions)
+    assert PreferenceReward(Path(folder), dtype="float32", name="helpful")(prompts, completions) == expected
+    own = PreferenceReward(trainer.model, tokenizer=make_tokenizer(), name="helpful")
+    assert own(prompts, completions) == pytest.approx(expected, abs=1e-5) and own.__name__ == "helpful"
+    with pytest.raises(ValueError, match="not given by name needs its `tokenizer`"):
+        PreferenceReward(trainer.model)
+    with pytest.raises(ValueError, match="`model` is a LlamaForCausalLM, and a reward model is"):
+        PreferenceReward(make_model("llama"), tokenizer=make_tokenizer())
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])

@@ -5,6 +5,7 @@ import inspect
 import math
 import pickle
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tests.conftest import make_model
 from tests.trainer.conftest import ROWS, settings
 from trl_irl import IRLConfig, IRLTrainer, SoftQReward
 from trl_irl.evaluation import EvaluationSettings
+from trl_irl.rewards.adapters import default_device
 from trl_irl.rewards.held_out_loss import held_out_sums
 from trl_irl.rewards.token_values import token_values
 from trl_irl.soft_q.terms import soft_q_terms
@@ -125,6 +127,27 @@ def test_a_call_normalises_and_clips(tokenizer):
 def test_an_empty_completion(reward):
     (one,) = reward.score(PROMPTS[:1], completion_ids=[[]])
     assert one.sum == one.mean == one.discounted == one.log_likelihood == 0 and math.isnan(one.initial_value)
+
+
+def test_each_process_loads_onto_its_own_device(monkeypatch):
+    """A reward is built before the trainer's arguments set the process's device: until then that is the first."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert default_device() == "cuda"
+    for rank, device in (("0", "cuda:0"), ("3", "cuda:3"), ("5", "cuda:1")):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert default_device() == device
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert default_device() == "cpu"
+
+
+def test_a_path_is_a_name(model_folder):
+    expected = SoftQReward(str(model_folder))(PROMPTS, COMPLETIONS)
+    found = SoftQReward(model_folder, name="helpful")
+    assert isinstance(model_folder, Path) and found(PROMPTS, COMPLETIONS) == expected and found.__name__ == "helpful"
+    ratio = SoftQReward(model_folder, kind="log_ratio", ref_model=model_folder)
+    assert ratio(PROMPTS, COMPLETIONS) == pytest.approx([0.0] * len(PROMPTS), abs=1e-5)
 
 
 def test_pickled_it_is_the_same(reward):

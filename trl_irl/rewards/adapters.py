@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,19 @@ def is_adapter(path: str) -> bool:
     """Whether a folder, or a repository on the Hub, is an adapter and no model of its own."""
     folder = Path(path)
     return (folder / _CONFIG).is_file() if folder.exists() else _is_adapter_on_the_hub(path)
+
+
+def default_device() -> str:
+    """
+    Where a model by name is loaded: this process's GPU. A reward is often built before the trainer's arguments, which
+    are what sets each process's device; until then the current one is the first for all.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    rank = os.environ.get("LOCAL_RANK")
+    return "cuda" if rank is None else f"cuda:{int(rank) % torch.cuda.device_count()}"
 
 
 def is_adapted(model: str | PreTrainedModel | PeftModel) -> bool:

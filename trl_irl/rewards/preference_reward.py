@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -10,25 +11,33 @@ import torch
 
 from ..text.context import context_length, over
 from ..text.encode import as_row, prompt_ids, whole_ids, with_template_arguments
-from ..text.messages import check_no_images, checked, naming_row
+from ..text.messages import check_no_images, checked, naming_row, said_and_read
 from ..text.padding import padded_batch
-from .adapters import config_of, is_adapter, naming, tokenizer_of
+from .adapters import config_of, default_device, is_adapter, is_peft, naming, tokenizer_of
 from .frozen_models import check_whole, load_classifier, whole_language_model, whole_weights
 from .soft_q_settings import check_batch_size
 
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 _KIND = "ForSequenceClassification"
 
 
-def check_one_label(path: str, key: str) -> None:
+def check_one_label(path: str | PreTrainedModel | PeftModel, key: str) -> None:
     """
     Raises:
         `ValueError`: it is no reward model.
     """
+    if not isinstance(path, str):
+        config, kind = path.config, type(path.get_base_model() if is_peft(path) else path).__name__
+        if not kind.endswith(_KIND) or config.num_labels != 1:
+            raise ValueError(
+                f"`{key}` is a {kind}, and a reward model is a ...{_KIND} with one label, as `RewardTrainer` has it."
+            )
+        return
     if is_adapter(path):
         from peft import PeftConfig
 
@@ -104,42 +113,51 @@ class PreferenceReward:
     ```
 
     Args:
-        model (`str`):
-            Folder, Hub id or adapter.
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Folder, also as a `Path`, Hub id, adapter, or the model itself.
         batch_size (`int`, *optional*, defaults to `8`)
         dtype (`str`, *optional*, defaults to `"auto"`)
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            Where none was saved with the model.
+            Where none was saved with the model, or the model is not given by name.
         chat_template_kwargs (`dict`, *optional*):
             Arguments of the chat template, the same that the trainer of the policy has under this name: TRL does not
             tell a reward function of them.
+        name (`str`, *optional*, defaults to `"preference"`):
+            What TRL's trainers log the reward under. Two rewards of one trainer need two names: under one, the logs
+            mix them.
 
     Raises:
-        `ValueError`: it is no reward model, or `batch_size` is below 1.
+        `ValueError`: it is no reward model, it is not given by name and has no tokenizer, or `batch_size` is below 1.
     """
 
     def __init__(
         self,
-        model: str,
+        model: str | PreTrainedModel | PeftModel,
         batch_size: int = 8,
         dtype: str = "auto",
         tokenizer: PreTrainedTokenizerBase | None = None,
         chat_template_kwargs: dict | None = None,
+        name: str = "preference",
     ):
         check_batch_size(batch_size)
+        model = os.fspath(model) if isinstance(model, os.PathLike) else model
+        if not isinstance(model, str) and tokenizer is None:
+            raise ValueError("A model that is not given by name needs its `tokenizer`.")
         check_one_label(model, "model")
         self.chat_template_kwargs = chat_template_kwargs
         self.batch_size = batch_size
         self.tokenizer = tokenizer or tokenizer_of(model)
-        with whole_weights():
-            self.model = load_scorer(model, dtype).eval()
+        if isinstance(model, str):
+            with whole_weights():
+                self.model = load_scorer(model, dtype).to(default_device()).eval()
+        else:
+            self.model = (model.get_base_model() if is_peft(model) else model).eval()  # the adapter's layers are in it
         if self.model.config.pad_token_id is None:  # by it the model finds where each row of a batch ends
             self.model.config.pad_token_id = self.tokenizer.eos_token_id
         if self.model.config.pad_token_id is None:  # neither padding nor EOS: a row at a time needs none
             self.batch_size = 1
-        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self._ids_are_own = True
-        self.__name__ = "preference"  # TRL's trainers log a reward function under its name
+        self.__name__ = name  # TRL's trainers log a reward function under its name
 
     def __call__(
         self,
@@ -158,19 +176,23 @@ class PreferenceReward:
             completions (`Sequence[str]` or `Sequence[list[dict]]`):
                 Text or messages.
             completion_ids (`Sequence[Sequence[int]]`, *optional*):
-                After text prompts: the completions as sampled. Those without an EOS (or another special) token at
-                their end were cut, and are judged so; without ids all are taken as finished. Ids of another tokenizer
-                than this model's are left aside, with a warning, and the text is judged.
+                The completions as sampled. Those without an EOS (or another special) token at their end were cut, and
+                are judged so; without ids all are taken as finished. After text prompts the ids themselves are read,
+                after messages what the chat template writes. Ids of another tokenizer than this model's are left
+                aside, with a warning, and the text is judged.
             ended (`Sequence[bool]`, *optional*):
                 Where the text is judged: which completions ended by themselves. The others were cut, and nothing is
                 written behind them.
         """
         check_no_images(kwargs, "The rows have")
         prompts = with_template_arguments(prompts, self.chat_template_kwargs)
-        is_text = all(isinstance(prompt, str) for prompt in prompts)
-        if completion_ids is not None and is_text and self._are_own(completions, completion_ids):
-            pairs = zip(prompts, completion_ids, strict=True)
-            return self.of_ids([prompt_ids(self.tokenizer, prompt) + self._ended_as_own(ids) for prompt, ids in pairs])
+        if completion_ids is not None and self._are_own(completions, completion_ids):
+            if all(isinstance(prompt, str) for prompt in prompts):
+                pairs = zip(prompts, completion_ids, strict=True)
+                ids = [prompt_ids(self.tokenizer, prompt) + self._ended_as_own(said) for prompt, said in pairs]
+                return self.of_ids(ids)
+            if ended is None:
+                ended = [self._is_special(ids) for ids in completion_ids]
         rows = [
             {**as_row(prompt), "completion": checked(completion, "completion", f"Row {i}")}
             for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
@@ -180,8 +202,12 @@ class PreferenceReward:
 
     def _ended_as_own(self, ids: Sequence[int]) -> list[int]:
         """With this model's EOS at the end, where the policy ends in another special token of the same vocabulary."""
+        return [*ids[:-1], self.tokenizer.eos_token_id] if self._is_special(ids) else list(ids)
+
+    def _is_special(self, ids: Sequence[int]) -> bool:
+        """Whether the last token is one that ends a text."""
         last = self.tokenizer.added_tokens_decoder.get(ids[-1]) if len(ids) else None
-        return [*ids[:-1], self.tokenizer.eos_token_id] if last is not None and last.special else list(ids)
+        return last is not None and last.special
 
     def _whole_ids(self, rows: Sequence[dict], ended: Sequence[bool]) -> list[list[int]]:
         ids = []
@@ -190,11 +216,12 @@ class PreferenceReward:
                 ids.append(whole_ids(self.tokenizer, row, end))
         return ids
 
-    def _are_own(self, completions: Sequence[str], completion_ids: Sequence[Sequence[int]]) -> bool:
+    def _are_own(self, completions: Sequence[str | list[dict]], completion_ids: Sequence[Sequence[int]]) -> bool:
         """Whether ids are of this model's tokenizer; if once they are not, they are never taken again."""
         if self._ids_are_own:
             read = self.tokenizer.batch_decode([list(ids) for ids in completion_ids], skip_special_tokens=True)
-            differing = next((pair for pair in zip(completions, read, strict=True) if pair[0] != pair[1]), None)
+            pairs = ((*said_and_read(said, ours), ours) for said, ours in zip(completions, read, strict=True))
+            differing = next(((text, ours) for text, is_own, ours in pairs if not is_own), None)
             if differing is not None:
                 self._ids_are_own = False
                 warnings.warn(

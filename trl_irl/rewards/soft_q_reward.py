@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ..text.encode import as_row, encode_rows, prompt_ids, warn_of_seams, with_template_arguments
-from ..text.messages import check_no_images, checked
+from ..text.messages import check_no_images, checked, said_and_read
 from ..text.stop_tokens import stop_token_ids
-from .adapters import check_layers_adapted, is_peft, tokenizer_of
+from .adapters import check_layers_adapted, default_device, is_peft, tokenizer_of
 from .frozen_models import check_language_model, load_language_model, whole_weights
 from .soft_q_settings import check_batch_size, check_discount, saved_settings
 from .token_values import token_values
@@ -107,7 +107,7 @@ class SoftQReward:
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Folder, Hub id, adapter, or the model itself.
+            Folder, also as a `Path`, Hub id, adapter, or the model itself.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             The model's, if `model` is not a name.
         kind (`str`, *optional*, defaults to `"soft_q"`):
@@ -131,6 +131,9 @@ class SoftQReward:
         settings (`dict`, *optional*):
             How the model was trained, as [`~rewards.soft_q_settings.saved_settings`] reads it, where `model` is not
             the name of where it lies.
+        name (`str`, *optional*):
+            What TRL's trainers log the reward under; its kind and aggregate if unset. Two rewards of one trainer need
+            two names: under one, the logs mix them.
 
     Raises:
         `ValueError`: `kind` or `aggregate` is unknown, or a number is out of range; `"log_ratio"` has no reference, or
@@ -152,10 +155,11 @@ class SoftQReward:
         dtype: str = "auto",
         chat_template_kwargs: dict | None = None,
         settings: dict | None = None,
+        name: str | None = None,
     ):
-        for name, value, choices in (("kind", kind, KINDS), ("aggregate", aggregate, AGGREGATES)):
+        for key, value, choices in (("kind", kind, KINDS), ("aggregate", aggregate, AGGREGATES)):
             if value not in choices:
-                raise ValueError(f"`{name}={value!r}` is unknown; there are {', '.join(choices)}.")
+                raise ValueError(f"`{key}={value!r}` is unknown; there are {', '.join(choices)}.")
         if (kind == "log_ratio") != (ref_model is not None):
             raise ValueError(
                 f'`kind={kind!r}` with `ref_model={"None" if ref_model is None else "..."}`: "log_ratio" compares '
@@ -165,6 +169,7 @@ class SoftQReward:
         if clip is not None and not clip > 0:
             raise ValueError(f"`clip={clip}` must be above 0, in the reward's own unit, or None for no bound.")
         check_batch_size(batch_size)
+        model, ref_model = (os.fspath(x) if isinstance(x, os.PathLike) else x for x in (model, ref_model))
         if not isinstance(model, str) and tokenizer is None:
             raise ValueError("A model that is not given by name needs its `tokenizer`.")
         if settings is None:
@@ -174,9 +179,9 @@ class SoftQReward:
         self.terminal_value = settings.get("terminal_value", "mask") if terminal_value is None else terminal_value
         self.value_temperature = settings.get("value_temperature", 1.0)
         if kind == "soft_q" and settings.get("value_origin") == "reference":
-            name = model if isinstance(model, str) else "This model"
             warnings.warn(
-                f"{name} was trained with `value_origin: reference`: the reward that it holds counts its values from "
+                f"{model if isinstance(model, str) else 'This model'} was trained with `value_origin: reference`: the "
+                "reward that it holds counts its values from "
                 'its reference\'s, and `kind="soft_q"` counts them from zero. Over a whole completion the two differ '
                 "by what they count from at its ends alone (with gamma 1); token by token they differ by as much as "
                 'the reference\'s values move. `kind="advantage"` does not depend on it.',
@@ -192,7 +197,7 @@ class SoftQReward:
             )
         self.chat_template_kwargs = chat_template_kwargs
         self.mean, self.std = 0.0, 1.0
-        self.__name__ = f"{kind}_{aggregate}"  # TRL's trainers log a reward function under its name
+        self.__name__ = name or f"{kind}_{aggregate}"  # TRL's trainers log a reward function under its name
 
     def score(
         self,
@@ -315,11 +320,7 @@ class SoftQReward:
     def _check_tokenizer(self, completions: Sequence[Completion], completion_ids: Sequence[Sequence[int]]) -> None:
         for completion, ids in zip(completions, completion_ids, strict=True):
             ours = self._text_of(ids)
-            if isinstance(completion, str):
-                text, is_own = completion, completion == ours
-            else:  # TRL may have parsed thoughts and tool calls out of the ids
-                texts = [m["content"] for m in completion if m["role"] == "assistant" and m.get("content")]
-                text, is_own = "".join(texts), all(text.strip() in ours for text in texts)
+            text, is_own = said_and_read(completion, ours)
             if not is_own:
                 raise ValueError(
                     f"The policy's tokens are not the reward model's: ids that the policy reads as {text[:60]!r} are "
@@ -343,7 +344,6 @@ def _loaded(model: str | PreTrainedModel | PeftModel, dtype: str, key: str = "mo
     if not isinstance(model, str):
         check_language_model(model, key, encoder_decoder=True)
         return model
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     with whole_weights():
         loaded = load_language_model(model, key, encoder_decoder=True, dtype=dtype)
-    return loaded.to(device).eval()
+    return loaded.to(default_device()).eval()

@@ -133,8 +133,9 @@ def attach_soft_q_head(model: PreTrainedModel, logit_buffer_mb: float | str = DE
         known = _Attached(logit_buffer_mb, postprocessing, size)
     model._soft_q = replace(known, logit_buffer_mb=logit_buffer_mb)
     if not _is_attached(model):
-        model._forward_before_soft_q = vars(model).get("forward")
-        model.forward = types.MethodType(_forward_with_soft_q(type(model)), model)
+        below = vars(model).get("_forwards_before_soft_q", [])
+        model._forwards_before_soft_q = [*below, vars(model).get("forward")]
+        model.forward = types.MethodType(_forward_with_soft_q(type(model), len(below)), model)
 
 
 @contextmanager
@@ -148,7 +149,7 @@ def soft_q_head(model: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     finally:
-        del model.forward, model._forward_before_soft_q
+        del model.forward, model._forwards_before_soft_q[-1]
         if before is not None:
             model.forward = before
 
@@ -158,7 +159,7 @@ def projection_of(model: PreTrainedModel, with_adapters: bool = True) -> Project
     return Projection.of(model, model._soft_q.postprocessing, with_adapters)
 
 
-def _forward_with_soft_q(model_class: type[PreTrainedModel]):
+def _forward_with_soft_q(model_class: type[PreTrainedModel], layer: int):
     # `generate` and Trainer look at a forward's signature, so keep the model's own. No model is in the closure: a
     # bound method of a copy is bound to the copy.
     @functools.wraps(model_class.forward)
@@ -175,7 +176,7 @@ def _forward_with_soft_q(model_class: type[PreTrainedModel]):
     ):
         if soft_q is None:
             given = {"labels": labels, "shift_labels": shift_labels}
-            return forward_before(self)(*args, **{k: x for k, x in given.items() if x is not None}, **kw)
+            return forward_before(self, layer)(*args, **{k: x for k, x in given.items() if x is not None}, **kw)
         return _soft_q_forward(self, args, kw, labels, shift_labels, soft_q, reference, statistics, return_logits)
 
     forward.is_soft_q = True

@@ -102,9 +102,13 @@ def _replaced(model: nn.Module, module: nn.Module, by: nn.Module) -> Iterator[No
             modules[name] = module
 
 
-def forward_before(model: PreTrainedModel) -> Callable[..., ModelOutput]:
-    """The model's forward as it was before a soft-Q head was attached."""
-    before = vars(model).get("_forward_before_soft_q")
+def forward_before(model: PreTrainedModel, layer: int = -1) -> Callable[..., ModelOutput]:
+    """
+    The model's forward as it was before a soft-Q head was attached: the last one, or the one of that number. A head is
+    attached again over what another trainer has put on it since (TRL's own head), and each must find what is below it.
+    """
+    below = vars(model).get("_forwards_before_soft_q")
+    before = below[layer] if below else None
     return type(model).forward.__get__(model) if before is None else before
 
 

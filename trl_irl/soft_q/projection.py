@@ -129,8 +129,13 @@ def check_head(model: PreTrainedModel) -> None:
     Refuse heads whose effect is not `hidden @ weight.T + bias`.
 
     Raises:
-        `ValueError`: the head carries an adapter, is quantised, or the model has none.
+        `ValueError`: the head carries an adapter, is quantised, or the model has none; or the model is compiled.
     """
+    if type(model).__name__ == "OptimizedModule":  # its class is private, and slow to import
+        raise ValueError(
+            "The model is what `torch.compile` made of one, which cannot be asked for Q and V. Pass the model itself, "
+            "and set `torch_compile=True` to compile its layers."
+        )
     head = model.get_output_embeddings()
     name = type(model).__name__
     if head is None:

@@ -71,9 +71,16 @@ class Problem:
         return self.steps[-1][2]
 
     @property
+    def story(self) -> str:
+        return " ".join((f"{self.name} has {self.start} {self.things}.", *self.sentences))
+
+    @property
     def question(self) -> str:
-        story = " ".join((f"{self.name} has {self.start} {self.things}.", *self.sentences))
-        return f"{story} How many {self.things} does {self.name} have now?"
+        return f"{self.story} How many {self.things} does {self.name} have now?"
+
+    @property
+    def prompt(self) -> str:
+        return f"QUESTION: {self.question}\n\nSOLUTION:"
 
     def solution(self, rng: random.Random) -> str:
         """One of the many wordings of the solution."""
@@ -135,40 +142,41 @@ def make_arithmetic(
 
     def rows(count: int) -> Dataset:
         return Dataset.from_list(
-            [
-                {"prompt": f"QUESTION: {p.question}\n\nSOLUTION:", "completion": f" {p.solution(rng)}"}
-                for p in itertools.islice(problems, count)
-            ]
+            [{"prompt": p.prompt, "completion": f" {p.solution(rng)}"} for p in itertools.islice(problems, count)]
         )
 
     held_out = {"validation": rows(num_validation), "test": rows(num_test)}
     return DatasetDict({"train": rows(num_train), **held_out})
 
 
-def make_arithmetic_facts(num_train: int = 2000, num_validation: int = 200, seed: int = 43) -> DatasetDict:
+def make_arithmetic_facts(num_train: int = 2000, num_validation: int = 200, seed: int = 42) -> DatasetDict:
     """
     Simpler text on the same words and numbers, to pretrain the demo's base model: a story without a question, then
-    its sums, without the wording of a solution.
+    its sums, without the wording of a solution. No story is that of a held-out problem of [`make_arithmetic`] with the
+    same seed.
 
     Returns:
         [`~datasets.DatasetDict`] with `train` and `validation`; one column, `text`.
     """
-    rng = random.Random(seed)
+    task = make_arithmetic(num_train=1, seed=seed)
+    held_out = {row["prompt"] for name in ("validation", "test") for row in task[name]}
+    rng = random.Random(f"facts {seed}")  # not the problems' own numbers, or it would fall into step with them
 
     def rows(count: int) -> Dataset:
         texts = []
-        for _ in range(count):
+        while len(texts) < count:
             problem, sums = _problem(rng), []
+            if problem.prompt in held_out:
+                continue
             before = problem.start
             for operation, n, after in problem.steps:
                 sums.append(f"{before} {operation} {n} = {after}.")
                 before = after
-            story = " ".join((f"{problem.name} has {problem.start} {problem.things}.", *problem.sentences))
-            texts.append(f"{story} {' '.join(sums)}")
+            texts.append(f"{problem.story} {' '.join(sums)}")
         return Dataset.from_dict({"text": texts})
 
-    held_out = rows(num_validation)
-    return DatasetDict({"train": rows(num_train), "validation": held_out})
+    validation = rows(num_validation)  # first, so that it does not depend on `num_train`
+    return DatasetDict({"train": rows(num_train), "validation": validation})
 
 
 def _size(data) -> dict[str, int]:

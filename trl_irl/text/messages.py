@@ -151,3 +151,14 @@ def check_no_images(columns: Mapping, where: str) -> None:
 def _shown(value) -> str:
     shown = repr(value)
     return shown if len(shown) <= 120 else f"{shown[:117]}..."
+
+
+def said_and_read(completion: str | Sequence[Mapping], read: str) -> tuple[str, bool]:
+    """
+    The text of a completion, and whether `read`, what its token ids are in some tokenizer, is that text. Of messages
+    the assistant's own must be in it: TRL may have parsed thoughts and tool calls out of the ids.
+    """
+    if isinstance(completion, str):
+        return completion, completion == read
+    texts = [turn["content"] for turn in completion if turn["role"] == "assistant" and turn.get("content")]
+    return "".join(texts), all(text.strip() in read for text in texts)

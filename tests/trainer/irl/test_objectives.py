@@ -3,6 +3,8 @@ Every objective that `IRLConfig.objective` can name: its step, loss and all grad
 model's own full logits in float64, token by token; and against TRL's own loss where TRL has it.
 """
 
+import dataclasses
+
 import pytest
 import torch
 from datasets import Dataset
@@ -367,6 +369,13 @@ def test_without_a_temporal_difference_term_none_is_told(make_trainer, tmp_path)
     trainer.train()
     logged = next(entry for entry in trainer.state.log_history if "nll" in entry)
     assert logged["lambda_td"] == 0 and logged["loss"] > logged["nll"]
+
+
+def test_a_copy_of_the_arguments_with_another_objective_has_the_weight(tmp_path):
+    likelihood = IRLConfig(**settings(tmp_path, objective="nll", **PLAIN))
+    assert likelihood.lambda_td_in_use == 0 == likelihood.lambda_td_at(2)
+    again = dataclasses.replace(likelihood, objective="soft_q")
+    assert again.lambda_td_in_use == again.lambda_td_at(2) == IRLConfig(**settings(tmp_path)).lambda_td > 0
 
 
 def test_online_has_one_objective(tmp_path):

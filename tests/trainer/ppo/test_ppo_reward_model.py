@@ -74,6 +74,8 @@ def test_ppo_trains_on_it(adapter, policy, tokenizer, tmp_path):
     from peft import LoraConfig
     from transformers import AutoModelForSequenceClassification
 
+    from trl_irl.trainer.ppo.trainer import PPOTrainer
+
     policy.save_pretrained(tmp_path / "policy")
     value_model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "policy", num_labels=1)
     if adapter:
@@ -107,16 +109,20 @@ def test_ppo_trains_on_it(adapter, policy, tokenizer, tmp_path):
         save_strategy="no",
         gradient_checkpointing=False,
     )
-    trainer = ppo.PPOTrainer(
-        args=args,
-        processing_class=tokenizer,
-        model=policy,
-        ref_model=None if adapter else make_model("qwen2", seed=1),
-        reward_model=SoftQRewardModel(reward, policy),
-        value_model=value_model,
-        train_dataset=Dataset.from_dict({"input_ids": prompts}),
-        eval_dataset=Dataset.from_dict({"input_ids": prompts[:4]}),
-    )
+    parts = {
+        "args": args,
+        "model": policy,
+        "ref_model": None if adapter else make_model("qwen2", seed=1),
+        "reward_model": SoftQRewardModel(reward, policy),
+        "value_model": value_model,
+        "train_dataset": Dataset.from_dict({"input_ids": prompts}),
+        "eval_dataset": Dataset.from_dict({"input_ids": prompts[:4]}),
+    }
+    padding_with_eos = copy.deepcopy(tokenizer)
+    padding_with_eos.pad_token = tokenizer.eos_token  # as most scripts have it: the policy would unlearn to end
+    with pytest.raises(ValueError, match="pads with its EOS, '<eos>'.*unlearn to end"):
+        PPOTrainer(processing_class=padding_with_eos, **parts)
+    trainer = ppo.PPOTrainer(processing_class=tokenizer, **parts)
     trainer.train()
     assert len(asked) == 4  # two updates of four prompts, two at a time
     for given, ids, _ in asked:

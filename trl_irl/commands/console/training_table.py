@@ -96,7 +96,7 @@ def objective(trainer) -> str:
     own = trainer.objective
     if not own.is_scheduled:
         return ", ".join([own.formula, *_strengths(own)]) + kl
-    if args.lambda_td == 0 and isinstance(own, PerToken | OnlineInverseSoftQ) and not isinstance(own, Combined):
+    if args.lambda_td_in_use == 0 and isinstance(own, PerToken | OnlineInverseSoftQ) and not isinstance(own, Combined):
         return f"maximum likelihood (lambda_td 0){kl}"
     scale = "measured at the first step" if args.td_scale is None else f"{args.td_scale:g}"
     told = [own.formula, *_strengths(own), schedule(args), f"td_scale {scale}", f"gamma {args.gamma:g}"]

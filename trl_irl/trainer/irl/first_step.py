@@ -45,7 +45,7 @@ class FirstStep:
     def measure(self, batches: list[dict[str, Any]]) -> None:
         """Measure what is not known yet, on the micro-batches of a step. Every rank must call."""
         wanted = [name for name in self._trainer.objective.measures if name not in self.measured]
-        if self._trainer.args.lambda_td == 0 and "td_scale" in wanted:
+        if self._trainer.args.lambda_td_in_use == 0 and "td_scale" in wanted:
             wanted.remove("td_scale")
         if wanted:
             self._take(self._means(batches, wanted))
@@ -137,7 +137,7 @@ class ScheduleCheck(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         steps, mle, ramp = state.max_steps, args.mle_warmup_steps, args.lambda_td_warmup_steps
-        if steps >= mle + max(ramp, 1) or args.lambda_td == 0:
+        if steps >= mle + max(ramp, 1) or args.lambda_td_in_use == 0:
             return
         if mle >= steps:
             what = "it trains by maximum likelihood to its end"

@@ -222,8 +222,14 @@ class ObjectiveArguments:
                     f"`{name}={value}` means nothing to `objective={self.objective!r}`. Unset it, or set `objective` "
                     f"to one that has it: {those}."
                 )
-        if "lambda_td" not in used:
-            self.lambda_td = 0.0  # what the schedule and the logs say
+
+    @property
+    def lambda_td_in_use(self) -> float:
+        """
+        `lambda_td`, or 0 where the objective has no such term: the field itself stays what it was, so that a copy of
+        the arguments with another objective has it.
+        """
+        return self.lambda_td if any("lambda_td" in kind.uses for kind in kinds_of(self.objective)) else 0.0
 
     def _check_origin(self, used: set[str]) -> None:
         if self.value_origin == "zero":
@@ -314,8 +320,8 @@ class ObjectiveArguments:
         if step < 0:
             return 0.0
         if step < self.lambda_td_warmup_steps:
-            return self.lambda_td * (step + 1) / self.lambda_td_warmup_steps
+            return self.lambda_td_in_use * (step + 1) / self.lambda_td_warmup_steps
         if not self.lambda_td_decay_steps:
-            return self.lambda_td
+            return self.lambda_td_in_use
         passed = step - max(self.lambda_td_warmup_steps - 1, 0)
-        return self.lambda_td * max(0.0, 1 - passed / self.lambda_td_decay_steps)
+        return self.lambda_td_in_use * max(0.0, 1 - passed / self.lambda_td_decay_steps)

@@ -123,7 +123,7 @@ class SoftQTraining(Interruptible):
         asked = {"reference": reference, "statistics": self.objective.statistics, "return_logits": with_logits}
         output = self._values(model, inputs, **asked)
         terms = self.soft_q_terms(output)
-        lambda_td = self.args.lambda_td_at(self.state.global_step) if training else self.args.lambda_td
+        lambda_td = self.args.lambda_td_at(self.state.global_step) if training else self.args.lambda_td_in_use
         # Clamped, so that a batch with nothing to learn from gives a zero with gradients rather than 0 / 0.
         tokens = self._tokens_of(terms) if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         tokens = tokens.clamp(min=1).to(terms.nll.device)
@@ -224,7 +224,8 @@ class SoftQTraining(Interruptible):
             self._save_settings(output_dir or self.args.output_dir)
 
     def _save_settings(self, output_dir: str) -> None:
-        settings = {name: getattr(self.args, name) for name in ("gamma", "terminal_value", "lambda_td")}
+        settings = {name: getattr(self.args, name) for name in ("gamma", "terminal_value")}
+        settings["lambda_td"] = self.args.lambda_td_in_use
         save_settings(output_dir, {**settings, **self._first_step.to_save()})
 
     def _save_optimizer_and_scheduler(self, output_dir):

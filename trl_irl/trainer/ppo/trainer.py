@@ -37,6 +37,13 @@ class PPOTrainer(trl_ppo.PPOTrainer):
 
     def __init__(self, args: PPOConfig, processing_class, model, ref_model, reward_model, *positional, **kwargs):
         stop_tokens = stop_token_ids(model, processing_class)
+        if processing_class.pad_token_id == processing_class.eos_token_id:
+            raise ValueError(
+                f"The tokenizer pads with its EOS, {processing_class.eos_token!r}. PPO tells the end of a response by "
+                "its first padding token, so that the EOS would be no part of it, and the policy would unlearn to "
+                'end. Give the tokenizer another: `tokenizer.add_special_tokens({"pad_token": "[PAD]"})`, and the '
+                "models embeddings for it (`resize_token_embeddings`)."
+            )
         self._forgiving = None
         if args.missing_eos_penalty is not None and args.stop_token == "eos":
             if stop_tokens - {processing_class.eos_token_id}:
