@@ -18,6 +18,8 @@ differences are paired by seed, and their intervals are Student's.
 """
 
 import argparse
+import functools
+import hashlib
 import json
 import os
 import shutil
@@ -34,6 +36,11 @@ from benchmarks.seeds import RESULTS, add_row, read_rows
 
 
 HERE = Path(__file__).parent
+# What each run sets itself, whatever its recipe says.
+_OF_RUNS = {
+    *("model_name_or_path", "output_dir", "num_train_rows", "task_seed", "seed", "max_steps", "learning_rate"),
+    *("eval_strategy", "do_eval", "disable_tqdm", "logging_steps"),
+}
 
 
 def plan_of(path: Path) -> dict:
@@ -63,7 +70,8 @@ def done_of(plan: dict, rows: list[dict]) -> dict[str, dict]:
         if row["arm"] in plan["arms"]
         and row["keys"] == settings_of(plan["arms"][row["arm"]], row["strength"])
         and list(row["samplers"]) == plan[row["split"]]["samplers"]
-        and row.get("judged", judged_by(plan, row["split"])) == judged_by(plan, row["split"])  # not told before
+        and row.get("judged") == judged_by(plan, row["split"])
+        and row.get("recipe") in (None, recipe_of(plan, row["keys"]))  # it was not told before
     }
 
 
@@ -71,6 +79,19 @@ def judged_by(plan: dict, split: str) -> dict:
     """What of a plan, beside its arms, decides a run's numbers."""
     told = {name: plan.get(name) for name in ("recipe", "model", "keys", "dtype", "levels", "metrics", "evaluation")}
     return told | {"split": plan[split]}
+
+
+@functools.cache
+def _recipe(path: str) -> dict:
+    return yaml.safe_load((HERE.parent / path).read_text(encoding="utf-8"))
+
+
+def recipe_of(plan: dict, keys: dict) -> str | None:
+    """A digest of what the plan's recipe says beside an arm's keys and those of each run: it may change meanwhile."""
+    if "recipe" not in plan:
+        return None
+    left = {key: value for key, value in _recipe(plan["recipe"]).items() if key not in {*keys, *_OF_RUNS}}
+    return hashlib.sha256(json.dumps(left, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def finished(plan: dict, results: Path) -> list[dict]:
@@ -157,7 +178,7 @@ def run_job(output_dir: Path, plan: dict, run: dict) -> dict:
         words += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
     script_args, *others = make_parser().parse(words)
     trainer, _ = make_trainer(script_args, *others)
-    told = {**run, "keys": own, "judged": judged_by(plan, run["split"])}
+    told = {**run, "keys": own, "judged": judged_by(plan, run["split"]), "recipe": recipe_of(plan, own)}
     if begin != kept:
         trainer.train()
         told["seconds"] = time.perf_counter() - start

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.referee import (
     HERE,
+    _recipe,
     chosen,
     done_of,
     finished,
@@ -13,6 +14,7 @@ from benchmarks.referee import (
     judged_by,
     key_of,
     plan_of,
+    recipe_of,
     report,
     settings_of,
     strengths_of,
@@ -39,6 +41,7 @@ def row(run, accuracy):
     area = {"accuracy": random.random(), "pass@4": 0.5}
     cells = {"t=0": {"accuracy": accuracy}}
     keys = settings_of(PLAN["arms"][run["arm"]], run["strength"])
+    run = {**run, "judged": judged_by(PLAN, run["split"])}
     return {**run, "keys": keys, "frontier": at, "temperatures": at, "area": area, "samplers": cells, "nll": 0.3}
 
 
@@ -145,12 +148,29 @@ def test_what_was_run_of_another_plan_is_not_taken():
 
 def test_a_run_that_was_judged_otherwise_is_run_again():
     run = next(jobs(PLAN, {}))
-    one = {**row(run, 0.5), "judged": judged_by(PLAN, run["split"])}
-    assert list(done_of(PLAN, [one])) == [key_of(run)] == list(done_of(PLAN, [row(run, 0.5)]))
+    one = row(run, 0.5)
+    assert list(done_of(PLAN, [one])) == [key_of(run)]
+    assert not done_of(PLAN, [{name: value for name, value in one.items() if name != "judged"}])
     for changed in ({"levels": [95, 85]}, {"evaluation": {"max_new_tokens": 8}}, {"keys": {"max_length": 9}}):
         assert not done_of({**PLAN, **changed}, [one])
     assert not done_of({**PLAN, "validation": {**PLAN["validation"], "num_samples": 9}}, [one])
     assert done_of({**PLAN, "test": {**PLAN["test"], "num_samples": 9}}, [one])  # it was on validation
+
+
+def test_a_run_of_another_recipe_is_run_again():
+    """What an arm or a run sets itself may change in the recipe; the rest may not."""
+    plan = plan_of(HERE / "referee.yaml")
+    keys = {"lambda_td": 0.3}
+    told = _recipe(plan["recipe"])
+    before = recipe_of(plan, keys)
+    try:
+        told |= {"lambda_td": 7.0, "seed": 5}
+        assert recipe_of(plan, keys) == before
+        told["lr_scheduler_type"] = "linear"
+        assert recipe_of(plan, keys) != before
+    finally:
+        _recipe.cache_clear()
+    assert recipe_of(plan, keys) == before
 
 
 def test_tests_of_an_earlier_choice_are_not_counted(tmp_path):
