@@ -227,3 +227,19 @@ def test_an_edited_task_does_not_read_its_old_rows(tmp_path):
         )
         seen.append(done.stdout.strip())
     assert seen == ["Q: one| two", "Ask: one| two", "Ask: one| TWO"]
+
+
+def test_a_dataset_that_is_a_script_and_the_hubs_copy_of_its_rows(tmp_path, monkeypatch):
+    """As on the Hub's branch `refs/convert/parquet`: folders of splits in a folder of a config."""
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "news/news.py"
+    script.parent.mkdir()
+    script.write_text("print('never run')\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="scripts are no longer supported.*hf download news .*refs/convert/parquet"):
+        load_from_hub_or_path("news")
+    for split, count in (("train", 3), ("validation", 2)):
+        folder = tmp_path / "data/rows/default" / split
+        folder.mkdir(parents=True)
+        Dataset.from_dict({"document": ["news"] * count}).to_parquet(folder / "0000.parquet")
+    splits = load_from_hub_or_path("data/rows")
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 3, "validation": 2}

@@ -74,6 +74,11 @@ def load_from_hub_or_path(
         hint = "Mend that file or its rows."
         if not path.exists():
             hint = "Check the name and the connection; for a private dataset log in with `hf auth login`."
+        if "scripts are no longer supported" in what:
+            hint = (
+                f"The Hub has its rows without the script: `hf download {name} --repo-type dataset --revision "
+                "refs/convert/parquet --local-dir data/rows`, and `dataset_name: data/rows`."
+            )
         raise ValueError(f"`dataset_name: {name}` could not be read: {what}. {hint}") from error
 
 
