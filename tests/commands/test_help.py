@@ -1,6 +1,9 @@
 """`--help` in a screen or three: our keys in groups, examples on top; `--help-all` has every key."""
 
+import importlib
 import re
+import runpy
+import sys
 from dataclasses import fields
 
 import pytest
@@ -45,6 +48,22 @@ def test_ours_first(command, capsys, monkeypatch):
     assert all(f"--{action.dest}" in everything for action in module.make_parser()._actions)
     every = {action.dest for action in module.make_parser()._actions} - {"help"}
     assert f"The {len(every - set(keys(text)))} further keys" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("command", [*TRAINING, "ppo"])
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_a_command_helps_as_its_module_does(command, capsys, monkeypatch):
+    """`trl-irl irl` runs the module as `__main__`, which its own classes then are of."""
+    monkeypatch.setenv("COLUMNS", "100")
+    name = f"trl_irl.commands.{command.replace('-', '_')}"
+    monkeypatch.setattr(sys, "argv", [f"trl-irl {command}", "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module(name, run_name="__main__")
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert keys(text) == keys(shown(importlib.import_module(name), capsys, "--help"))
+    assert {"model_name_or_path", "learning_rate", "dataset_name"} <= set(keys(text))
+    assert command == "ppo" or {"task", "source_column", "num_train_rows", "task_seed"} <= set(keys(text))
 
 
 @pytest.mark.parametrize("module, kind", [(evaluate, EvaluateArguments), (score, ScoreArguments)])

@@ -73,6 +73,17 @@ def test_what_is_meant(text, key, value, tmp_path):
     assert found == value and type(found) is type(value)
 
 
+def test_null_on_the_command_line_unsets_what_the_recipe_sets(tmp_path):
+    recipe = "perhaps: 2.0\nnumbers: [1, 2]\ntold: {a: 1}\nword: b\n"
+    found = parsed(recipe, tmp_path, "--perhaps", "null", "--numbers=null", "--told", "null", "--rate", "0.5")
+    assert (found.perhaps, found.numbers, found.told, found.rate) == (None, None, None, 0.5)
+    assert parsed(recipe, tmp_path, "--word", "null").word == "null"  # text, which is never nothing
+    (tmp_path / "recipe.yaml").write_text("task: gsm8k\ntd_scale: 2.0\nuse_cpu: true\nbf16: false\n")
+    words = ["--config", str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path), "--task", "null"]
+    data, args, *_ = irl.make_parser().parse([*words, "--td_scale", "null"])
+    assert data.task is None and args.td_scale is None
+
+
 def test_hyphens(tmp_path):
     """As argparse has them on the command line."""
     (tmp_path / "recipe.yaml").write_text("learning-rate: 1e-3\nlambda-td: 0.5\nuse-cpu: true\nbf16: false\n")

@@ -57,6 +57,7 @@ def test_a_run_on_a_pipe_is_a_table_columns_and_commands_that_work(trained, mode
     assert "/5 [" not in told.err  # no bar of training where nobody sees it move
     assert f"Last log (step 5): nll {number(logged[-1]['nll'])}" in told.out
     proposed = [shlex.split(line) for line in told.out.partition("Next:\n")[2].splitlines()]
+    assert ("Nothing was held out" in told.out) == ("train" in proposed[0])
     assert [words[:2] for words in proposed] == [["trl-irl", name] for name in ("evaluate", "score", "chat")]
     assert proposed[0][3] == f"base={model_folder}"
     few = ["--num_prompts", "2", "--batch_size", "8", "--temperatures", "1", "--num_samples", "2"]
@@ -164,6 +165,11 @@ def test_a_fall_ends_where_the_table_says(tmp_path):
         args = IRLConfig(str(tmp_path), **keys, **CPU)
         last = int(re.search(r" and falls to 0 at step (\d+)", schedule(args))[1])
         assert args.lambda_td_at(last) == 0 < args.lambda_td_at(last - 1)
+
+
+def test_a_schedule_in_shares_is_told_in_steps(tmp_path):
+    args = IRLConfig(str(tmp_path), mle_warmup_steps=0.1, lambda_td_warmup_steps=0.2, **CPU)
+    assert schedule(args, 50) == "MLE for steps 0 to 4, then lambda_td rises to 0.1 at step 14"
 
 
 @pytest.mark.parametrize("warmup, rise", [(0, 0), (5, 0), (0, 4), (5, 4), (0, 1)])

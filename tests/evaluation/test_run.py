@@ -1,5 +1,6 @@
 """`evaluate(models, rows, settings)`: the numbers of the command, from Python, of models and rows that are there."""
 
+import copy
 import json
 import os
 import shutil
@@ -40,6 +41,41 @@ def pair(model_folder):
 
 def numbers(results):
     return {key: {name: x.value for name, x in of_key.items()} for key, of_key in results.values.items()}
+
+
+def test_a_base_without_a_chat_template_is_asked_with_that_of_what_was_trained_from_it(pair, tmp_path):
+    model, tokenizer = pair
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": row["prompt"]}],
+            "completion": [{"role": "assistant", "content": "so"}],
+        }
+        for row in ROWS
+    ]
+    for folder, own in (("base", plain), ("tuned", tokenizer)):
+        model.save_pretrained(tmp_path / folder)
+        own.save_pretrained(tmp_path / folder)
+    settings = EvaluationSettings(**SETTINGS, output_dir=str(tmp_path / "out"))
+    paths = {name: str(tmp_path / name) for name in ("base", "tuned")}
+    for asked in (paths, {"base": (model, plain), "tuned": (model, tokenizer)}, paths):  # drawn, given, kept
+        results = evaluate(asked, rows, settings)
+        found = numbers(results)
+        for sampler in (GREEDY, Sampler(1.0)):  # one model asked in one way
+            assert found["base", sampler] == pytest.approx(found["tuned", sampler])
+        assert "base has no chat template, and was asked with tuned's." in results.notes
+    assert plain.chat_template is None
+    for alone in ({"base": paths["base"]}, {"base": paths["base"], "other": (model, other_tokenizer(tokenizer))}):
+        with pytest.raises(ValueError, match="the tokenizer of base has no chat template.*Leave it out"):
+            evaluate(alone, rows, EvaluationSettings(**SETTINGS))
+    assert evaluate({"base": paths["base"]}, ROWS, EvaluationSettings(**SETTINGS)).notes == []
+
+
+def other_tokenizer(tokenizer):
+    """With a template, and without some of the tokens."""
+    trained = Tokenizer(models.BPE(unk_token="<unk>"))
+    return PreTrainedTokenizerFast(tokenizer_object=trained, eos_token="<eos>", chat_template=tokenizer.chat_template)
 
 
 def test_a_model_itself_and_its_path_give_the_commands_numbers(pair, model_folder, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from tests.conftest import make_model, make_tokenizer
 from tests.trainer.conftest import settings
 from trl_irl import IRLConfig, IRLTrainer, SoftQReward
 from trl_irl.rewards.held_out_loss import held_out_sums
-from trl_irl.text.encode import encode, encode_row, prompt_ids, whole_ids
+from trl_irl.text.encode import encode, encode_row, encode_rows, prompt_ids, whole_ids
 from trl_irl.trainer.gail.expert_tokens import expert_ids
 from trl_irl.trainer.online_irl.policy_samples import prompts_of
 
@@ -305,3 +305,12 @@ def test_rows_of_text_end_whatever_their_column(columns, tokenizer, tmp_path):
     as_text = [{"text": row["content"]} for row in rows]
     assert irl == prepared(SFTTrainer, SFTConfig, as_text, tokenizer, tmp_path)[1]
     assert [ids[-1] for ids, _ in irl] == [1, 1] and [ids.count(1) for ids, _ in irl] == [1, 1]
+
+
+def test_messages_without_a_chat_template(tokenizer):
+    """transformers' own message names neither the tokenizer nor a key."""
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template, plain.name_or_path = None, "meta/base"
+    row = {"prompt": [{"role": "user", "content": "Fox?"}], "completion": [{"role": "assistant", "content": "Dog."}]}
+    with pytest.raises(ValueError, match="the tokenizer of meta/base has no chat template.*`chat_template_path`"):
+        encode_rows(plain, [row])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import time
 import warnings
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
 from ..tasks.rows import BadRows
+from ..text.messages import is_messages
 
 
 class Stopwatch:
@@ -95,6 +97,7 @@ class LoadedModel:
             raise ValueError("`backend: vllm` loads a model by its name: give a folder or a Hub id.")
         self.dtype, self.batch_size, self.backend, self.eos_token = dtype, batch_size, backend, eos_token
         self.key = key
+        self.borrowed_template: str | dict | None = None
         self._engine = None
 
     @cached_property
@@ -113,6 +116,11 @@ class LoadedModel:
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
+
+    def borrow_template(self, other: LoadedModel) -> None:
+        """From now on messages are written by the other model's chat template."""
+        self.tokenizer = copy.deepcopy(self.tokenizer)  # it stays what it is for whoever gave it
+        self.tokenizer.chat_template = self.borrowed_template = other.tokenizer.chat_template
 
     @cached_property
     def model(self):
@@ -173,6 +181,34 @@ class LoadedModel:
             return vllm_sampling.sample(self._engine, self.tokenizer, prompts, **options)
         options |= {"batch_size": self.batch_size, "description": description}
         return sampling.sample(self.model, self.tokenizer, prompts, **options)
+
+
+def lend_templates(models: Mapping[str, LoadedModel], row: Mapping) -> list[str]:
+    """
+    Where rows are messages, a model without a chat template, such as the base of one that was trained on chats, gets
+    that of a model whose tokenizer has all of its tokens. Returns a note for each.
+
+    Raises:
+        `ValueError`: there is none.
+    """
+    if not (row.get("messages") or is_messages(row.get("prompt"))):
+        return []
+    lenders = {name: one for name, one in models.items() if one.tokenizer.chat_template is not None}
+    notes = []
+    for name, one in models.items():
+        if name in lenders or one.apart:
+            continue
+        tokens = one.tokenizer.get_vocab().items()
+        lender = next((x for x in lenders if tokens <= lenders[x].tokenizer.get_vocab().items()), None)
+        if lender is None:
+            raise ValueError(
+                f"The rows are messages, and the tokenizer of {name} has no chat template to write them with, nor has "
+                "another model with its tokens, whose template it could be asked with. Leave it out, or name a folder "
+                "with this model and a tokenizer that has one."
+            )
+        one.borrow_template(lenders[lender])
+        notes.append(f"{name} has no chat template, and was asked with {lender}'s.")
+    return notes
 
 
 def check_lengths(

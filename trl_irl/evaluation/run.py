@@ -18,7 +18,7 @@ from ..tasks.splits import load_split
 from ..text.encode import asked
 from ..text.samplers import Sampler
 from . import comparison
-from .loaded_models import LoadedModel, Stopwatch, weights_of
+from .loaded_models import LoadedModel, Stopwatch, lend_templates, weights_of
 from .metrics import check_installed
 from .reference_judge import ReferenceJudge
 from .results import Results
@@ -119,9 +119,14 @@ class _Evaluation:
             if not split:
                 raise ValueError("`rows` is empty. Give at least one, or leave it unset for those of the settings.")
         self.rows_given = rows is not None
+        first = next(iter(split), {})
+        lent = lend_templates(self.models, first)
+        if self.settings.reward_models is not None:
+            lent += lend_templates(self.judges, first)
         judging_rows = self.judges if settings.judges_by_rewards else {}
         judged = rows_to_judge(split, settings, self.models, judging_rows)
         self.rows, self.given, self.metrics, self.notes = judged
+        self.notes += lent
         self.score = make_score(settings.task, self.metrics, verifier, settings.answer_marker)
         self._scorer().check(self.rows)
         self.notes += unanswered(self.rows, self.metrics, settings.answer_marker)
@@ -203,6 +208,7 @@ class _Evaluation:
             options = {"num_samples": count, "max_new_tokens": settings.max_new_tokens}
             decisive = {"path": str(model.path), "weights": weights, "dtype": settings.dtype, "prompts": prompts}
             decisive |= {"eos_token": settings.eos_token} if settings.eos_token else {}
+            decisive |= {"template": model.borrowed_template} if model.borrowed_template else {}
             decisive |= {"batch_size": settings.batch_size, "backend": settings.backend, **options}
             # Raised where the same settings draw other samples than before: vLLM is told the stop tokens since 3.
             decisive |= {"format": 3 if settings.backend == "vllm" else 2}

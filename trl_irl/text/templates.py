@@ -44,3 +44,11 @@ def from_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict], **op
             f"the chat template cannot write its messages ({roles}): {error}. Change or leave out such rows, or take "
             "a tokenizer whose template can."
         ) from error
+    except ValueError as error:
+        if getattr(tokenizer, "chat_template", None) is not None:
+            raise
+        of = f" of {tokenizer.name_or_path}" if tokenizer.name_or_path else ""
+        raise ValueError(
+            f"The rows are messages, and the tokenizer{of} has no chat template to write them with. Name a model or "
+            "tokenizer that has one, such as its instruct version (in training: `chat_template_path`), or give text."
+        ) from error

@@ -391,6 +391,26 @@ def test_lambda_td_rises_and_falls(tmp_path):
     assert [args.lambda_td_at(step) for step in range(6)] == pytest.approx([0.8, 0.6, 0.4, 0.2, 0, 0])
 
 
+def test_a_schedule_in_shares_of_the_run(make_trainer, tmp_path):
+    """As transformers' `warmup_steps`: below 1 a share, whatever the number of processes makes of the steps."""
+    names = ("mle_warmup_steps", "lambda_td_warmup_steps", "lambda_td_decay_steps")
+    shares = IRLConfig(**settings(tmp_path, lambda_td=0.8, **dict(zip(names, (0.2, 0.4, 0.15), strict=True))))
+    steps = IRLConfig(**settings(tmp_path, lambda_td=0.8, **dict(zip(names, (2, 4, 2), strict=True))))
+    assert shares.schedule_of(10) == (2, 4, 2) == steps.schedule_of() and shares.schedule_of(100) == (20, 40, 15)
+    assert [shares.lambda_td_at(i, 10) for i in range(10)] == [steps.lambda_td_at(i) for i in range(10)]
+    with pytest.raises(ValueError, match="needs the run's `max_steps`"):
+        shares.lambda_td_at(0)
+    trainer = make_trainer(max_steps=4, lambda_td=0.8, mle_warmup_steps=0.25, lambda_td_warmup_steps=0.5)
+    trainer.train()
+    assert [entry["lambda_td"] for entry in trainer.state.log_history if "nll" in entry] == pytest.approx(
+        [0, 0.4, 0.8, 0.8]
+    )
+    for wrong in (-0.1, 1.5, float("nan"), float("inf")):
+        for name in names:
+            with pytest.raises(ValueError, match=f"`{name}={wrong}` must be 0 or more, and whole, or below 1"):
+                IRLConfig(**settings(tmp_path, **{name: wrong}))
+
+
 @pytest.mark.parametrize(
     "keys, objective, message",
     [

@@ -23,12 +23,16 @@ _USUAL = {
 _GROUPS = ("objective", "model", "data", "training", "generation", "output")
 
 
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.startswith(("trl_irl", "__main__"))  # a command's module runs as `__main__`
+
+
 def _own(kind: type) -> list[str]:
     """Fields that a class of this package has declared, itself or in a base of this package."""
     inherited = {
         field.name
         for base in kind.__mro__[1:]
-        if hasattr(base, "__dataclass_fields__") and not base.__module__.startswith("trl_irl")
+        if hasattr(base, "__dataclass_fields__") and not _is_ours(base)
         for field in fields(base)
     }
     return [field.name for field in fields(kind) if field.name not in inherited]
@@ -45,7 +49,7 @@ def groups_of(kinds: tuple[type, ...]) -> dict[str, list[str]]:
     """The keys that a short help shows, by group."""
     groups: dict[str, list[str]] = {name: [] for name in _GROUPS}
     for kind in kinds:
-        if kind.__module__.startswith("trl_irl"):
+        if _is_ours(kind):
             name = "data" if kind.__name__.endswith("ScriptArguments") else "objective"
             groups["generation" if kind.__name__ == "GenerationArguments" else name] += _own(kind)
     known = {field.name for kind in kinds for field in fields(kind)}

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import itertools
 import json
 import math
 import os
@@ -55,6 +56,8 @@ class RecipeParser(TrlParser):
             raise SystemExit(0)
         try:
             recipe, words = self._take_recipe(words)
+            words, unset = self._take_nulls(words)
+            recipe |= unset
             self._check_known(recipe, words)  # a misspelled key before all that its absence leads to
             for name, value in recipe.pop("env", {}).items():
                 os.environ[name] = str(value)
@@ -100,6 +103,18 @@ class RecipeParser(TrlParser):
         if not isinstance(keys.get("env", {}), dict):
             raise ValueError("`env` takes a mapping, of names of environment variables to their values.")
         return keys, words[:place] + words[place + 2 :]
+
+    def _take_nulls(self, words: list[str]) -> tuple[list[str], dict[str, None]]:
+        """Without `--key null`, which unsets what a recipe sets, as `key: null` in it; of keys that may be nothing."""
+        left, unset = [], {}
+        for word in itertools.chain.from_iterable(map(_split_null, words)):
+            key = left[-1][2:].replace("-", "_") if left and left[-1].startswith("--") else ""
+            if word == "null" and type(None) in typing.get_args(self._hint(key)):
+                left.pop()
+                unset[key] = None
+            else:
+                left.append(word)
+        return left, unset
 
     def _known(self) -> set[str]:
         return {action.dest for action in self._actions} - {"help"}
@@ -210,6 +225,10 @@ def _is_list(action: argparse.Action) -> bool:
 
 def _is_truth(action: argparse.Action) -> bool:
     return getattr(action.type, "__name__", "") == "string_to_bool"
+
+
+def _split_null(word: str) -> list[str]:
+    return word.rsplit("=", 1) if word.startswith("--") and word.endswith("=null") else [word]
 
 
 def _split_config(word: str) -> list[str]:

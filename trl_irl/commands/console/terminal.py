@@ -163,7 +163,9 @@ class Terminal(ProgressCallback):
                 print(f"{'Last evaluation' if beginning else 'Last log'} (step {last['step']}): {numbers}.")
         commands = next_commands(self.trainer, self.script_args, self.split, self.rows)
         if commands:
-            print("\nNext:\n" + "\n".join(f"  {command}" for command in commands), flush=True)
+            trained = self.split == self.script_args.dataset_train_split
+            note = "\nNothing was held out: the rows of these commands are those of the training." if trained else ""
+            print(f"{note}\nNext:\n" + "\n".join(f"  {command}" for command in commands), flush=True)
 
 
 def use_terminal(trainer, script_args, split: str) -> Terminal:

@@ -87,8 +87,8 @@ def _documents(row: dict, labels: torch.Tensor, apart: bool) -> list[tuple[int, 
     return [(length - count, count) for length, count in zip(lengths, scored, strict=True)]
 
 
-def objective(trainer) -> str:
-    """The loss of a trainer, and when its terms are in force."""
+def objective(trainer, max_steps: int | None = None) -> str:
+    """The loss of a trainer, and when its terms are in force in a run of so many steps."""
     args = trainer.args
     if not isinstance(args, IRLConfig):
         return f"GAIL: RLOO on a discriminator's reward, beta {args.beta:g}"
@@ -99,7 +99,7 @@ def objective(trainer) -> str:
     if args.lambda_td_in_use == 0 and isinstance(own, PerToken | OnlineInverseSoftQ) and not isinstance(own, Combined):
         return f"maximum likelihood (lambda_td 0){kl}"
     scale = "measured at the first step" if args.td_scale is None else f"{args.td_scale:g}"
-    told = [own.formula, *_strengths(own), schedule(args), f"td_scale {scale}", f"gamma {args.gamma:g}"]
+    told = [own.formula, *_strengths(own), schedule(args, max_steps), f"td_scale {scale}", f"gamma {args.gamma:g}"]
     return ", ".join([*told, f"terminal_value {args.terminal_value}"]) + kl
 
 
@@ -123,11 +123,11 @@ def _is_default(part: InverseSoftQ, key: str) -> bool:
     return (tuple(value) if isinstance(value, list) else value) == getattr(InverseSoftQ(), key)
 
 
-def schedule(args) -> str:
+def schedule(args, max_steps: int | None = None) -> str:
     """`MLE for steps 0 to 99, then lambda_td rises to 0.1 at step 300`; steps count from 0."""
-    first, last = args.mle_warmup_steps, args.mle_warmup_steps + args.lambda_td_warmup_steps - 1
+    first, rise, decay = args.schedule_of(max_steps)
+    last = first + rise - 1
     before = f"MLE for steps 0 to {first - 1}, then " if first else ""
-    decay = args.lambda_td_decay_steps
     after = f" and falls to 0 at step {max(last, first) + decay}" if decay else ""
     if last > first:
         return f"{before}lambda_td rises to {args.lambda_td:g} at step {last}{after}"
@@ -148,7 +148,10 @@ def describe(trainer, rows: Rows | None, max_steps: int) -> list[tuple[str, str]
     trained, total = weights(p for p in model.parameters() if p.requires_grad), weights(model.parameters())
     name = get_config_model_id(causal_lm(model).config) or type(model).__name__
     per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
-    lines = [("objective", objective(trainer)), ("model", f"{name}: {trained:,} of {total:,} weights trained")]
+    lines = [
+        ("objective", objective(trainer, max_steps)),
+        ("model", f"{name}: {trained:,} of {total:,} weights trained"),
+    ]
     if rows is not None:
         per_step = min(per_step, rows.count)  # a step does not go beyond an epoch
     steps = f"{max_steps:,} of {per_step:,} {'rows' if isinstance(args, IRLConfig) else 'completions'}"

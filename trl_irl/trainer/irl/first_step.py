@@ -136,13 +136,13 @@ class ScheduleCheck(TrainerCallback):
     """Says before the first step if the schedule of `lambda_td` is longer than the run."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        steps, mle, ramp = state.max_steps, args.mle_warmup_steps, args.lambda_td_warmup_steps
+        steps, (mle, ramp, _) = state.max_steps, args.schedule_of(state.max_steps)
         if steps >= mle + max(ramp, 1) or args.lambda_td_in_use == 0:
             return
         if mle >= steps:
             what = "it trains by maximum likelihood to its end"
         else:
-            what = f"`lambda_td` gets to {args.lambda_td_at(steps - 1):.3g} of {args.lambda_td:.3g}"
+            what = f"`lambda_td` gets to {args.lambda_td_at(steps - 1, steps):.3g} of {args.lambda_td:.3g}"
         logger.warning(
             f"The run has {steps} optimiser steps, and `mle_warmup_steps: {mle}` with `lambda_td_warmup_steps: "
             f"{ramp}` takes {mle + ramp}: {what}. Lower them, or train longer."

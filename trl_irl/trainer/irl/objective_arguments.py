@@ -75,14 +75,14 @@ class ObjectiveArguments:
             `objective: z_loss`: what V is held near; `"measured"` is its mean over the first step's tokens (before
             that step, in an evaluation, it is 0, as `td_scale` is 1).
 
-        > Parameters that control the schedule
+        > Parameters that control the schedule; below 1 each is a share of all steps, as `warmup_steps` is
 
-        mle_warmup_steps (`int`, *optional*, defaults to `0`):
+        mle_warmup_steps (`int` or `float`, *optional*, defaults to `0`):
             Optimiser steps of maximum likelihood (`lambda_td = 0`) before the temporal-difference term comes in.
-        lambda_td_warmup_steps (`int`, *optional*, defaults to `0`):
+        lambda_td_warmup_steps (`int` or `float`, *optional*, defaults to `0`):
             Optimiser steps after those over which `lambda_td` rises linearly to its value. Evaluation always uses the
             full `lambda_td`, so that `eval_loss` is comparable between steps.
-        lambda_td_decay_steps (`int`, *optional*, defaults to `0`):
+        lambda_td_decay_steps (`int` or `float`, *optional*, defaults to `0`):
             Optimiser steps after those over which it falls linearly to 0, where it stays; 0: it does not fall.
     """
 
@@ -162,22 +162,26 @@ class ObjectiveArguments:
             "choices": list(CENTERS),
         },
     )
-    mle_warmup_steps: int = field(
+    mle_warmup_steps: float = field(
         default=0,
         metadata={
-            "help": "Optimiser steps of maximum likelihood (lambda_td = 0) before the temporal-difference term."
+            "help": "Optimiser steps of maximum likelihood (lambda_td = 0) before the temporal-difference term; below "
+            "1 a share of all."
         },
     )
-    lambda_td_warmup_steps: int = field(
+    lambda_td_warmup_steps: float = field(
         default=0,
         metadata={
-            "help": "Optimiser steps after those over which lambda_td rises linearly to its value. Evaluation always "
-            "uses the full lambda_td."
+            "help": "Optimiser steps after those over which lambda_td rises linearly to its value; below 1 a share of "
+            "all. Evaluation always uses the full lambda_td."
         },
     )
-    lambda_td_decay_steps: int = field(
+    lambda_td_decay_steps: float = field(
         default=0,
-        metadata={"help": "Optimiser steps after those over which lambda_td falls linearly to 0; 0: it does not."},
+        metadata={
+            "help": "Optimiser steps after those over which lambda_td falls linearly to 0; below 1 a share of all; 0: "
+            "it does not."
+        },
     )
 
     def strengths_told(self) -> list[str]:
@@ -307,21 +311,34 @@ class ObjectiveArguments:
             ("lambda_td_warmup_steps", "the number of optimiser steps over which lambda_td rises to its value"),
             ("lambda_td_decay_steps", "the number of optimiser steps over which lambda_td then falls to 0"),
         ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}={getattr(self, name)}` must be 0 or more: it is {meaning}.")
+            value = getattr(self, name)
+            if not (0 <= value < 1 or (value > 0 and value % 1 == 0)):
+                raise ValueError(
+                    f"`{name}={value}` must be 0 or more, and whole, or below 1 as a share of all steps: it is "
+                    f"{meaning}."
+                )
+            if value >= 1 or value == 0:
+                setattr(self, name, int(value))
 
-    def lambda_td_at(self, step: int) -> float:
+    def schedule_of(self, max_steps: int | None = None) -> tuple[int, int, int]:
+        """The warm-up by likelihood, the rise of `lambda_td` and its fall, in steps of a run of `max_steps`."""
+        told = (self.mle_warmup_steps, self.lambda_td_warmup_steps, self.lambda_td_decay_steps)
+        if max_steps is None and any(0 < value < 1 for value in told):
+            raise ValueError("A schedule in shares of a run needs the run's `max_steps`.")
+        return tuple(math.ceil(value * max_steps) if 0 < value < 1 else value for value in told)
+
+    def lambda_td_at(self, step: int, max_steps: int | None = None) -> float:
         """
-        Weight of the temporal-difference term during optimiser step `step` (counted from 0): 0 for `mle_warmup_steps`,
-        then rising to `lambda_td`, which it reaches on the last of `lambda_td_warmup_steps`, then falling to 0, which
-        it reaches `lambda_td_decay_steps` later.
+        Weight of the temporal-difference term during optimiser step `step` (counted from 0) of `max_steps`: 0 for
+        `mle_warmup_steps`, then rising to `lambda_td`, which it reaches on the last of `lambda_td_warmup_steps`, then
+        falling to 0, which it reaches `lambda_td_decay_steps` later.
         """
-        step -= self.mle_warmup_steps
+        first, rise, fall = self.schedule_of(max_steps)
+        step -= first
         if step < 0:
             return 0.0
-        if step < self.lambda_td_warmup_steps:
-            return self.lambda_td_in_use * (step + 1) / self.lambda_td_warmup_steps
-        if not self.lambda_td_decay_steps:
+        if step < rise:
+            return self.lambda_td_in_use * (step + 1) / rise
+        if not fall:
             return self.lambda_td_in_use
-        passed = step - max(self.lambda_td_warmup_steps - 1, 0)
-        return self.lambda_td_in_use * max(0.0, 1 - passed / self.lambda_td_decay_steps)
+        return self.lambda_td_in_use * max(0.0, 1 - (step - max(rise - 1, 0)) / fall)

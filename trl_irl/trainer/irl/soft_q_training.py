@@ -123,7 +123,8 @@ class SoftQTraining(Interruptible):
         asked = {"reference": reference, "statistics": self.objective.statistics, "return_logits": with_logits}
         output = self._values(model, inputs, **asked)
         terms = self.soft_q_terms(output)
-        lambda_td = self.args.lambda_td_at(self.state.global_step) if training else self.args.lambda_td_in_use
+        args, state = self.args, self.state
+        lambda_td = args.lambda_td_at(state.global_step, state.max_steps) if training else args.lambda_td_in_use
         # Clamped, so that a batch with nothing to learn from gives a zero with gradients rather than 0 / 0.
         tokens = self._tokens_of(terms) if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         tokens = tokens.clamp(min=1).to(terms.nll.device)
