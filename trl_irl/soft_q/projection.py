@@ -155,7 +155,8 @@ def check_head(model: PreTrainedModel) -> None:
     if isinstance(getattr(head, "original_module", None), AuxiliaryTrainingWrapper):
         raise ValueError(
             f"Both `modules_to_save` and `trainable_token_indices` reach the output head of {name}: one trains all of "
-            "it, the other some of its rows. Set one of them."
+            "it, the other some of its rows. Set one of them. (TRL sets the second for tokens that a model in "
+            "`chat_template_path` adds; a `.jinja` file there adds none.)"
         )
     if isinstance(head, TrainableTokensWrapper) and hasattr(head.original_module.weight, "ds_id"):
         raise ValueError(
