@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -55,7 +56,12 @@ def sharp_model():
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize(
-    "module, name, formula", [("z_loss", "ZLoss", z_loss), ("least_entropy", "LeastEntropy", least_entropy)]
+    "module, name, formula",
+    [
+        ("z_loss", "ZLoss", z_loss),
+        ("squared_value", "SquaredValue", z_loss),
+        ("least_entropy", "LeastEntropy", least_entropy),
+    ],
 )
 def test_an_objective(module, name, formula, of_page, tokenizer, tmp_path, accumulation):
     """The loss and all gradients of its step against plain autograd on the model's own logits."""
@@ -79,6 +85,30 @@ def test_an_objective(module, name, formula, of_page, tokenizer, tmp_path, accum
     torch.testing.assert_close(torch.as_tensor(loss).double(), expected.detach(), rtol=1e-5, atol=1e-6)
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=5e-6)
+
+
+@pytest.mark.parametrize("module, name", [("z_loss", "ZLoss"), ("squared_value", "SquaredValue")])
+def test_the_scale_of_an_objective(module, name, of_page, tokenizer, tmp_path, caplog):
+    """One measures the mean of its squares at the first step, the other says that it does not."""
+    arguments = IRLConfig(**settings(tmp_path, lambda_td=0.3, td_scale=None, max_steps=1))
+    model, objective = sharp_model(), getattr(of_page(module), name)()
+    with caplog.at_level(logging.WARNING, logger="trl_irl"):
+        trainer = IRLTrainer(
+            model,
+            args=arguments,
+            train_dataset=Dataset.from_list(ROWS),
+            processing_class=tokenizer,
+            objective=objective,
+        )
+    said = "`td_scale` is not set, and ZLoss does not measure one" in caplog.text
+    assert said == (name == "ZLoss")
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    with torch.no_grad():
+        plain = sharp_model()
+        v = plain(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].logsumexp(-1)
+    expected = v[batch["labels"][:, 1:] != -100].square().mean().item()
+    trainer.train()
+    assert trainer.td_scale == pytest.approx(1.0 if said else expected, rel=1e-5)
 
 
 def test_a_task(of_page, model_folder, tmp_path, capsys):

@@ -74,6 +74,13 @@ def test_a_prompt_that_is_there_keeps_its_closing_line(run, loaded_tokenizer):
     assert splits["train"][0]["prompt"] == rows[0]["prompt"]
 
 
+def test_a_prompt_that_is_made_anew_from_its_column_is_not_shortened(run, capsys):
+    """A recipe with the same columns would make it as long as before."""
+    status, splits = run(*COLUMNS, "--max_length", "100", "--truncate_field", "prompt")
+    assert status == 2 and splits is None
+    assert "would make the prompt anew" in " ".join(capsys.readouterr().err.split())
+
+
 def test_rows_that_are_too_long_are_an_error_or_kept(run, loaded_tokenizer, capsys):
     limits = ["--max_prompt_length", "60", "--max_completion_length", "3"]
     status, splits = run(*COLUMNS, *limits)

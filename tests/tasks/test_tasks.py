@@ -11,9 +11,11 @@ import pytest
 from datasets import Dataset
 
 from trl_irl.tasks.arithmetic import FACTS, TASK, make_arithmetic, make_arithmetic_facts
+from trl_irl.tasks.data import TaskData
 from trl_irl.tasks.files import check_no_other_splits, load_from_hub_or_path
 from trl_irl.tasks.final_answer import final_answer, is_correct
 from trl_irl.tasks.gsm8k import load_gsm8k
+from trl_irl.tasks.splits import load_task
 
 
 GSM8K = Path(__file__).parents[3] / "shared/data/gsm8k"
@@ -227,6 +229,16 @@ def test_an_edited_task_does_not_read_its_old_rows(tmp_path):
         )
         seen.append(done.stdout.strip())
     assert seen == ["Q: one| two", "Ask: one| two", "Ask: one| TWO"]
+
+
+def test_only_rows_that_are_wanted_are_formatted(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("trl_irl.tasks.splits.from_columns", lambda row, data, where: made.append(where) or {**row})
+    rows = [{"text": f"One {i}", "summary": "two"} for i in range(50)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    columns = {"source_column": "text", "target_column": "summary"}
+    data = TaskData(task="summarization", dataset_name=str(tmp_path / "rows.jsonl"), num_train_rows=3, **columns)
+    assert load_task(data)["train"]["text"][:] == ["One 0", "One 1", "One 2"] and len(made) == 3
 
 
 def test_a_dataset_that_is_a_script_and_the_hubs_copy_of_its_rows(tmp_path, monkeypatch):

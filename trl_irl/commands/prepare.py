@@ -91,6 +91,11 @@ class PrepareArguments(EndArguments, TaskArguments):
                 f"`truncate_field: {self.truncate_field}` shortens prompts above a limit, and there is none. Set "
                 "`max_prompt_length` or `max_length`."
             )
+        if self.truncate_field == "prompt" and self.source_column is not None:
+            raise ValueError(
+                "`truncate_field: prompt` with `source_column`: a recipe with these columns would make the prompt "
+                f"anew, as long as before. Name the column that is to be shortened, such as {self.source_column}."
+            )
         if self.truncate_field not in (None, "prompt") and self.source_column is None:
             raise ValueError(
                 f"`truncate_field: {self.truncate_field}` is a column that prompts are made from, and these are not "

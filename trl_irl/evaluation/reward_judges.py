@@ -68,6 +68,7 @@ class Sampled:
     groups: list[list[dict]]
     scores: np.ndarray
     rewards: dict[str, np.ndarray] = field(default_factory=dict)
+    score: str = ""  # the metric's name
 
 
 def score_of_each(score: Callable, metrics: Sequence[str]) -> Callable[[str, dict], dict[str, float]]:
@@ -102,7 +103,7 @@ def collect(lines: Sequence[dict], rows: Sequence[dict], score: Callable) -> dic
                 "of accuracy, accuracy_math, rouge, bleu and chrf, or a function of your own as `task`."
             )
         values = [[(one or {}).get(name, float("nan")) for one in group] for group in scored]
-        sampled[key] = Sampled(groups, np.array(values))
+        sampled[key] = Sampled(groups, np.array(values), score=name)
     return sampled
 
 
@@ -185,7 +186,7 @@ def analyse(
 ) -> Findings:
     """Judge every sampled completion by the rewards of these models and, if there is one, by the reward model."""
     sampled = collect(lines, rows, score_of_each(score, metrics))
-    findings = Findings()
+    findings = Findings(score=next((one.score for one in sampled.values()), ""))
     if judge is not None:
         with stopwatch:
             for one in sampled.values():

@@ -66,6 +66,7 @@ class Findings:
     Attributes:
         judges (`dict[str, str]`): what each judging model's reward was computed with, in words.
         agreement (`list[Tells]`), best_of_n (`list[BestOf]`): empty if they were not asked for.
+        score (`str`): the metric that completions are judged by.
         corruption (`dict[str, dict[str, np.ndarray]]`): by reward, see [`~rewards.corruption.sensitivity`].
     """
 
@@ -73,10 +74,12 @@ class Findings:
     agreement: list[Tells] = field(default_factory=list)
     corruption: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     best_of_n: list[BestOf] = field(default_factory=list)
+    score: str = ""
 
     def write_json(self, path: Path) -> None:
         content = {
             "judges": self.judges,
+            "score": self.score,
             "agreement": [
                 {"model": x.model, "reward": x.reward, **{name: _told(i) for name, i in x.metrics.items()}}
                 for x in self.agreement
@@ -152,7 +155,7 @@ class Findings:
     def markdown(self) -> str:
         """The report's section."""
         judges = "; ".join(f"{name}: {settings}" for name, settings in self.judges.items())
-        parts = ["## Rewards", _EXPLAINED, f"Of the judging models, {judges}."]
+        parts = ["## Rewards", _EXPLAINED, f"The score is `{self.score}`. Of the judging models, {judges}."]
         if self.agreement:
             parts += [
                 "### Against the score",

@@ -34,11 +34,19 @@ def load_task(data: TaskData, train_split: str = "train", formatted: bool = True
         config = data.dataset_config or next(
             (one.dataset_config for one in (task, *TASKS.values()) if one.dataset_name == name), None
         )
-        splits = load_from_hub_or_path(name, config, data.streaming)
+        splits = _taken(load_from_hub_or_path(name, config, data.streaming), data, train_split)
         if formatted:
             splits = _formatted(splits, data)
+    splits = _taken(splits, data, train_split)
     if formatted and data.chat_format:
         splits = splits.map(_in_chat, with_indices=True)
+    return splits
+
+
+def _taken(
+    splits: DatasetDict | IterableDatasetDict, data: TaskData, train_split: str
+) -> DatasetDict | IterableDatasetDict:
+    """The first rows of the training split: before millions are formatted, of which thousands are wanted."""
     if data.num_train_rows and train_split in splits:
         splits[train_split] = splits[train_split].take(data.num_train_rows)
     return splits

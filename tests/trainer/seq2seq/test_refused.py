@@ -210,3 +210,14 @@ def test_text_without_a_token_is_told(tmp_path, caplog):
     caplog.clear()
     make(plain, tmp_path, rows=rows)
     assert "no token for" not in caplog.text
+
+
+def test_rows_that_are_cut_are_told(tokenizer, tmp_path, caplog):
+    """What closes a prompt is lost in training, and not in an evaluation."""
+    long = "One two three 1 2 3 " * 8 + "TL;DR:"
+    rows = [{"prompt": "One", "completion": "two"}, {"prompt": long, "completion": "three"}]
+    make(tokenizer, tmp_path, rows=rows, max_length=len(tokenizer(long)["input_ids"]) + 8)
+    assert "is cut off" not in caplog.text
+    make(tokenizer, tmp_path, rows=rows * 2, max_length=12)
+    assert "2 of 4 prompts of the train dataset fill `max_length` (12 tokens)" in caplog.text
+    assert "completions of the train dataset fill" not in caplog.text

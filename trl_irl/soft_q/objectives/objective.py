@@ -34,8 +34,8 @@ class Objective:
 
     Attributes:
         formula (`str`): what it is, for the table before a training.
-        uses (`tuple[str, ...]`): keys of [`IRLConfig`] that it depends on beside `lambda_kl`; others of this kind are
-            refused.
+        uses (`tuple[str, ...]`): keys of [`IRLConfig`] that it depends on beside `lambda_kl`: where `objective` names
+            it, others of this kind are refused. Of an instance that was passed nobody asks.
         lambda_kl (`float`): weight of the KL to a reference, see [`with_kl`]; that of [`IRLConfig`].
         statistics ([`~soft_q.statistics.Statistics`]): what it needs of the logits beside Q and V.
         measures (`tuple[str, ...]`): constants that the first step measures for it, see [`first_step`].

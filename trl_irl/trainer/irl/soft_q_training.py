@@ -58,6 +58,13 @@ class SoftQTraining(Interruptible):
         if isinstance(given, str) and Path(given).is_dir():
             self._first_step.borrow(saved_settings(given))
         self._warned_of_td = False
+        measured = "td_scale" in self.objective.measures or not self.objective.is_scheduled
+        if args.td_scale is None and args.lambda_td_in_use and not measured:
+            logger.warning(
+                f"`td_scale` is not set, and {type(self.objective).__name__} does not measure one: `lambda_td` weighs "
+                "its term as it is. On a pretrained model that may drown the likelihood. Set `td_scale`, or derive "
+                "the objective from `PerToken`, which measures the mean of its squares."
+            )
         self._eval_prefix = "eval"
         self.ref_model = None
         self._total_train_tokens = 0

@@ -66,6 +66,7 @@ def encoded(
     rows = dataset.map(encode, with_indices=True, **options)
     if isinstance(rows, Dataset):
         _warn_of_unknown(rows, tokenizer, name)
+        _warn_of_cut(rows, longest, name)
     return rows
 
 
@@ -87,6 +88,20 @@ def _warn_of_unknown(rows: Dataset, tokenizer: PreTrainedTokenizerBase, name: st
             f"({tokenizer.unk_token}), and that the model can therefore not learn to write. The first, row {first}, "
             f"reads to it: {tokenizer.decode(rows[first]['labels'])[:200]!r}. Write it in another way, or add tokens."
         )
+
+
+def _warn_of_cut(rows: Dataset, longest: tuple[int | None, int | None], name: str) -> None:
+    for column, most, what in zip(("input_ids", "labels"), longest, ("prompts", "completions"), strict=True):
+        if most is None:
+            continue
+        batches = rows.select_columns([column]).with_format("arrow").iter(10_000)
+        lengths = (pc.list_value_length(as_array(batch.column(column))) for batch in batches)
+        if count := sum(pc.sum(pc.equal(of_batch, most)).as_py() or 0 for of_batch in lengths):
+            logger.warning(
+                f"{count} of {len(rows)} {what} of the {name} dataset fill `max_length` ({most} tokens), and what "
+                "came behind is cut off: of a prompt a closing `TL;DR:`, say, which an evaluation does not cut. Raise "
+                "it, or shorten the rows by `trl-irl prepare --truncate_field`."
+            )
 
 
 def _cut(rows: Mapping, longest: tuple[int | None, int | None]) -> dict[str, list[list[int]]]:
