@@ -104,6 +104,36 @@ def test_differences_are_paired_and_the_area_is_the_mean_over_diversities():
     assert ours[0] == 0.75 and isinstance(values["a", samplers[0]]["accuracy"], Statistic)
 
 
+def test_models_are_compared_on_prompts_that_both_have_a_value_of():
+    """Two alike, but what one says to the hard half of the prompts cannot be scored: it would look better by 0.4."""
+    rng = np.random.default_rng(0)
+    prompts = 400
+    skill = np.where(np.arange(prompts) % 2 == 0, 0.9, 0.1)
+    values = {}
+    for name in "ab":
+        for temperature, less, self_bleu in ((0.5, 0.0, 80.0), (1.0, 0.1, 60.0)):
+            right = rng.binomial(4, np.clip(skill - less, 0, 1)) / 4
+            right = np.where((name == "b") & (skill < 0.5), np.nan, right)
+            values[name, Sampler(temperature)] = cell(right, self_bleu + np.where(skill < 0.5, -5, 5))
+    easy = skill > 0.5
+    alone = {
+        key: {name: mean_of(one.sums[easy, 0] / one.sums[easy, 1]) for name, one in of_key.items()}
+        for key, of_key in values.items()
+    }
+    levels = [one.self_bleu for one in at_equal_diversity(alone, "a", ["accuracy"]) if one.minus]
+    on_common = [one for one in at_equal_diversity(values, "a", ["accuracy"]) if one.minus and one.self_bleu in levels]
+    found = {one.self_bleu: one.value.mean for one in at_equal_diversity(alone, "a", ["accuracy"]) if one.minus}
+    assert len(on_common) >= 2
+    for one in on_common:  # exactly what the easy prompts alone give, where they are diverse enough
+        if not np.isnan(one.value.mean):
+            assert one.value.mean == pytest.approx(found[one.self_bleu]) and 0 in one.value
+    at, areas, _ = frontiers(values, ["a", "b"], ["accuracy"])
+    differences = [one.value for one in at if one.minus and not np.isnan(one.value.mean)]
+    assert differences and all(abs(one.mean) < 0.05 for one in differences)
+    (area,) = [one.value for one in areas if one.minus]
+    assert abs(area.mean) < 0.05
+
+
 @pytest.mark.parametrize(
     "points, area",
     [

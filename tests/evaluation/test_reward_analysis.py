@@ -35,6 +35,9 @@ def test_correlations_by_hand():
     # 1 - 6 * sum of squared differences of ranks / (n (n^2 - 1)), the textbook's formula.
     assert spearman(np.array([1.0, 2, 3, 4]), np.array([1.0, 2, 4, 3])) == pytest.approx(1 - 6 * 2 / (4 * 15))
     assert within_prompts(rewards[2:], scores[2:], spearman) is None
+    # A reward that is the same for all tells nothing of what differs: it counts, as a tie does for AUROC.
+    tied = np.array([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0], [1.0, 2.0, 3.0]])
+    assert within_prompts(tied, scores, spearman).value == pytest.approx((1 + 0) / 2)
     assert np.isnan(overall(rewards[2:], scores[2:], kendall))
 
 

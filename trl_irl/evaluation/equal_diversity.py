@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 from ..text.samplers import Sampler
-from .statistics import RESAMPLES, Interval, Statistic, percentile_interval
+from .statistics import RESAMPLES, Interval, Statistic, percentile_interval, ratio
 
 
 Curve = dict[Sampler, dict[str, Statistic]]  # a model's statistics by each sampler
@@ -77,9 +77,36 @@ def at_levels(curve: Curve, metric: str, levels: Sequence[float]) -> list[Interv
 
 
 def difference_at_levels(curve: Curve, baseline: Curve, metric: str, levels: Sequence[float]) -> list[Interval]:
-    """The same, minus another model's: paired, every resample draws the same prompts for both."""
+    """
+    The same, minus another model's: paired, over the prompts that both have a value of, and every resample draws the
+    same ones for both.
+    """
+    curve, baseline = on_common_prompts(curve, baseline, metric)
     (value, resampled), (of_baseline, also) = (read_off(c, metric, levels) for c in (curve, baseline))
     return [percentile_interval(*pair) for pair in zip(value - of_baseline, (resampled - also).T, strict=True)]
+
+
+def on_common_prompts(curve: Curve, baseline: Curve, metric: str) -> tuple[Curve, Curve]:
+    """
+    Both curves without the prompts whose metric some sampler of either has not, their self-BLEU left out as well: a
+    model whose answers to hard prompts cannot be scored would else be compared on easy ones.
+    """
+    used = [performance(of_sampler, metric) for one in (curve, baseline) for of_sampler in one.values()]
+    there = [statistic.sums[:, 1] > 0 for statistic in used if statistic is not None and statistic.score is ratio]
+    common = np.logical_and.reduce(there) if there else np.array(True)
+    if common.all():
+        return curve, baseline
+
+    def kept(statistics: dict[str, Statistic]) -> dict[str, Statistic]:
+        found = {"self_bleu": diversity(statistics), metric: performance(statistics, metric)}
+        more = {
+            name: Statistic(one.sums * common[:, None], one.score) if one.score is ratio else one
+            for name, one in found.items()
+            if one is not None
+        }
+        return statistics | more
+
+    return tuple({sampler: kept(statistics) for sampler, statistics in one.items()} for one in (curve, baseline))
 
 
 def read_off(curve: Curve, metric: str, levels: Sequence[float], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

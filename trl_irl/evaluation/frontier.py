@@ -18,7 +18,7 @@ import numpy as np
 
 from ..text.samplers import GREEDY
 from .comparison import Area, AtDiversity, Values
-from .equal_diversity import Curve, common_levels, diversity, performance, read_off
+from .equal_diversity import Curve, common_levels, diversity, on_common_prompts, performance, read_off
 from .statistics import Statistic, percentile_interval
 
 
@@ -138,12 +138,17 @@ def frontiers(values: Values, models: Sequence[str], metrics: Sequence[str]) -> 
     for metric in metrics:
         baseline = None
         for model, curves in of_models.items():
-            value, resampled = frontier(curves, metric, [*levels, *_GRID])
-            area, of_area = (_area(x[..., len(levels) :]) for x in (value, resampled))
-            drawn.append(FrontierCurve.of(model, metric, value[len(levels) :], resampled[:, len(levels) :]))
-            found = value[: len(levels)], resampled[:, : len(levels)], area, of_area
+            found, curve = _read(curves, metric, levels)
+            drawn.append(FrontierCurve.of(model, metric, *curve))
             minus = None if baseline is None else models[0]
-            shown = found if baseline is None else tuple(a - b for a, b in zip(found, baseline, strict=True))
+            shown = found
+            if baseline is not None:
+                ours, theirs = _on_common_prompts(curves, of_models[models[0]], metric)
+                if ours is not curves:
+                    found, reference = (_read(one, metric, levels)[0] for one in (ours, theirs))
+                else:
+                    reference = baseline
+                shown = tuple(a - b for a, b in zip(found, reference, strict=True))
             baseline = baseline or found
             at += [
                 AtDiversity(model, minus, metric, level, percentile_interval(one, column))
@@ -153,13 +158,36 @@ def frontiers(values: Values, models: Sequence[str], metrics: Sequence[str]) -> 
     return at, areas, drawn
 
 
+def _read(curves: Mapping[str, Curve], metric: str, levels: Sequence[float]) -> tuple[tuple, tuple]:
+    """At the levels and under the whole frontier, each with its resamples; and the frontier itself, with its own."""
+    value, resampled = frontier(curves, metric, [*levels, *_GRID])
+    whole = value[len(levels) :], resampled[:, len(levels) :]
+    return (value[: len(levels)], resampled[:, : len(levels)], *map(_area, whole)), whole
+
+
+def _on_common_prompts(
+    curves: Mapping[str, Curve], baseline: Mapping[str, Curve], metric: str
+) -> tuple[Mapping[str, Curve], Mapping[str, Curve]]:
+    """All families of both without the prompts that some sampler has no value of; the same objects if all have."""
+    mine, theirs = together(curves), together(baseline)
+    kept = on_common_prompts(mine, theirs, metric)
+    if kept[0] is mine:
+        return curves, baseline
+    return tuple(
+        {family: {sampler: of[sampler] for sampler in curve} for family, curve in one.items()}
+        for one, of in zip((curves, baseline), kept, strict=True)
+    )
+
+
 def _area(values: np.ndarray) -> np.ndarray:
     """
     What dominates: at each diversity the best that is had there or at a higher one, and no less than 0; its mean over
-    all of them. NaN where nothing is known.
+    all of them. NaN where nothing is known, and where some value is below 0, as a reward may be: an area counts from
+    0.
     """
     best = np.maximum.accumulate(np.where(np.isnan(values), 0.0, values), axis=-1)  # the most diverse first
-    return np.where(np.isnan(values).all(axis=-1), np.nan, np.maximum(best, 0.0).mean(axis=-1))
+    has_none = np.isnan(values).all(axis=-1) | (np.nan_to_num(values) < 0).any(axis=-1)
+    return np.where(has_none, np.nan, np.maximum(best, 0.0).mean(axis=-1))
 
 
 def together(curves: Mapping[str, Curve]) -> Curve:

@@ -15,6 +15,7 @@ from .settings import GIVEN, EvaluationSettings
 
 
 _SIDE_BY_SIDE = 5  # prompts whose completions the report shows
+_FEW = 30  # prompts
 _PICTURED = {
     "performance_diversity.png": "Performance against diversity: a curve that lies above is a better model.",
     "frontier.png": "The frontier: by the best sampler at each diversity, chosen on other prompts.",
@@ -61,7 +62,10 @@ def report_text(results, pictures: Sequence[str] = ()) -> str:
         "## Numbers",
         f"{results.prompts} prompts{of_split}, {settings.num_samples} samples per prompt and "
         f"seed (one when greedy), seeds {', '.join(map(str, settings.seeds))}, at most {settings.max_new_tokens} "
-        "tokens. Means over prompts, with 95 % bootstrap intervals over prompts. "
+        "tokens. Means over prompts, with 95 % bootstrap intervals over prompts"
+        f"{', which with so few are too narrow' if results.prompts < _FEW else ''}: other prompts would give other "
+        "numbers, and another training of the same models others again. Of twenty differences one leaves out 0 by "
+        "chance. "
         f"{_explained(shown, results)}",
         *_told_of_judge(settings.reward_model_path),
         *_told_of_given(settings),

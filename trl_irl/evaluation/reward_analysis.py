@@ -45,10 +45,18 @@ def overall(rewards: np.ndarray, scores: np.ndarray, correlation: Correlation) -
 
 
 def within_prompts(rewards: np.ndarray, scores: np.ndarray, correlation: Correlation) -> Statistic | None:
-    """Mean over prompts of the correlation over a prompt's completions; `None` if no prompt's scores differ."""
+    """
+    Mean over prompts of the correlation over a prompt's completions; `None` if no prompt's scores differ. Where they
+    do, and a reward is the same for all, it tells nothing: 0, so that all rewards are judged on the same prompts.
+    """
+
+    def of_prompt(reward: np.ndarray, score: np.ndarray) -> float:
+        differ = len(score) > 1 and score.min() < score.max()
+        return 0.0 if differ and reward.min() == reward.max() else correlation(reward, score)
+
     of_prompts = [
-        correlation(of_prompt[there], score[there])
-        for of_prompt, score, there in zip(rewards, scores, ~np.isnan(scores), strict=True)
+        of_prompt(reward[there], score[there])
+        for reward, score, there in zip(rewards, scores, ~np.isnan(scores), strict=True)
     ]
     return None if np.isnan(of_prompts).all() else mean_of(of_prompts)
 

@@ -258,7 +258,7 @@ class _Evaluation:
         if failures.count:
             self.notes.append(
                 f"{name}: {failures.count} of {said} completions could not be scored and are left out of the task's "
-                f"means. The first: {failures.first}"
+                f"means (in pass@k they are wrong). The first: {failures.first}"
             )
         scored = said - failures.count
         self.notes += [

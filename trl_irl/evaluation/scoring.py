@@ -97,10 +97,11 @@ class Scorer:
             rows (`Sequence[dict]`)
 
         Returns:
-            `dict[str, Statistic]`: the scores; `pass@1`, `pass@2`, `pass@4` and so on up to the number of samples;
-            the corpus scores; where there are two samples or more `self_bleu`, `distinct`, `distinct_2`, `vendi` and,
-            with `answers`, `unique_answers`, how many different ones the samples of a prompt give; `length` in tokens;
-            `ended`, the share that stopped by itself; `empty`, the share that says nothing.
+            `dict[str, Statistic]`: the scores; `pass@1`, `pass@2`, `pass@4` and so on up to the number of samples, of
+            which one that could not be scored is wrong; the corpus scores; where there are two samples or more
+            `self_bleu`, `distinct`, `distinct_2`, `vendi` and, with `answers`, `unique_answers`, how many different
+            ones the samples of a prompt give; `length` in tokens; `ended`, the share that stopped by itself; `empty`,
+            the share that says nothing.
         """
         values: dict[str, list[float]] = {}
         tokenizer = tokenizer_of(rows)
@@ -123,6 +124,8 @@ class Scorer:
         metrics = {name: fmean(scored[name] for scored in scores if name in scored) for name in _names(scores)}
         if "accuracy" in metrics:
             correct = [scored["accuracy"] for scored in scores if "accuracy" in scored]
+            # One that cannot be scored solves nothing: without it, prompts with such ones would leave the larger k.
+            correct += [0.0] * (len(texts) - len(scores))
             metrics |= {f"pass@{k}": pass_at_k(correct, k) for k in _powers_of_two(len(correct))}
         if len(texts) > 1:
             metrics |= {
