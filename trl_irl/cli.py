@@ -25,6 +25,8 @@ COMMANDS = {
     "rlhf-demo": "take a tiny model through SFT, reward model and PPO, and through IRL and RLOO",
 }
 _DEMOS = {"demo", "rlhf-demo"}
+# Of `accelerate launch`, and before what a file of `--accelerate_config` says.
+_LAUNCH_KEYS = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port")
 _LAUNCHED = {"irl", "online-irl", "gail", "ppo"}  # through accelerate, on as many processes as its config says
 
 _HELP = """usage: trl-irl COMMAND [--config recipe.yaml] [--key value ...] [--accelerate_config NAME-or-path]
@@ -84,6 +86,23 @@ def split_accelerate_config(args: list[str]) -> tuple[str | None, list[str]]:
     return config, rest
 
 
+def split_launch_keys(args: list[str]) -> tuple[list[str], list[str]]:
+    """Take what is `accelerate launch`'s out of a command line: how many processes and machines, and which this is."""
+    taken, rest, words = [], [], iter(args)
+    for word in words:
+        key, has_value, _ = word.partition("=")
+        if key.removeprefix("--") not in _LAUNCH_KEYS or not key.startswith("--"):
+            rest.append(word)
+        elif has_value:
+            taken.append(word)
+        else:
+            value = next(words, None)
+            if value is None or value.startswith("--"):
+                raise ValueError(f"`{key}` needs a value after it.")
+            taken += [word, value]
+    return taken, rest
+
+
 def module_of(command: str) -> str:
     """The module that is run for a subcommand."""
     room = "demos" if command in _DEMOS else "commands"
@@ -132,6 +151,9 @@ def _run(argv: list[str] | None) -> int:
     try:
         config, args = split_accelerate_config(args)
         launch_args = [] if config is None else ["--config_file", str(accelerate_config_path(config))]
+        if command in _LAUNCHED:
+            keys, args = split_launch_keys(args)
+            launch_args += keys
     except (ValueError, FileNotFoundError) as error:
         print(f"trl-irl: error: {error}", file=sys.stderr)
         return 2

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_irl.cli import main as cli
+from trl_irl.commands import irl
+from trl_irl.commands.console.failures import leave
 
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +85,32 @@ def test_both_launchers_train_evaluate_save_and_resume(model_folder, tmp_path):
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("again", "whole")]
     for name, expected in weights[1].items():
         torch.testing.assert_close(weights[0][name], expected, rtol=0, atol=1e-6)
+
+
+def test_a_model_is_saved_before_an_evaluation_that_fails(model_folder, tmp_path, monkeypatch):
+    recipe = write_recipe(tmp_path, model_folder, eval_strategy="no", do_eval=True, save_strategy="no")
+
+    def fails(*args, **kwargs):
+        raise ValueError("no room")
+
+    monkeypatch.setattr("trl_irl.IRLTrainer.evaluate", fails)
+    with pytest.raises(ValueError, match="no room"):
+        irl.run(["--config", str(recipe)])
+    AutoModelForCausalLM.from_pretrained(tmp_path / "run")
+    assert (tmp_path / "run/trainer_state.json").is_file()
+
+
+@pytest.mark.parametrize("world, run_there", [("2", True), ("2", False), ("1", True)])
+def test_a_tracker_of_a_rank_is_closed(world, run_there, monkeypatch):
+    """A rank ends without Python's shutdown, at which Weights & Biases would write the end of its log."""
+    finished, left = [], []
+    tracker = SimpleNamespace(run=object() if run_there else None, finish=lambda exit_code: finished.append(exit_code))
+    monkeypatch.setitem(sys.modules, "wandb", tracker)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    monkeypatch.setattr(os, "_exit", left.append)
+    with pytest.raises(SystemExit):  # after an exit that does nothing here
+        leave(0)
+    assert (finished, left) == (([0] if run_there else []), [0]) if world == "2" else finished == left == []
 
 
 def test_a_misspelled_key_is_one_clear_error(model_folder, tmp_path):

@@ -10,7 +10,8 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from trl.scripts import grpo, reward, rloo, sft
 
-from trl_irl.cli import accelerate_config_path, split_accelerate_config
+from trl_irl import cli
+from trl_irl.cli import accelerate_config_path, split_accelerate_config, split_launch_keys
 from trl_irl.commands import gail, irl, online_irl, ppo
 from trl_irl.commands.irl import make_parser
 from trl_irl.rewards import from_environment
@@ -153,6 +154,21 @@ def test_accelerate_config_is_taken_out_of_the_command_line():
     assert split_accelerate_config(["--accelerate_config=x.yaml"]) == ("x.yaml", [])
     with pytest.raises(ValueError, match="needs a name"):
         split_accelerate_config(["--accelerate_config"])
+
+
+def test_what_is_the_launchers_is_taken_out_of_the_command_line(monkeypatch):
+    words = ["--a", "1", "--num_machines", "2", "--machine_rank=1", "--main_process_ip", "n1", "--learning_rate", "2"]
+    taken = ["--num_machines", "2", "--machine_rank=1", "--main_process_ip", "n1"]
+    assert split_launch_keys(words) == (taken, ["--a", "1", "--learning_rate", "2"])
+    for words in (["--num_processes"], ["--num_processes", "--a"]):
+        with pytest.raises(ValueError, match="`--num_processes` needs a value"):
+            split_launch_keys(words)
+    launched = []
+    monkeypatch.setattr("trl_irl.cli._launch", lambda words: launched.append(words) or 0)
+    assert cli.main(["irl", "--config", "x", "--accelerate_config", "cpu", "--num_processes", "2"]) == 0
+    (words,) = launched
+    assert words[0] == "--config_file"
+    assert words[2:] == ["--num_processes", "2", "-m", "trl_irl.commands.irl", "--config", "x"]
 
 
 @pytest.mark.parametrize(

@@ -103,21 +103,33 @@ def check_paths(training_args, model_args) -> None:
 
 def find_checkpoint(training_args) -> str | None:
     """
-    The checkpoint that `resume_from_checkpoint` names or, where it is true, the newest whole one, if any.
+    The checkpoint that `resume_from_checkpoint` names or, where it is true, the newest whole one, if any: of several
+    processes the first decides for all, whose views of a shared disk may differ for a while.
 
     Raises:
-        `FileNotFoundError`: the named one is not a folder.
+        `FileNotFoundError`: the named one is not a folder, or this process does not see the one to resume from.
     """
     from pathlib import Path
+
+    from accelerate.utils import broadcast_object_list
 
     from ..trainer.runtime.checkpoints import newest_checkpoint
 
     resume = training_args.resume_from_checkpoint
     if str(resume).lower() == "true":  # a YAML `true`, or the word on the command line
-        checkpoint = newest_checkpoint(training_args.output_dir)
-        if checkpoint is None and training_args.process_index == 0:
-            print(f"No checkpoint in {training_args.output_dir} to resume from: starting at step 0.")
-        return checkpoint
+        found: list[str | None] = [None]
+        if training_args.process_index == 0:
+            found = [newest_checkpoint(training_args.output_dir)]
+            if found[0] is None:
+                print(f"No checkpoint in {training_args.output_dir} to resume from: starting at step 0.")
+        if training_args.world_size > 1:
+            found = broadcast_object_list(found)
+        if found[0] is not None and not Path(found[0]).is_dir():
+            raise FileNotFoundError(
+                f"Process {training_args.process_index} does not see {found[0]}, from which the first one resumes. "
+                "`output_dir` must be a folder that all machines share."
+            )
+        return found[0]
     if resume is not None and str(resume).lower() != "false" and not Path(resume).is_dir():
         raise FileNotFoundError(
             f"`resume_from_checkpoint: {resume}` is not a folder. Set it to a checkpoint's folder, or to `true` for "
@@ -304,10 +316,11 @@ def train(trainer, resume: str | None, dataset_name: str | None) -> None:
         )
         trainer.end()
         return
+    with without_push(args), one_error_if_disk_fails(args.output_dir, "*.safetensors"):
+        trainer.save_model(args.output_dir)  # before an evaluation, which may fail
+        trainer.save_state()
     if args.do_eval:
         trainer.save_metrics("eval", trainer.evaluate(), combined=False)
-    with without_push(args), one_error_if_disk_fails(args.output_dir, "*.safetensors"):
-        trainer.save_model(args.output_dir)
         trainer.save_state()
     trainer.create_model_card(Path(args.output_dir).name, dataset_name=dataset_name)
     trainer.accelerator.print(f"Model, tokenizer and trainer state saved to {args.output_dir}.")

@@ -120,6 +120,21 @@ def test_a_resumed_run_keeps_its_scale(make_trainer, tmp_path):
         torch.testing.assert_close(a, b, msg=name)
 
 
+def test_a_run_resumed_with_other_steps_is_told(make_trainer, tmp_path, caplog):
+    """On half as many GPUs a step has half the rows: as many steps on, the run would be elsewhere."""
+    keys = {"max_steps": 2, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    make_trainer(**keys, save_strategy="steps", save_steps=1).train()
+    with caplog.at_level(logging.WARNING, logger="trl_irl"):
+        make_trainer(**{**keys, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}).train(
+            resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1")
+        )
+        assert "of the run that is resumed" not in caplog.text
+        make_trainer(**{**keys, "gradient_accumulation_steps": 1}).train(
+            resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1")
+        )
+    assert "A step of the run that is resumed had 8 rows, and here it has 4" in caplog.text
+
+
 @pytest.mark.parametrize(
     "key, value",
     [("value_temperature", 4.0), ("gamma", 0.5), ("terminal_value", "mask"), ("td_weights", [1.0, 0.0, 1.0])],

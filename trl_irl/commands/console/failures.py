@@ -212,6 +212,14 @@ def is_lost_rank(error: BaseException) -> bool:
     )
 
 
+def _finish_tracker(status: int) -> None:
+    """Weights & Biases closes a run's file when Python ends, which it does not here: the end of the log was lost."""
+    tracker = sys.modules.get("wandb")
+    if getattr(tracker, "run", None) is not None:
+        with suppress(Exception):  # such as of a network that is gone: the training is done, and saved
+            tracker.finish(exit_code=status)
+
+
 def leave(status: int = 0) -> None:
     """
     End this process with a status. A rank of a distributed run ends without Python's shutdown, where communication
@@ -219,6 +227,7 @@ def leave(status: int = 0) -> None:
     exception"), so that the launcher would report a run that has saved everything as failed, or wait for other ranks.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _finish_tracker(status)
         if status:
             time.sleep(2)  # the launcher ends the other ranks as soon as one is gone, and they may have a word to say
         sys.stdout.flush()

@@ -233,7 +233,7 @@ class SoftQTraining(Interruptible):
 
     def _save_settings(self, output_dir: str) -> None:
         settings = {name: getattr(self.args, name) for name in ("gamma", "terminal_value")}
-        settings["lambda_td"] = self.args.lambda_td_in_use
+        settings |= {"lambda_td": self.args.lambda_td_in_use, "rows_per_step": self._rows_per_step}
         save_settings(output_dir, {**settings, **self._first_step.to_save()})
 
     def _save_optimizer_and_scheduler(self, output_dir):
@@ -248,7 +248,21 @@ class SoftQTraining(Interruptible):
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self._first_step.resume(saved_settings(checkpoint))
+            saved = saved_settings(checkpoint)
+            self._first_step.resume(saved)
+            before = saved.get("rows_per_step", self._rows_per_step)
+            if before != self._rows_per_step and self.accelerator.is_main_process:
+                logger.warning(
+                    f"A step of the run that is resumed had {before} rows, and here it has {self._rows_per_step}: the "
+                    "run goes on at another place in the data and in its schedules. Set "
+                    "`per_device_train_batch_size` and `gradient_accumulation_steps` so that their product with the "
+                    "number of processes is what it was."
+                )
+
+    @property
+    def _rows_per_step(self) -> int:
+        per_process = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        return per_process * self.accelerator.num_processes
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
