@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks.seeds import difference, student
+from benchmarks.seeds import difference, ratio_interval, student
 
 
 OF_SOFT_Q = {"soft_q", "value_consistency", "squared_nll"}  # objectives of r^2 or of one of its terms
@@ -117,6 +117,19 @@ def against(plan: dict, rows: list[dict], which: str, base: str, arms: list[str]
     return table
 
 
+def against_each(plan: dict, rows: list[dict], which: str, arm: str, names: list[str]) -> list[list[str]]:
+    """An arm minus each that has no part of r^2, paired by seed, with 95 % intervals; a header first."""
+    table = []
+    for name in names:
+        if plan["arms"][name]["objective"] in OF_SOFT_Q or name == arm:
+            continue
+        for columns in differences(plan, rows, which, name, [arm]).values():
+            cells = [difference(values, 3 if key == "nll" else 1) for key, values in columns.items()]
+            table.append([name, *cells])
+            header = [f"{arm} minus", *columns]
+    return [header, *table] if table else []
+
+
 def choices(plan: dict, rows: list[dict], size: int) -> list[list[str]]:
     """What each arm has chosen, and what it had on the validation problems of seed 0."""
     metric, factor = next(iter(plan["metrics"].items()))
@@ -171,6 +184,7 @@ def tables(plan: dict, rows: list[dict], size: int) -> dict[str, list[list[str]]
             "By a draw between two samplers": against(plan, judged, "hull", "MLE", others),
             "What was chosen": choices(plan, rows, size),
             "Against the best rival by validation": against(plan, judged, "frontier", rival, ours),
+            "Soft-Q against each rival": against_each(plan, judged, "frontier", "soft-Q", names),
             "Each run": each(plan, rows, size),
         }
     found["What was tried, on validation"] = tried(plan, rows, size, "frontier")
@@ -204,7 +218,11 @@ def shares(plan: dict, rows: list[dict], size: int) -> list[list[str]]:
     for name, terms in parts.items():
         gain = over_mle[name][column]
         less = "" if name == "soft-Q" else difference(over_all[name][column])
-        table.append([terms, name, difference(gain), less, f"{100 * fmean(gain) / whole:.0f} %"])
+        share = f"{100 * fmean(gain) / whole:.0f} %"
+        if name != "soft-Q":
+            low, high = ratio_interval(gain, over_mle["soft-Q"][column])
+            share += f" [{100 * low:.0f}, {100 * high:.0f}]"
+        table.append([terms, name, difference(gain), less, share])
     return table
 
 

@@ -28,6 +28,24 @@ def student(values: list[float]) -> tuple[float, float, float] | None:
     return float(np.mean(values)), float(low), float(high)
 
 
+def ratio_interval(part: list[float], whole: list[float]) -> tuple[float, float]:
+    """
+    95 % of the ratio of two means over the same seeds (Fieller 1954): every R for which Student's test does not
+    reject that part - R * whole is 0 in the mean. Infinite where the whole may be 0.
+    """
+    import numpy as np
+    from scipy import stats
+
+    n = len(part)
+    (aa, ab), (_, bb) = np.cov(part, whole) / n * stats.t.ppf(0.975, n - 1) ** 2
+    a, b = np.mean(part), np.mean(whole)
+    square, middle, constant = b * b - bb, a * b - ab, a * a - aa
+    root = middle * middle - square * constant
+    if square <= 0 or root < 0:
+        return -np.inf, np.inf
+    return float((middle - root**0.5) / square), float((middle + root**0.5) / square)
+
+
 def difference(values: list[float], digits: int = 1) -> str:
     """[`student`] for a table, a star where the interval leaves out 0."""
     found = student(values)

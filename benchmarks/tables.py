@@ -363,6 +363,12 @@ REFEREE = {
     "referee_300": ("referee", 300, _FRONTIER, _FIRST),
     "referee_300_more": ("referee", 300, _FRONTIER, _SECOND),
     "referee_300_rival": ("referee", 300, "Against the best rival by validation", _FIRST),
+    "referee_300_rivals": (
+        "referee",
+        300,
+        "Soft-Q against each rival",
+        ["soft-Q minus", "accuracy at 80", "accuracy, greedy", "pass@4 at 90", "pass@4 at 80", "pass@4 at 70"],
+    ),
     "referee_300_temperatures": ("referee", 300, "By temperatures alone", _FIRST),
     "referee_300_hull": ("referee", 300, "By a draw between two samplers", _FIRST[:4]),
     "referee_300_chosen": ("referee", 300, "What was chosen", None),

@@ -2,7 +2,9 @@
 
 import random
 
+import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from benchmarks.referee import (
     HERE,
@@ -20,7 +22,7 @@ from benchmarks.referee import (
     strengths_of,
 )
 from benchmarks.referee_report import hull, tables
-from benchmarks.seeds import add_row
+from benchmarks.seeds import add_row, ratio_interval
 from tests.conftest import make_model
 
 
@@ -171,6 +173,19 @@ def test_a_run_of_another_recipe_is_run_again():
     finally:
         _recipe.cache_clear()
     assert recipe_of(plan, keys) == before
+
+
+def test_a_ratio_has_the_interval_of_the_test_that_defines_it():
+    """At its ends Student's test of part - R * whole has p = 0.05; of a whole that may be 0 there is none."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        whole = rng.normal(10, 2, 5)
+        part = 0.4 * whole + rng.normal(0, 2, 5)
+        low, high = ratio_interval(part, whole)
+        assert low < part.mean() / whole.mean() < high
+        for end in (low, high):
+            assert ttest_1samp(part - end * whole, 0).pvalue == pytest.approx(0.05, abs=1e-6)
+    assert ratio_interval(whole, whole - whole.mean() + 0.1) == (-np.inf, np.inf)
 
 
 def test_tests_of_an_earlier_choice_are_not_counted(tmp_path):
