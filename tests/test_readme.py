@@ -12,6 +12,7 @@ from datasets import Dataset
 from benchmarks.demo_picture import draw
 from tests.conftest import make_model
 from trl_irl import GAILConfig, IRLConfig
+from trl_irl.cli import _LAUNCH_KEYS
 from trl_irl.commands.evaluate import EvaluateArguments
 from trl_irl.commands.irl import make_parser
 from trl_irl.commands.prepare import PrepareArguments
@@ -139,4 +140,4 @@ def test_keys_in_commands_exist(readme):
     ):
         commands = " ".join(re.findall(rf"trl-irl {command} [^`\n]*", text))
         for key in re.findall(r"--(\w+)", commands):
-            assert key in known | {"config", "accelerate_config", "config_file"}, key
+            assert key in known | {"config", "accelerate_config", "config_file", *_LAUNCH_KEYS}, key
