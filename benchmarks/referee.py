@@ -70,7 +70,7 @@ def done_of(plan: dict, rows: list[dict]) -> dict[str, dict]:
         if row["arm"] in plan["arms"]
         and row["keys"] == settings_of(plan["arms"][row["arm"]], row["strength"])
         and list(row["samplers"]) == plan[row["split"]]["samplers"]
-        and row.get("judged") == judged_by(plan, row["split"])
+        and _without_batch_size(row.get("judged")) == judged_by(plan, row["split"])
         and row.get("recipe") in (None, recipe_of(plan, row["keys"]))  # it was not told before
     }
 
@@ -78,7 +78,15 @@ def done_of(plan: dict, rows: list[dict]) -> dict[str, dict]:
 def judged_by(plan: dict, split: str) -> dict:
     """What of a plan, beside its arms, decides a run's numbers."""
     told = {name: plan.get(name) for name in ("recipe", "model", "keys", "dtype", "levels", "metrics", "evaluation")}
-    return told | {"split": plan[split]}
+    return _without_batch_size(told | {"split": plan[split]})
+
+
+def _without_batch_size(judged: dict | None) -> dict | None:
+    """How many are sampled at once is a matter of memory and time: of the first runs of a plan it may be another."""
+    if judged is None or not judged.get("evaluation"):
+        return judged
+    evaluation = {key: value for key, value in judged["evaluation"].items() if key != "batch_size"}
+    return {**judged, "evaluation": evaluation}
 
 
 @functools.cache
@@ -179,6 +187,7 @@ def run_job(output_dir: Path, plan: dict, run: dict) -> dict:
     script_args, *others = make_parser().parse(words)
     trainer, _ = make_trainer(script_args, *others)
     told = {**run, "keys": own, "judged": judged_by(plan, run["split"]), "recipe": recipe_of(plan, own)}
+    told["base"] = weights_digest(output_dir / "base")
     if begin != kept:
         trainer.train()
         told["seconds"] = time.perf_counter() - start
@@ -273,6 +282,33 @@ def base_model(model: str, output_dir: Path) -> None:
         (output_dir / "base").symlink_to(smollm2().resolve())
 
 
+def weights_digest(folder: Path) -> str:
+    """Of a model's weights: one that is trained anew is another one."""
+    found = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:12]
+
+
+def check_base(plan: dict, rows: list[dict], base: str) -> None:
+    """
+    Arms of one size are compared with each other, seed by seed, and must begin with one base model; SmolLM2 is always
+    the same.
+
+    Raises:
+        `SystemExit`: runs that are there began with another one, or do not say with which, and some are missing.
+    """
+    done = done_of(plan, rows)
+    for size in {run["demonstrations"] for run in jobs(plan, done)}:
+        others = {run.get("base") for run in done.values() if run["demonstrations"] == size} - {base}
+        if others and plan["model"] != "smollm2":
+            raise SystemExit(
+                f"Runs of {size} demonstrations began with another base model than {base} "
+                f"({', '.join(sorted(map(str, others)))}). Put that one into the folder, or begin the size anew."
+            )
+
+
 def work(options: argparse.Namespace) -> None:
     """Start what can be done, so many runs at a time, until nothing is left."""
     plan, running, failed = plan_of(options.plan), {}, 0
@@ -318,6 +354,7 @@ def main(plan: Path = HERE / "referee.yaml", description: str | None = __doc__) 
         return
     if not options.report:
         base_model(plan["model"], options.output_dir)
+        check_base(plan, read_rows(options.results), weights_digest(options.output_dir / "base"))
         work(options)
     print(report(plan, finished(plan, options.results)))
 

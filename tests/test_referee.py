@@ -9,6 +9,7 @@ from scipy.stats import ttest_1samp
 from benchmarks.referee import (
     HERE,
     _recipe,
+    check_base,
     chosen,
     done_of,
     finished,
@@ -20,6 +21,7 @@ from benchmarks.referee import (
     report,
     settings_of,
     strengths_of,
+    weights_digest,
 )
 from benchmarks.referee_report import hull, tables
 from benchmarks.seeds import add_row, ratio_interval
@@ -157,6 +159,23 @@ def test_a_run_that_was_judged_otherwise_is_run_again():
         assert not done_of({**PLAN, **changed}, [one])
     assert not done_of({**PLAN, "validation": {**PLAN["validation"], "num_samples": 9}}, [one])
     assert done_of({**PLAN, "test": {**PLAN["test"], "num_samples": 9}}, [one])  # it was on validation
+
+
+def test_a_size_is_not_gone_on_with_from_another_base(tmp_path):
+    """A base that is trained anew is another model: its arms are not compared with those of the first."""
+    plan = {**PLAN, "model": "demo"}
+    run = next(jobs(plan, {}))
+    one = {**row(run, 0.5), "judged": judged_by(plan, run["split"])}
+    check_base(plan, [], "new")
+    check_base(plan, [{**one, "base": "new"}], "new")
+    for other in ({**one, "base": "old"}, one):
+        with pytest.raises(SystemExit, match=f"Runs of {run['demonstrations']} demonstrations began with another"):
+            check_base(plan, [other], "new")
+    for name, data in (("a", b"1"), ("b", b"2"), ("c", b"1")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(data)
+    digests = {name: weights_digest(tmp_path / name) for name in "abc"}
+    assert digests["a"] == digests["c"] != digests["b"]
 
 
 def test_a_run_of_another_recipe_is_run_again():

@@ -91,16 +91,34 @@ def split_launch_keys(args: list[str]) -> tuple[list[str], list[str]]:
     taken, rest, words = [], [], iter(args)
     for word in words:
         key, has_value, _ = word.partition("=")
-        if key.removeprefix("--") not in _LAUNCH_KEYS or not key.startswith("--"):
+        if not key.startswith("--") or key[2:].replace("-", "_") not in _LAUNCH_KEYS:
             rest.append(word)
         elif has_value:
-            taken.append(word)
+            taken += word.split("=", 1)
         else:
             value = next(words, None)
             if value is None or value.startswith("--"):
                 raise ValueError(f"`{key}` needs a value after it.")
             taken += [word, value]
     return taken, rest
+
+
+def _check_launch_keys(config: str | None, keys: list[str]) -> None:
+    """
+    Raises:
+        `ValueError`: several processes or machines, with a file for one process, with which each would train alone.
+    """
+    import yaml
+
+    several = [key for key, value in zip(keys[::2], keys[1::2], strict=False) if "num_" in key and value != "1"]
+    if config is None or not several:
+        return
+    told = yaml.safe_load(accelerate_config_path(config).read_text(encoding="utf-8"))
+    if told.get("distributed_type", "NO") == "NO":
+        raise ValueError(
+            f"`{several[0]}` with `--accelerate_config {config}`, which is for one process. Take ddp, zero2, zero3 or "
+            "fsdp2."
+        )
 
 
 def module_of(command: str) -> str:
@@ -153,6 +171,7 @@ def _run(argv: list[str] | None) -> int:
         launch_args = [] if config is None else ["--config_file", str(accelerate_config_path(config))]
         if command in _LAUNCHED:
             keys, args = split_launch_keys(args)
+            _check_launch_keys(config, keys)
             launch_args += keys
     except (ValueError, FileNotFoundError) as error:
         print(f"trl-irl: error: {error}", file=sys.stderr)

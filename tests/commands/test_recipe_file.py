@@ -77,6 +77,8 @@ def test_null_on_the_command_line_unsets_what_the_recipe_sets(tmp_path):
     recipe = "perhaps: 2.0\nnumbers: [1, 2]\ntold: {a: 1}\nword: b\n"
     found = parsed(recipe, tmp_path, "--perhaps", "null", "--numbers=null", "--told", "null", "--rate", "0.5")
     assert (found.perhaps, found.numbers, found.told, found.rate) == (None, None, None, 0.5)
+    assert parsed(recipe, tmp_path, "--perhaps", "1.0", "--rate", "2", "--perhaps", "null").perhaps is None
+    assert parsed(recipe, tmp_path, "--perhaps", "null", "--perhaps", "1.0").perhaps == 1.0
     assert parsed(recipe, tmp_path, "--word", "null").word == "null"  # text, which is never nothing
     (tmp_path / "recipe.yaml").write_text("task: gsm8k\ntd_scale: 2.0\nuse_cpu: true\nbf16: false\n")
     words = ["--config", str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path), "--task", "null"]

@@ -1,7 +1,9 @@
 """Every recipe and every accelerate config parses with the parser that reads it in earnest."""
 
 import importlib
+import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -156,19 +158,22 @@ def test_accelerate_config_is_taken_out_of_the_command_line():
         split_accelerate_config(["--accelerate_config"])
 
 
-def test_what_is_the_launchers_is_taken_out_of_the_command_line(monkeypatch):
+def test_what_is_the_launchers_is_taken_out_of_the_command_line(monkeypatch, capsys):
     words = ["--a", "1", "--num_machines", "2", "--machine_rank=1", "--main_process_ip", "n1", "--learning_rate", "2"]
-    taken = ["--num_machines", "2", "--machine_rank=1", "--main_process_ip", "n1"]
+    taken = ["--num_machines", "2", "--machine_rank", "1", "--main_process_ip", "n1"]
     assert split_launch_keys(words) == (taken, ["--a", "1", "--learning_rate", "2"])
     for words in (["--num_processes"], ["--num_processes", "--a"]):
         with pytest.raises(ValueError, match="`--num_processes` needs a value"):
             split_launch_keys(words)
     launched = []
     monkeypatch.setattr("trl_irl.cli._launch", lambda words: launched.append(words) or 0)
-    assert cli.main(["irl", "--config", "x", "--accelerate_config", "cpu", "--num_processes", "2"]) == 0
+    assert cli.main(["irl", "--config", "x", "--accelerate_config", "ddp", "--num-processes", "2"]) == 0
     (words,) = launched
     assert words[0] == "--config_file"
-    assert words[2:] == ["--num_processes", "2", "-m", "trl_irl.commands.irl", "--config", "x"]
+    assert words[2:] == ["--num-processes", "2", "-m", "trl_irl.commands.irl", "--config", "x"]
+    for key in ("--num_processes", "--num_machines"):  # accelerate would start one process, on each machine for itself
+        assert cli.main(["irl", "--config", "x", "--accelerate_config", "single_gpu", key, "2"]) == 2
+    assert "which is for one process" in capsys.readouterr().err and len(launched) == 1
 
 
 @pytest.mark.parametrize(
@@ -213,3 +218,19 @@ def test_command_line_overrides_the_recipe(tmp_path):
     recipe.write_text(f"output_dir: {tmp_path}\nuse_cpu: true\nbf16: false\nlambda_td: 0.2\ngamma: 0.9\n")
     _, training_args, *_ = make_parser().parse(["--config", str(recipe), "--lambda_td", "0.3"])
     assert (training_args.lambda_td, training_args.gamma) == (0.3, 0.9)
+
+
+def test_as_many_rows_per_step_on_eight_gpus():
+    """What a recipe's second line overrides there keeps the batch, and with it the steps of an epoch."""
+    seen = 0
+    for path in sorted((ROOT / "recipes").glob("*/*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        if several := re.search(r"^# Several, ZeRO-3: (.*)$", text, re.MULTILINE):
+            told = dict(re.findall(r"--(\w+) (\S+)", several[1]))
+            keys = yaml.safe_load(text)
+            names = ("per_device_train_batch_size", "gradient_accumulation_steps")
+            one = math.prod(keys.get(name, 1) for name in names)
+            eight = 8 * math.prod(int(told.get(name, keys.get(name, 1))) for name in names)
+            assert one == eight, path
+            seen += 1
+    assert seen > 20

@@ -76,12 +76,13 @@ def test_a_prompt_without_any_score_is_left_out():
 def test_a_completion_that_cannot_be_scored_solves_nothing():
     """Without it, a prompt with one would be in pass@1 and not in pass@4, which would be of the easy ones."""
     said = {"right": {"accuracy": 1}, "wrong": {"accuracy": 0}}
-    groups = [[completion(text) for text in texts] for texts in (["right"] * 4, ["wrong", "?", "?", "right"])]
+    of_prompts = (["right"] * 4, ["wrong", "?", "?", "right"], ["?"] * 4)
+    groups = [[completion(text) for text in texts] for texts in of_prompts]
     scorer = Scorer(lambda text, row: said[text])
-    found = scorer.statistics(groups, ROWS[:2])
-    assert scorer.failures.count == 2 and found["accuracy"].value == pytest.approx((1 + 0.5) / 2)
+    found = scorer.statistics(groups, [*ROWS[:2], ROWS[0]])
+    assert scorer.failures.count == 6 and found["accuracy"].value == pytest.approx((1 + 0.5) / 2)
     for k, second in ((1, 1 / 4), (2, 1 / 2), (4, 1)):
-        assert found[f"pass@{k}"].value == pytest.approx((1 + second) / 2)
+        assert found[f"pass@{k}"].value == pytest.approx((1 + second + 0) / 3)
 
 
 def test_a_number_that_is_given_only_sometimes():

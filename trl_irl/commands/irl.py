@@ -8,6 +8,7 @@ accelerate launch --config_file accelerate_configs/zero3.yaml \
 ```
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,6 +16,9 @@ from trl import ScriptArguments
 
 from ..tasks.arguments import TaskArguments
 from ..tasks.scoring import default_metrics, make_score
+
+
+_SEEN_WITHIN = 60  # seconds, in which every machine sees what one has written to a shared disk
 
 
 @dataclass
@@ -124,6 +128,9 @@ def find_checkpoint(training_args) -> str | None:
                 print(f"No checkpoint in {training_args.output_dir} to resume from: starting at step 0.")
         if training_args.world_size > 1:
             found = broadcast_object_list(found)
+        deadline = time.monotonic() + _SEEN_WITHIN
+        while found[0] is not None and not Path(found[0]).is_dir() and time.monotonic() < deadline:
+            time.sleep(1)
         if found[0] is not None and not Path(found[0]).is_dir():
             raise FileNotFoundError(
                 f"Process {training_args.process_index} does not see {found[0]}, from which the first one resumes. "
@@ -321,7 +328,8 @@ def train(trainer, resume: str | None, dataset_name: str | None) -> None:
         trainer.save_state()
     if args.do_eval:
         trainer.save_metrics("eval", trainer.evaluate(), combined=False)
-        trainer.save_state()
+        with one_error_if_disk_fails(args.output_dir, "*.safetensors"):
+            trainer.save_state()
     trainer.create_model_card(Path(args.output_dir).name, dataset_name=dataset_name)
     trainer.accelerator.print(f"Model, tokenizer and trainer state saved to {args.output_dir}.")
     if args.push_to_hub:

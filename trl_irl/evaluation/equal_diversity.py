@@ -134,5 +134,5 @@ def diversity(statistics: dict[str, Statistic]) -> Statistic:
 def performance(statistics: dict[str, Statistic], metric: str) -> Statistic | None:
     """The metric, if there is one."""
     if metric.startswith("pass@") and "self_bleu" not in statistics:  # one completion, or the same k times: greedy
-        metric = "accuracy"
+        metric = "pass@1" if "pass@1" in statistics else "accuracy"
     return statistics.get(metric)

@@ -162,7 +162,10 @@ def _read(curves: Mapping[str, Curve], metric: str, levels: Sequence[float]) -> 
     """At the levels and under the whole frontier, each with its resamples; and the frontier itself, with its own."""
     value, resampled = frontier(curves, metric, [*levels, *_GRID])
     whole = value[len(levels) :], resampled[:, len(levels) :]
-    return (value[: len(levels)], resampled[:, : len(levels)], *map(_area, whole)), whole
+    areas = map(_area, whole)
+    if min(np.nanmin(part, initial=0.0) for part in whole) < 0:  # an area counts from 0, and rewards may be below it
+        areas = (np.full(part.shape[:-1], np.nan) for part in whole)
+    return (value[: len(levels)], resampled[:, : len(levels)], *areas), whole
 
 
 def _on_common_prompts(
@@ -182,12 +185,10 @@ def _on_common_prompts(
 def _area(values: np.ndarray) -> np.ndarray:
     """
     What dominates: at each diversity the best that is had there or at a higher one, and no less than 0; its mean over
-    all of them. NaN where nothing is known, and where some value is below 0, as a reward may be: an area counts from
-    0.
+    all of them. NaN where nothing is known.
     """
     best = np.maximum.accumulate(np.where(np.isnan(values), 0.0, values), axis=-1)  # the most diverse first
-    has_none = np.isnan(values).all(axis=-1) | (np.nan_to_num(values) < 0).any(axis=-1)
-    return np.where(has_none, np.nan, np.maximum(best, 0.0).mean(axis=-1))
+    return np.where(np.isnan(values).all(axis=-1), np.nan, np.maximum(best, 0.0).mean(axis=-1))
 
 
 def together(curves: Mapping[str, Curve]) -> Curve:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
+from ..tasks.columns import format_row
 from ..tasks.rows import BadRows
 from ..text.messages import is_messages
 
@@ -183,7 +184,7 @@ class LoadedModel:
         return sampling.sample(self.model, self.tokenizer, prompts, **options)
 
 
-def lend_templates(models: Mapping[str, LoadedModel], row: Mapping) -> list[str]:
+def lend_templates(models: Mapping[str, LoadedModel], rows: Iterable[Mapping], settings) -> list[str]:
     """
     Where rows are messages, a model without a chat template, such as the base of one that was trained on chats, gets
     that of a model whose tokenizer has all of its tokens. Returns a note for each.
@@ -191,7 +192,11 @@ def lend_templates(models: Mapping[str, LoadedModel], row: Mapping) -> list[str]
     Raises:
         `ValueError`: there is none.
     """
-    if not (row.get("messages") or is_messages(row.get("prompt"))):
+    try:
+        first = format_row(next(iter(rows)), settings.task_data(needs_target=False), reference=False)
+    except (StopIteration, ValueError):  # there is none, or it cannot be read, and whoever reads it says so
+        return []
+    if not is_messages(first["prompt"]):
         return []
     lenders = {name: one for name, one in models.items() if one.tokenizer.chat_template is not None}
     notes = []

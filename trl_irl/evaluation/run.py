@@ -119,10 +119,7 @@ class _Evaluation:
             if not split:
                 raise ValueError("`rows` is empty. Give at least one, or leave it unset for those of the settings.")
         self.rows_given = rows is not None
-        first = next(iter(split), {})
-        lent = lend_templates(self.models, first)
-        if self.settings.reward_models is not None:
-            lent += lend_templates(self.judges, first)
+        lent = lend_templates({**self.models, **self.judges}, split, settings)
         judging_rows = self.judges if settings.judges_by_rewards else {}
         judged = rows_to_judge(split, settings, self.models, judging_rows)
         self.rows, self.given, self.metrics, self.notes = judged
@@ -256,9 +253,10 @@ class _Evaluation:
                 f"Not one of {name}'s {failures.count} completions could be scored; the first: {failures.first}"
             )
         if failures.count:
+            in_pass_at_k = " (in pass@k they are wrong)" if "accuracy" in self.metrics else ""
             self.notes.append(
                 f"{name}: {failures.count} of {said} completions could not be scored and are left out of the task's "
-                f"means (in pass@k they are wrong). The first: {failures.first}"
+                f"means{in_pass_at_k}. The first: {failures.first}"
             )
         scored = said - failures.count
         self.notes += [

@@ -104,13 +104,22 @@ class Scorer:
             the share that says nothing.
         """
         values: dict[str, list[float]] = {}
+        unscored: list[int] = []
         tokenizer = tokenizer_of(rows)
         for i, (group, row) in enumerate(zip(groups, rows, strict=True)):
-            for name, value in self._of_prompt(group, row, tokenizer).items():
+            failures = self.failures.count
+            of_prompt = self._of_prompt(group, row, tokenizer)
+            if self.failures.count - failures == len(group):
+                unscored.append(i)
+            for name, value in of_prompt.items():
                 # A row that gave no such number before counts as one that could not be scored.
                 column = values.setdefault(name, [])
                 column += [math.nan] * (i - len(column)) + [value]
         padded = {name: column + [math.nan] * (len(rows) - len(column)) for name, column in values.items()}
+        for name, column in padded.items():
+            if name.startswith("pass@"):  # of a prompt none of whose samples could be scored as well
+                for i in unscored:
+                    column[i] = 0.0
         statistics = {name: mean_of(column) for name, column in padded.items()}
         texts = [[completion["text"] for completion in group] for group in groups]
         for name in self.corpus:

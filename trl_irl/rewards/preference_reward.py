@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .._modes import in_mode
 from ..text.context import context_length, over
 from ..text.encode import as_row, prompt_ids, whole_ids, with_template_arguments
 from ..text.messages import check_no_images, checked, naming_row, said_and_read
 from ..text.padding import padded_batch
-from .adapters import config_of, default_device, is_adapter, is_peft, naming, tokenizer_of
+from .adapters import check_layers_adapted, config_of, default_device, is_adapter, is_peft, naming, tokenizer_of
 from .frozen_models import check_whole, load_classifier, whole_language_model, whole_weights
 from .soft_q_settings import check_batch_size
 
@@ -151,7 +152,9 @@ class PreferenceReward:
             with whole_weights():
                 self.model = load_scorer(model, dtype).to(default_device()).eval()
         else:
-            self.model = (model.get_base_model() if is_peft(model) else model).eval()  # the adapter's layers are in it
+            if is_peft(model):
+                check_layers_adapted(model.active_peft_config, "PreferenceReward's `model`")
+            self.model = model.get_base_model() if is_peft(model) else model  # the adapter's layers are in it
         if self.model.config.pad_token_id is None:  # by it the model finds where each row of a batch ends
             self.model.config.pad_token_id = self.tokenizer.eos_token_id
         if self.model.config.pad_token_id is None:  # neither padding nor EOS: a row at a time needs none
@@ -254,7 +257,8 @@ class PreferenceReward:
     @torch.no_grad()
     def _logits(self, rows: Sequence[list[int]]) -> list[float]:
         batch = padded_batch(rows, self.model.config.pad_token_id or 0, device=self.model.device)
-        return self.model(**batch).logits[:, 0].float().tolist()
+        with in_mode(self.model, training=False):  # a model that is given itself may be in training
+            return self.model(**batch).logits[:, 0].float().tolist()
 
     def pair_accuracy(self, pairs: Sequence[dict]) -> float:
         """The share of pairs ([`of_pairs`]) whose `chosen` gets more, which `trl reward` logs as `eval_accuracy`."""

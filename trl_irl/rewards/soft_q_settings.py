@@ -14,7 +14,7 @@ def save_settings(folder: str, settings: dict) -> None:
 def saved_settings(path: str) -> dict:
     """
     What [`IRLTrainer`] wrote beside a model: `objective`, `gamma`, `terminal_value`, `value_temperature`,
-    `value_origin`, `lambda_td` and what its first step measured; nothing for a model of others.
+    `value_origin`, `lambda_td`, `rows_per_step` and what its first step measured; nothing for a model of others.
 
     Args:
         path (`str`):

@@ -138,6 +138,16 @@ def attach_soft_q_head(model: PreTrainedModel, logit_buffer_mb: float | str = DE
         model.forward = types.MethodType(_forward_with_soft_q(type(model), len(below)), model)
 
 
+def without_forwards(model: PreTrainedModel) -> None:
+    """
+    Of a copy, its class's own forward: what another trainer has put on the original (TRL's own head) holds on to that,
+    and would compute with its weights. What accelerate puts there to move inputs between devices stays.
+    """
+    if not hasattr(model, "_hf_hook"):
+        for name in ("forward", "_forwards_before_soft_q"):
+            vars(model).pop(name, None)
+
+
 @contextmanager
 def soft_q_head(model: PreTrainedModel) -> Iterator[None]:
     """A soft-Q head on a model for a while: what had none before has none after. See [`attach_soft_q_head`]."""

@@ -55,6 +55,23 @@ def test_it_stays_the_model_that_its_weights_are(kinds, tokenizer, tmp_path):
     assert own == pytest.approx(its_weights, rel=1e-5)
 
 
+@pytest.mark.parametrize("kinds", ["sft", "irl sft", "irl rloo"])
+def test_a_reference_is_made_of_its_weights(kinds, tokenizer, tmp_path):
+    """The copy that is the reference keeps nothing that computes with the policy's weights."""
+    model = make_model("llama")
+    for kind in kinds.split():
+        train(kind, model, tokenizer, tmp_path)
+    plain = make_model("llama")
+    plain.load_state_dict(model.state_dict())
+    logged = []
+    for one in (model, plain):
+        args = IRLConfig(**settings(tmp_path, lambda_kl=0.5, max_steps=4, learning_rate=1e-2))
+        trainer = IRLTrainer(one, args, train_dataset=Dataset.from_list(ROWS), processing_class=tokenizer)
+        trainer.train()
+        logged.append([entry["kl"] for entry in trainer.state.log_history if "kl" in entry])
+    assert logged[0] == pytest.approx(logged[1], rel=1e-4, abs=1e-6) and logged[0][-1] > 1e-3
+
+
 def test_what_torch_compile_made_of_a_model_is_refused(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="Pass the model itself, and set `torch_compile=True`"):
         train("irl", torch.compile(make_model("llama"), backend="eager"), tokenizer, tmp_path)

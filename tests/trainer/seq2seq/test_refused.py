@@ -219,5 +219,7 @@ def test_rows_that_are_cut_are_told(tokenizer, tmp_path, caplog):
     make(tokenizer, tmp_path, rows=rows, max_length=len(tokenizer(long)["input_ids"]) + 8)
     assert "is cut off" not in caplog.text
     make(tokenizer, tmp_path, rows=rows * 2, max_length=12)
-    assert "2 of 4 prompts of the train dataset fill `max_length` (12 tokens)" in caplog.text
-    assert "completions of the train dataset fill" not in caplog.text
+    assert "2 of 4 prompts of the train dataset have as many tokens as `max_length: 12`" in caplog.text
+    assert "completions of the train dataset have as many" not in caplog.text
+    make(tokenizer, tmp_path, rows=rows * 2, max_length=128, max_completion_length=2)
+    assert "4 of 4 completions of the train dataset have as many tokens as `max_completion_length: 2`" in caplog.text

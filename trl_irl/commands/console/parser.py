@@ -111,6 +111,7 @@ class RecipeParser(TrlParser):
             key = left[-1][2:].replace("-", "_") if left and left[-1].startswith("--") else ""
             if word == "null" and type(None) in typing.get_args(self._hint(key)):
                 left.pop()
+                left = _without(left, key)  # the last word counts, as of all values
                 unset[key] = None
             else:
                 left.append(word)
@@ -225,6 +226,16 @@ def _is_list(action: argparse.Action) -> bool:
 
 def _is_truth(action: argparse.Action) -> bool:
     return getattr(action.type, "__name__", "") == "string_to_bool"
+
+
+def _without(words: list[str], key: str) -> list[str]:
+    left, inside = [], False
+    for word in words:
+        if word.startswith("--"):
+            inside = word.split("=")[0][2:].replace("-", "_") == key
+        if not inside:
+            left.append(word)
+    return left
 
 
 def _split_null(word: str) -> list[str]:

@@ -144,8 +144,9 @@ class ScheduleCheck(TrainerCallback):
         else:
             what = f"`lambda_td` gets to {args.lambda_td_at(steps - 1, steps):.3g} of {args.lambda_td:.3g}"
         logger.warning(
-            f"The run has {steps} optimiser steps, and `mle_warmup_steps: {mle}` with `lambda_td_warmup_steps: "
-            f"{ramp}` takes {mle + ramp}: {what}. Lower them, or train longer."
+            f"The run has {steps} optimiser steps, and `mle_warmup_steps: {args.mle_warmup_steps}` with "
+            f"`lambda_td_warmup_steps: {args.lambda_td_warmup_steps}` takes {mle + ramp}: {what}. Lower them, or "
+            "train longer."
         )
 
 

@@ -319,6 +319,12 @@ class ObjectiveArguments:
                 )
             if value >= 1 or value == 0:
                 setattr(self, name, int(value))
+        first, rise = self.mle_warmup_steps, self.lambda_td_warmup_steps
+        if first < 1 and rise < 1 and first + rise > 1:
+            raise ValueError(
+                f"`mle_warmup_steps={first}` and `lambda_td_warmup_steps={rise}` are shares of one run, and together "
+                "they are more than all of it. Lower them."
+            )
 
     def schedule_of(self, max_steps: int | None = None) -> tuple[int, int, int]:
         """The warm-up by likelihood, the rise of `lambda_td` and its fall, in steps of a run of `max_steps`."""

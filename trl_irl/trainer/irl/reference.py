@@ -9,7 +9,7 @@ from trl.models.utils import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import create_model_from_path
 
 from ...soft_q import attach_soft_q_head
-from ...soft_q.head import can_run
+from ...soft_q.head import can_run, without_forwards
 from ...soft_q.own_forward import embedding_rows
 from ..runtime.models import causal_lm
 
@@ -17,7 +17,9 @@ from ..runtime.models import causal_lm
 def own_reference(trainer, model: str | PreTrainedModel) -> PreTrainedModel:
     """A copy of the policy as it is now or, under ZeRO-3, where no rank has it whole, the model loaded by name."""
     if can_run(trainer.model):
-        return copy.deepcopy(trainer.model)
+        reference = copy.deepcopy(trainer.model)
+        without_forwards(causal_lm(reference))
+        return reference
     args = trainer.args
     kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {}), "device_map": None}
     return create_model_from_path(model, **kwargs)

@@ -66,7 +66,7 @@ def encoded(
     rows = dataset.map(encode, with_indices=True, **options)
     if isinstance(rows, Dataset):
         _warn_of_unknown(rows, tokenizer, name)
-        _warn_of_cut(rows, longest, name)
+        _warn_of_cut(rows, args, name)
     return rows
 
 
@@ -90,17 +90,22 @@ def _warn_of_unknown(rows: Dataset, tokenizer: PreTrainedTokenizerBase, name: st
         )
 
 
-def _warn_of_cut(rows: Dataset, longest: tuple[int | None, int | None], name: str) -> None:
-    for column, most, what in zip(("input_ids", "labels"), longest, ("prompts", "completions"), strict=True):
+def _warn_of_cut(rows: Dataset, args: Seq2SeqIRLConfig, name: str) -> None:
+    of_completions = "max_length" if args.max_completion_length is None else "max_completion_length"
+    longest_prompt, longest_completion = args.max_lengths
+    for column, key, most, what, lost in (
+        ("input_ids", "max_length", longest_prompt, "prompts", "a closing `TL;DR:`, which an evaluation does not cut"),
+        ("labels", of_completions, longest_completion, "completions", "an answer"),
+    ):
         if most is None:
             continue
         batches = rows.select_columns([column]).with_format("arrow").iter(10_000)
         lengths = (pc.list_value_length(as_array(batch.column(column))) for batch in batches)
         if count := sum(pc.sum(pc.equal(of_batch, most)).as_py() or 0 for of_batch in lengths):
             logger.warning(
-                f"{count} of {len(rows)} {what} of the {name} dataset fill `max_length` ({most} tokens), and what "
-                "came behind is cut off: of a prompt a closing `TL;DR:`, say, which an evaluation does not cut. Raise "
-                "it, or shorten the rows by `trl-irl prepare --truncate_field`."
+                f"{count} of {len(rows)} {what} of the {name} dataset have as many tokens as `{key}: {most}` allows. "
+                f"The end of a longer one is cut off, such as {lost}. Raise it, or shorten the rows by `trl-irl "
+                "prepare --truncate_field`."
             )
 
 
