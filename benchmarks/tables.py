@@ -379,6 +379,13 @@ REFEREE = {
         "Each run",
         ["arm", "seed", *_LEVELS, *(f"{level}, drawn" for level in _LEVELS), "accuracy, greedy", "nll"],
     ),
+    "smollm2_300": (
+        "real_model_arithmetic",
+        300,
+        _FRONTIER,
+        ["arm", "seeds", *_LEVELS, "pass@4 at 80", "accuracy, greedy", "nll"],
+    ),
+    "smollm2_300_hull": ("real_model_arithmetic", 300, "By a draw between two samplers", ["arm", "seeds", *_LEVELS]),
     "smollm2_300_tried": (
         "real_model_arithmetic",
         300,
