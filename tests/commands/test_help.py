@@ -54,6 +54,8 @@ def test_ours_first(command, capsys, monkeypatch):
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_a_command_helps_as_its_module_does(command, capsys, monkeypatch):
     """`trl-irl irl` runs the module as `__main__`, which its own classes then are of."""
+    if command == "ppo":
+        pytest.importorskip("trl.experimental.ppo", reason="TRL >= 1.13 has no PPOTrainer")
     monkeypatch.setenv("COLUMNS", "100")
     name = f"trl_irl.commands.{command.replace('-', '_')}"
     monkeypatch.setattr(sys, "argv", [f"trl-irl {command}", "--help"])
