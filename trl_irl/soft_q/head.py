@@ -160,6 +160,8 @@ def soft_q_head(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         del model.forward, model._forwards_before_soft_q[-1]
+        if not model._forwards_before_soft_q:
+            del model._forwards_before_soft_q
         if before is not None:
             model.forward = before
 
