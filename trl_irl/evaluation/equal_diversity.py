@@ -100,9 +100,7 @@ def on_common_prompts(curve: Curve, baseline: Curve, metric: str) -> tuple[Curve
     def kept(statistics: dict[str, Statistic]) -> dict[str, Statistic]:
         found = {"self_bleu": diversity(statistics), metric: performance(statistics, metric)}
         more = {
-            name: Statistic(one.sums * common[:, None], one.score) if one.score is ratio else one
-            for name, one in found.items()
-            if one is not None
+            name: one.only(common) if one.score is ratio else one for name, one in found.items() if one is not None
         }
         return statistics | more
 

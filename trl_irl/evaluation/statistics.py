@@ -52,6 +52,10 @@ class Statistic:
     def value(self) -> float:
         return float(self.score(self.sums.sum(axis=0)))
 
+    def only(self, prompts: np.ndarray) -> "Statistic":
+        """The metric of those prompts alone that a mask `(prompts,)` names; the others stay, and add nothing."""
+        return Statistic(self.sums * prompts[:, None], self.score)
+
     def resampled(self, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
         """
         The metric of prompts drawn with replacement, `resamples` times: shape `(resamples,)`. The same seed draws the
@@ -82,7 +86,7 @@ class Statistic:
         mine, theirs = self, other
         if self.score is ratio and other.score is ratio:
             both = (self.sums[:, 1] > 0) & (other.sums[:, 1] > 0)
-            mine, theirs = (Statistic(one.sums * both[:, None]) for one in (self, other))
+            mine, theirs = self.only(both), other.only(both)
         return percentile_interval(mine.value - theirs.value, mine.resampled(**options) - theirs.resampled(**options))
 
 

@@ -26,7 +26,7 @@ def load_task(data: TaskData, train_split: str = "train", formatted: bool = True
     """
     task = data.kind
     if task.load is not None and data.source_column is None:
-        splits = task.load(data)
+        splits = _taken(task.load(data), data, train_split)
     else:
         name = data.dataset_name or task.dataset_name
         if name is None:
@@ -37,7 +37,6 @@ def load_task(data: TaskData, train_split: str = "train", formatted: bool = True
         splits = _taken(load_from_hub_or_path(name, config, data.streaming), data, train_split)
         if formatted:
             splits = _formatted(splits, data)
-    splits = _taken(splits, data, train_split)
     if formatted and data.chat_format:
         splits = splits.map(_in_chat, with_indices=True)
     return splits
