@@ -17,7 +17,7 @@ from ...soft_q.objectives import Combined, InverseSoftQ, Objective, OnlineInvers
 from ...text.context import context_length
 from ...trainer import IRLConfig
 from ...trainer.irl.row_ends import labels_of
-from ...trainer.runtime.models import causal_lm
+from ...trainer.runtime.models import causal_lm, rows_per_step
 
 
 _LOOKED_AT = 200  # rows whose tokens are counted; of more, as many drawn from all
@@ -147,7 +147,7 @@ def describe(trainer, rows: Rows | None, max_steps: int) -> list[tuple[str, str]
     args, accelerator, model = trainer.args, trainer.accelerator, trainer.model
     trained, total = weights(p for p in model.parameters() if p.requires_grad), weights(model.parameters())
     name = get_config_model_id(causal_lm(model).config) or type(model).__name__
-    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+    per_step = rows_per_step(trainer)
     lines = [
         ("objective", objective(trainer, max_steps)),
         ("model", f"{name}: {trained:,} of {total:,} weights trained"),

@@ -19,7 +19,7 @@ from ...soft_q import Reference, SoftQOutput, SoftQTerms, soft_q_terms
 from ...soft_q.head import projection_of
 from ...soft_q.objectives import Objective, objective_of
 from ..runtime.interruption import Interruptible
-from ..runtime.models import causal_lm, check_no_other_adapter, why_reference
+from ..runtime.models import causal_lm, check_no_other_adapter, rows_per_step, why_reference
 from ..runtime.step_guard import StepGuard
 from .first_step import FirstStep, FreshStart, ScheduleCheck, drowning
 from .reference import own_reference, prepared_reference
@@ -233,7 +233,7 @@ class SoftQTraining(Interruptible):
 
     def _save_settings(self, output_dir: str) -> None:
         settings = {name: getattr(self.args, name) for name in ("gamma", "terminal_value")}
-        settings |= {"lambda_td": self.args.lambda_td_in_use, "rows_per_step": self._rows_per_step}
+        settings |= {"lambda_td": self.args.lambda_td_in_use, "rows_per_step": rows_per_step(self)}
         save_settings(output_dir, {**settings, **self._first_step.to_save()})
 
     def _save_optimizer_and_scheduler(self, output_dir):
@@ -250,19 +250,14 @@ class SoftQTraining(Interruptible):
         if checkpoint is not None:
             saved = saved_settings(checkpoint)
             self._first_step.resume(saved)
-            before = saved.get("rows_per_step", self._rows_per_step)
-            if before != self._rows_per_step and self.accelerator.is_main_process:
+            before, now = saved.get("rows_per_step"), rows_per_step(self)
+            if before not in (None, now) and self.accelerator.is_main_process:
                 logger.warning(
-                    f"A step of the run that is resumed had {before} rows, and here it has {self._rows_per_step}: the "
+                    f"A step of the run that is resumed had {before} rows, and here it has {now}: the "
                     "run goes on at another place in the data and in its schedules. Set "
                     "`per_device_train_batch_size` and `gradient_accumulation_steps` so that their product with the "
                     "number of processes is what it was."
                 )
-
-    @property
-    def _rows_per_step(self) -> int:
-        per_process = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-        return per_process * self.accelerator.num_processes
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"

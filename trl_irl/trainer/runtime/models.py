@@ -118,6 +118,12 @@ def without_trl_head(model: PreTrainedModel) -> None:
             model.forward = before
 
 
+def rows_per_step(trainer) -> int:
+    """Rows of an optimiser step, of all micro-batches and processes."""
+    args = trainer.args
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps * trainer.accelerator.num_processes
+
+
 def sharding_of(args: TrainingArguments) -> str | None:
     """What shards the weights in this run, if anything does."""
     fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
