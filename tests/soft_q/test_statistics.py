@@ -9,6 +9,7 @@ from tests.soft_q.test_head import TINY_BUFFER, TOKENS, VOCABULARY, plain_logits
 from trl_irl.soft_q import Statistics, soft_q_values
 from trl_irl.soft_q.projection import Projection
 from trl_irl.soft_q.reference_kl import Reference
+from trl_irl.soft_q.tiles import exp_
 
 
 HIDDEN = 7
@@ -153,3 +154,13 @@ def test_what_two_ask_for():
     assert Statistics().is_empty
     with pytest.raises(ValueError, match=r"one `temperature` beside 1.*0\.7 and 2"):
         Statistics(temperature=0.7) | Statistics(temperature=2.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_exponentials_are_those_of_float64(dtype):
+    given = torch.cat([torch.linspace(-80, 80, 20_001), torch.tensor([float("-inf"), -1e4, 0.0])]).double()
+    found = exp_(given.to(dtype, copy=True))
+    rounding = torch.finfo(dtype).eps * (2 + given.abs())  # of the argument, and of the result
+    assert torch.equal(found[-3:], torch.tensor([0, 0, 1], dtype=dtype))
+    assert ((found.double() / given.to(dtype).double().exp() - 1).abs() <= rounding)[:-3].all()
+    assert exp_(torch.tensor([float("nan")], dtype=dtype)).isnan().all()

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from .projection import Projection, project, sum_dtype
-from .tiles import apply_postprocessing_, chunks
+from .tiles import apply_postprocessing_, chunks, exp_
 
 
 class Reference(NamedTuple):
@@ -115,7 +115,7 @@ def _fold_logsumexp(
     # Finite also where all logits so far are -inf: the difference of two infinities is NaN.
     new_max = torch.maximum(running_max, tile.amax(1)).clamp_(min=torch.finfo(tile.dtype).min)
     rescale = (running_max - new_max).exp()
-    weights = tile.sub_(new_max.unsqueeze(1)).exp_()
+    weights = exp_(tile.sub_(new_max.unsqueeze(1)))
     for total in (running_sum, *also_rescale):
         total.mul_(rescale)
     running_sum.add_(weights.sum(1))
@@ -139,5 +139,5 @@ def kl_gradient(
         x, ratio = q[part], q_ref[part]
         ratio.neg_().add_(x).sub_((v[part] - v_ref[part] + kl[part]).unsqueeze(1))
         ratio.masked_fill_(x == float("-inf"), 0)
-        ratio.mul_(x.sub_(v[part].unsqueeze(1)).exp_()).mul_(given[part].unsqueeze(1))
+        ratio.mul_(exp_(x.sub_(v[part].unsqueeze(1)))).mul_(given[part].unsqueeze(1))
     return q_ref

@@ -8,6 +8,7 @@ otherwise be read and written once for every elementwise operation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -21,6 +22,7 @@ if is_triton_available():
 
 # Elements of the rows that a CPU takes at a time, so that one operation finds in the cache what the last one left.
 _CHUNK = 2**19
+_LOG2_E = 1 / math.log(2)
 
 
 def uses_triton(device: torch.device, dtype: torch.dtype) -> bool:
@@ -62,11 +64,12 @@ def fold(
         kernels.fold(tile, start, stats, scale, softcap)
         return
     apply_postprocessing_(tile, scale, softcap)
+    more = _Memory()
     for rows in chunks(tile):
-        _fold_rows(tile[rows], start, stats.rows(rows), work)
+        _fold_rows(tile[rows], start, stats.rows(rows), work, more)
 
 
-def _fold_rows(tile: torch.Tensor, start: int, stats: RunningStatistics, work: torch.Tensor) -> None:
+def _fold_rows(tile: torch.Tensor, start: int, stats: RunningStatistics, work: torch.Tensor, more: _Memory) -> None:
     local = stats.labels - start
     inside = (local >= 0) & (local < tile.size(1))
     q = tile.gather(1, local.clamp(0, tile.size(1) - 1).unsqueeze(1)).squeeze(1)
@@ -89,16 +92,16 @@ def _fold_rows(tile: torch.Tensor, start: int, stats: RunningStatistics, work: t
     if stats.sum_logit is not None:
         stats.sum_logit.add_(tile.sum(1))
     weights = work[: tile.numel()].view_as(tile)
-    torch.sub(tile, new_max.unsqueeze(1), out=weights).exp_()
+    exp_(torch.sub(tile, new_max.unsqueeze(1), out=weights))
     stats.sum_exp.mul_(rescale).add_(weights.sum(1))
     weighted = weights.mul_(tile).sum(1)
     if forbids := bool(weighted.isnan().any()):  # 0 * -inf
-        torch.sub(tile, new_max.unsqueeze(1), out=weights).exp_()
+        exp_(torch.sub(tile, new_max.unsqueeze(1), out=weights))
         weighted = weights.mul_(tile.clamp_(min=least)).sum(1)
         stats.forbids[0] = True
     stats.sum_exp_logit.mul_(rescale).add_(weighted)
     if stats.sum_tempered is not None:
-        _fold_tempered(tile, new_max, fallen, stats, weights, forbids)
+        _fold_tempered(tile, new_max, fallen, stats, weights, forbids, more)
     stats.max.copy_(new_max)
 
 
@@ -109,6 +112,7 @@ def _fold_tempered(
     stats: RunningStatistics,
     weights: torch.Tensor,
     forbids: bool,
+    more: _Memory,
 ) -> None:
     """
     The sums of exp((l - max) / temperature), in the memory of `weights`, and what GEM makes of them. With `forbids`
@@ -123,18 +127,37 @@ def _fold_tempered(
     if stats.gem_mass is None:
         return
     if stats.label_logits is not None:
-        weights.mul_(_log_sigmoid_weights(tile, stats.label_logits, torch.empty_like(tile)))
+        weights.mul_(_log_sigmoid_weights(tile, stats.label_logits, more(0, tile)))
     stats.gem_mass.mul_(rescale).add_(weights.sum(1))
     stats.gem_logit.mul_(rescale).add_(weights.mul_(tile).sum(1))
 
 
 def _tempered(logits: torch.Tensor, origin: torch.Tensor, temperature: float, out: torch.Tensor) -> torch.Tensor:
     """exp((l - origin) / temperature), in one pass beside the exponential's own."""
-    return torch.add((-origin / temperature).unsqueeze(1), logits, alpha=1 / temperature, out=out).exp_()
+    coldness = _LOG2_E / temperature
+    return torch.add((-origin * coldness).unsqueeze(1), logits, alpha=coldness, out=out).exp2_()
 
 
 def _log_sigmoid_weights(logits: torch.Tensor, label_logits: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     return torch.add((-GEM_SLOPE * label_logits).unsqueeze(1), logits, alpha=GEM_SLOPE, out=out).sigmoid_()
+
+
+def exp_(x: torch.Tensor) -> torch.Tensor:
+    """exp(x) in place. On a CPU torch's `exp2` takes a quarter of the time of its `exp`, for one rounding more."""
+    return x.mul_(_LOG2_E).exp2_()
+
+
+class _Memory:
+    """Memory of the size of some rows, made when it is first needed and then used for one chunk after the other."""
+
+    def __init__(self):
+        self._made: list[torch.Tensor] = []
+
+    def __call__(self, i: int, like: torch.Tensor) -> torch.Tensor:
+        """The `i`-th piece, of the shape of `like`, which is no larger than the first that asked."""
+        while len(self._made) <= i:
+            self._made.append(torch.empty_like(like))
+        return self._made[i][: like.size(0)]
 
 
 def chunks(tile: torch.Tensor) -> Iterator[slice]:
@@ -177,9 +200,9 @@ def gradient(
     slope = work[: tile.numel()].view_as(tile)  # of the softcapping: d softcap * tanh(x / softcap) / dx
     if softcap is not None:
         torch.div(tile, softcap, out=slope).square_().neg_().add_(1)
-    scratch: list[torch.Tensor] = []
+    more = _Memory()
     for rows in chunks(tile):
-        _gradient_rows(tile[rows], state.rows(rows), scratch)
+        _gradient_rows(tile[rows], state.rows(rows), more)
     local = state.labels - start
     inside = (local >= 0) & (local < tile.size(1))
     tile.scatter_add_(1, local.clamp(0, tile.size(1) - 1).unsqueeze(1), (state.of_label * inside).unsqueeze(1))
@@ -190,17 +213,12 @@ def gradient(
     return tile.to(out_dtype)
 
 
-def _gradient_rows(x: torch.Tensor, state: RowGradients, scratch: list[torch.Tensor]) -> None:
+def _gradient_rows(x: torch.Tensor, state: RowGradients, more: _Memory) -> None:
     """
     Logits of some rows overwritten by their gradient, but for the label's own part; see [`~soft_q.statistics`] for the
-    formulas. `scratch` is memory of their size, made when it is first needed.
+    formulas.
     """
     asked, values, given = state.asked, state.values, state.given
-
-    def memory(i: int) -> torch.Tensor:
-        while len(scratch) <= i:
-            scratch.append(torch.empty_like(x))
-        return scratch[i][: x.size(0)]
 
     def column(values: torch.Tensor) -> torch.Tensor:
         return values.unsqueeze(1)
@@ -210,14 +228,14 @@ def _gradient_rows(x: torch.Tensor, state: RowGradients, scratch: list[torch.Ten
         factor = given.gem if factor is None else factor + given.gem
     factor = None if factor is None else column(factor)
     if asked.gem == "log_sigmoid" and given.gem is not None:
-        weights = _log_sigmoid_weights(x, state.label_logits, memory(2)).mul_(column(given.gem))
+        weights = _log_sigmoid_weights(x, state.label_logits, more(2, x)).mul_(column(given.gem))
         factor = weights if factor is None else weights.add_(factor)
     if factor is not None:
-        tempered = _tempered(x, values.v_tempered, asked.temperature, memory(0))
+        tempered = _tempered(x, values.v_tempered, asked.temperature, more(0, x))
     forbidden = x == float("-inf") if asked.entropy and state.forbids else None
     if asked.entropy and given.entropy is not None:
         x.sub_(column(values.v))
-        p = torch.exp(x, out=memory(1))
+        p = torch.mul(x, _LOG2_E, out=more(1, x)).exp2_()
         # p (g_v - g_H (l - V + H)), and 0 for a token that a bias of -inf forbids.
         constant = -given.entropy * values.entropy
         torch.addcmul(column(constant if given.v is None else constant + given.v), x, column(-given.entropy), out=x)
@@ -225,7 +243,7 @@ def _gradient_rows(x: torch.Tensor, state: RowGradients, scratch: list[torch.Ten
             x.masked_fill_(forbidden, 0)
         x.mul_(p)
     elif given.v is not None:
-        x.sub_(column(values.v)).exp_().mul_(column(given.v))
+        exp_(x.sub_(column(values.v))).mul_(column(given.v))
     else:
         x.zero_()
     if factor is not None:
