@@ -55,6 +55,11 @@ def difference(values: list[float], digits: int = 1) -> str:
     return f"{mean} [{low}, {high}]{'' if found[1] <= 0 <= found[2] else ' *'}"
 
 
+def read_json(name: str):
+    """What a file of `results/` holds."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
 def read_rows(path: Path) -> list[dict]:
     """The rows of a file with one JSON object per line; none if it is not there."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
