@@ -3,8 +3,11 @@
 import importlib.util
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,3 +89,11 @@ def test_a_hub_token_is_in_no_file_and_no_log(model_folder, tmp_path):
     assert {"training_args.bin", "README.md", "config.json", "trainer_state.json"} <= {path.name for path in files}
     for path in files:
         assert token.encode() not in path.read_bytes(), path
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_training(model_folder, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**12))
+    assert irl.run(["--config", str(write_recipe(tmp_path, model_folder))]) != 0
+    told = capfd.readouterr().err
+    assert re.search(r"output_dir: \S+ is on a disk with 0 MiB left, and the trained weights alone take \d+ MiB", told)
+    assert not (tmp_path / "run").exists()

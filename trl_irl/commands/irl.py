@@ -188,6 +188,7 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
     from ..trainer import IRLConfig, OnlineIRLConfig, Seq2SeqIRLConfig, Seq2SeqOnlineIRLConfig
     from .console.hub import check_repository, repository_of
     from .console.terminal import use_terminal
+    from .console.training_table import weights
 
     check_paths(training_args, model_args)
     remote = {"trust_remote_code": training_args.trust_remote_code}
@@ -267,7 +268,7 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
         trainer.add_callback(GenerationCallback(trainer, rows, score, generation_args, corpus))
     test = script_args.dataset_test_split
     use_terminal(trainer, script_args, test if test in splits else script_args.dataset_train_split)
-    trained = sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad)
+    trained = sum(weights([p]) * p.element_size() for p in trainer.model.parameters() if p.requires_grad)
     check_room(training_args.output_dir, "output_dir", trained)
     return trainer, resume
 
