@@ -54,11 +54,16 @@ def config_of(size: str) -> Qwen2Config:
     )
 
 
+def setting_of(method: str) -> Setting:
+    """With the dtype that the recipes load weights in: what an adapter leaves as it is may be bfloat16."""
+    return replace(SETTING, method=method, dtype=torch.float32 if method == "full" else torch.bfloat16)
+
+
 def cells(size: str, method: str) -> list[dict]:
     """What each launcher takes at each number of GPUs: GiB per GPU, and seconds of a micro-batch on an H100."""
     found = []
     for gpus in GPU_COUNTS:
-        for option in options(config_of(size), replace(SETTING, method=method), gpus, GPUS["h100"]):
+        for option in options(config_of(size), setting_of(method), gpus, GPUS["h100"]):
             parts = {name: round(value, 2) for name, value in option.memory.in_gib().items()}
             seconds = round(option.seconds(GPUS["h100"]), 3)
             told = {"model": size, "method": method, "gpus": gpus, "launcher": option.launcher}

@@ -71,7 +71,8 @@ def first_screen() -> str:
     header, *rows = _referee_rows("referee", 300, "By the best sampler at each diversity")
     of = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     columns = ["accuracy at 80", "pass@4 at 80", "accuracy, greedy"]
-    told = {"MLE": "MLE", "soft-Q": "IRL (soft-Q)", "z-loss around a constant": "z-loss around a measured constant"}
+    told = {"MLE": "MLE", "soft-Q": "IRL (soft-Q)", "value consistency": "value consistency"}
+    told |= {"z-loss around a constant": "z-loss around a measured constant"}
     told |= {name: name for name in ("z-loss", "label smoothing", "GEM, log-sigmoid")}
     first = f"300 generated word problems, 0.9 M weights, {of['soft-Q']['seeds']} seeds: points above MLE"
     cells = [[told[name], *(of[name][column].removesuffix(" *") for column in columns)] for name in told]

@@ -48,6 +48,11 @@ def test_every_page_is_in_the_navigation():
     assert set(re.findall(r": (\w+)\.md$", told, re.M)) == set(DOCS)
 
 
+def test_the_first_code_is_the_readmes_on_the_page_too():
+    first = re.compile(r"```python\n.*?```", re.S)
+    assert first.search(README)[0] == first.search(DOCS["start"])[0]
+
+
 def test_the_picture_is_of_the_numbers_that_the_results_give(tmp_path):
     cells = json.loads((ROOT / "results/demo.json").read_text(encoding="utf-8"))
     for theme in ("light", "dark"):

@@ -106,13 +106,24 @@ def split_launch_keys(args: list[str]) -> tuple[list[str], list[str]]:
 def _check_launch_keys(config: str | None, keys: list[str]) -> None:
     """
     Raises:
-        `ValueError`: several processes or machines, with a file for one process, with which each would train alone.
+        `ValueError`: several processes or machines, with a file for one process, with which each would train alone,
+            or without a file and without a GPU, where accelerate would start one process all the same.
     """
     import yaml
 
     several = [key for key, value in zip(keys[::2], keys[1::2], strict=False) if "num_" in key and value != "1"]
-    if config is None or not several:
+    if not several:
         return
+    if config is None:
+        import torch
+        from accelerate.commands.config.config_args import default_config_file
+
+        if torch.cuda.is_available() or Path(default_config_file).is_file():
+            return
+        raise ValueError(
+            f"`{several[0]}` without `--accelerate_config`, and there is no GPU: accelerate would start one process "
+            "all the same. Take ddp, zero2, zero3 or fsdp2."
+        )
     told = yaml.safe_load(accelerate_config_path(config).read_text(encoding="utf-8"))
     if told.get("distributed_type", "NO") == "NO":
         raise ValueError(

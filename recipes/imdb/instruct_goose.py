@@ -3,7 +3,7 @@ InstructGoose's README example on TRL: GPT-2 continues the openings of IMDb revi
 score higher with a reward model.
 
 ```bash
-pip install "trl-irl[ppo]"
+pip install ".[ppo]"    # in the clone
 python recipes/imdb/instruct_goose.py --reward_model outputs/imdb/reward    # of `trl reward`
 ```
 

@@ -66,6 +66,9 @@ def test_one_answer_of_each_model(tuned, tmp_path, capsys):
     assert scored.gamma == 0.9
     (shown,) = re.findall(r"return ([-+.\d]+) nats", told)  # the base holds no reward
     assert float(shown) == pytest.approx(scored.sum, abs=0.006)
+    words[1] = "null"  # a word as any other
+    _, text = greedy(tuned, AutoTokenizer.from_pretrained(tuned)("null").input_ids, 6)
+    assert chat.run([str(tuned), *words]) == 0 and text in capsys.readouterr().out
     assert chat.run([str(tuned), *words, "--rewards", "false"]) == 0
     assert "nats" not in capsys.readouterr().out
 

@@ -120,6 +120,7 @@ def test_more_gpus_and_more_tokens(model):
         (["--lora_target_modules", "q_proj", "lm_head"], "the head can carry no adapter"),
         (["--config", "gsm8k/online_irl_lora"], "a recipe for `trl-irl online-irl`"),
         (["--config", "nowhere"], "is not there"),
+        (["--method", "lora", "--lora_target_modules", "foo"], "`lora_target_modules: ['foo']`"),
     ],
 )
 def test_what_is_refused(words, said, model, capsys):
@@ -159,3 +160,11 @@ def test_words_for_true_and_false_and_a_buffer_by_word(tmp_path, model):
 def test_no_model():
     assert run([]) == 2
     assert "--config" in make_parser().format_help()
+
+
+def test_a_file_that_is_not_the_config_is_not_taken_for_it(model, capsys):
+    other = model / "other.json"
+    other.write_text((model / "config.json").read_text())
+    assert run(["--model_name_or_path", str(other)]) == 2
+    assert "a model's config is called config.json" in capsys.readouterr().err
+    assert run(["--model_name_or_path", str(model / "config.json"), "--method", "full"]) == 0

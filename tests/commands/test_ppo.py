@@ -433,7 +433,7 @@ def test_zero3_is_refused(recipe, tmp_path, monkeypatch, capsys):
 def test_a_trl_without_ppo(capsys):
     assert ppo.run(["--config", "recipe.yaml"]) == 2
     error = capsys.readouterr().err
-    assert 'pip install "trl-irl[ppo]"' in error and "rloo.yaml" in error and "removed in 1.13" in error
+    assert 'pip install ".[ppo]"' in error and "rloo.yaml" in error and "removed in 1.13" in error
 
 
 @needs_ppo

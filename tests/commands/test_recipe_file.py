@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from trl_irl import IRLConfig
 from trl_irl.commands import evaluate, gail, irl, online_irl
 from trl_irl.commands.console.old_keys import REPLACED
 from trl_irl.commands.console.parser import RecipeParser
@@ -84,6 +85,28 @@ def test_null_on_the_command_line_unsets_what_the_recipe_sets(tmp_path):
     words = ["--config", str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path), "--task", "null"]
     data, args, *_ = irl.make_parser().parse([*words, "--td_scale", "null"])
     assert data.task is None and args.td_scale is None
+
+
+def test_null_of_a_key_that_cannot_be_nothing_is_its_default(tmp_path):
+    recipe = "rate: 0.5\nsteps: 7\nflag: true\nstrategy: no\nword: b\n"
+    nulls = [word for key in ("rate", "steps", "flag", "strategy") for word in (f"--{key}", "null")]
+    found, fresh = parsed(recipe, tmp_path, *nulls), parsed("word: a", tmp_path)
+    assert found.word == "b" and {**vars(found), "word": fresh.word} == vars(fresh)
+    assert parsed(recipe, tmp_path, "--rate", "null", "--rate", "2").rate == 2.0
+    assert parsed(recipe, tmp_path, "--rate", "2", "--rate=null").rate == fresh.rate
+    assert parsed(recipe, tmp_path, "--word", "null").word == "null"
+
+
+@pytest.mark.parametrize("name", ["arithmetic/irl", "gsm8k/irl_lora", "e2e/irl_smollm2"])
+def test_a_recipe_of_another_objective_on_the_command_line(name, tmp_path):
+    """As the page of objectives says it."""
+    schedule = ("lambda_td", "td_scale", "terminal_value", "mle_warmup_steps", "lambda_td_warmup_steps")
+    words = ["--config", str(ROOT / f"recipes/{name}.yaml"), "--objective", "z_loss", "--use_cpu", "true"]
+    for key in schedule:
+        words += [f"--{key}", "null"]
+    args = irl.make_parser().parse([*words, "--bf16", "false", "--output_dir", str(tmp_path)])[1]
+    fresh = IRLConfig("x", use_cpu=True, bf16=False)
+    assert args.objective == "z_loss" and all(getattr(args, key) == getattr(fresh, key) for key in schedule)
 
 
 def test_hyphens(tmp_path):

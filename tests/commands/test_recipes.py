@@ -158,7 +158,7 @@ def test_accelerate_config_is_taken_out_of_the_command_line():
         split_accelerate_config(["--accelerate_config"])
 
 
-def test_what_is_the_launchers_is_taken_out_of_the_command_line(monkeypatch, capsys):
+def test_what_is_the_launchers_is_taken_out_of_the_command_line(monkeypatch, capsys, tmp_path):
     words = ["--a", "1", "--num_machines", "2", "--machine_rank=1", "--main_process_ip", "n1", "--learning_rate", "2"]
     taken = ["--num_machines", "2", "--machine_rank", "1", "--main_process_ip", "n1"]
     assert split_launch_keys(words) == (taken, ["--a", "1", "--learning_rate", "2"])
@@ -174,6 +174,12 @@ def test_what_is_the_launchers_is_taken_out_of_the_command_line(monkeypatch, cap
     for key in ("--num_processes", "--num_machines"):  # accelerate would start one process, on each machine for itself
         assert cli.main(["irl", "--config", "x", "--accelerate_config", "single_gpu", key, "2"]) == 2
     assert "which is for one process" in capsys.readouterr().err and len(launched) == 1
+    words = ["irl", "--config", "x", "--num_processes", "2"]
+    monkeypatch.setattr("accelerate.commands.config.config_args.default_config_file", str(tmp_path / "none.yaml"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli.main(words) == 2 and "without `--accelerate_config`, and there is no GPU" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert cli.main(words) == 0 and len(launched) == 2
 
 
 @pytest.mark.parametrize(

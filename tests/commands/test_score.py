@@ -138,3 +138,18 @@ def test_the_command_line(model_folder, tmp_path):
     words = ["--model", model_folder, "--task", "arithmetic", "--num_rows", "2", "--output", tmp_path / "out.jsonl"]
     result = run_module("trl_irl.cli", "score", *words)
     assert "2 completions" in result.stdout
+
+
+def test_a_page_in_the_place_of_the_numbers_is_refused(run, tmp_path, capsys):
+    for same in (tmp_path / "out.parquet", tmp_path / "x" / ".." / "out.parquet"):
+        assert run("--html", str(same)) == 2
+        assert "is the file of `output` too" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl"]
+
+
+def test_chosen_and_rejected_of_other_rows_are_no_pairs():
+    lines = [
+        {"source": side, "row": i, "sum": float(i), "cut": False} for i, side in enumerate(("chosen", "rejected"))
+    ]
+    told = scored_completions.summary(lines, "sum")
+    assert len(told) == 3 and not any("above" in line for line in told)

@@ -48,5 +48,5 @@ def test_rlhf_demo(tmp_path):
 @pytest.mark.skipif(version("trl") < "1.13", reason="this TRL has PPOTrainer")
 def test_a_trl_without_ppo_says_so_before_anything_runs(tmp_path):
     result = run("--output_dir", str(tmp_path / "rlhf"), cwd=tmp_path)
-    assert result.returncode != 0 and 'pip install "trl-irl[ppo]"' in result.stderr
+    assert result.returncode != 0 and 'pip install ".[ppo]"' in result.stderr
     assert not (tmp_path / "rlhf").exists()

@@ -155,3 +155,23 @@ def test_tiles_cover_all_logits_once():
     for rows, columns in Projection(torch.zeros(VOCABULARY, HIDDEN)).tiles(10, 8 * 3 * 16):
         covered[rows, columns] += 1
     assert (covered == 1).all()
+
+
+def test_free_memory_of_a_cpu_is_what_a_control_group_leaves(tmp_path):
+    told = tmp_path / "cgroup"
+    told.write_text("1:name=systemd:/\n0::/jobs/17\n")
+
+    def group(path, limit, used, droppable):
+        folder = tmp_path / "groups" / path
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 5\ninactive_file {droppable}\n")
+
+    group("jobs/17", "max", 900, 0)
+    assert min(buffer._left_in_groups(tmp_path / "groups", told)) == float("inf")
+    group("jobs", 1000, 700, 50)
+    assert min(buffer._left_in_groups(tmp_path / "groups", told)) == 350
+    group("jobs/17", 500, 400, 20)
+    assert min(buffer._left_in_groups(tmp_path / "groups", told)) == 120
+    assert min(buffer._left_in_groups(tmp_path / "groups", tmp_path / "nothing")) == float("inf")

@@ -126,3 +126,9 @@ def test_vllm_is_told_the_same(tokenizer, monkeypatch):
         {"temperature": 1.0, "top_p": 0.9},
         {"temperature": 0.0, "top_p": 1.0},
     ]
+
+
+def test_vllm_is_told_the_dtype_that_weights_are_saved_in(tmp_path):
+    for dtype in (torch.float32, torch.bfloat16):
+        make_model("llama").to(dtype).save_pretrained(tmp_path / str(dtype))
+        assert vllm_sampling.saved_dtype(str(tmp_path / str(dtype))) == str(dtype).removeprefix("torch.")

@@ -169,3 +169,13 @@ def test_quantised_weights_have_no_average(dtype, tmp_path):
         ValueError, match=r"packed is torch\.(uint8|float8_e4m3fn) and differs.*quantised weights have no average"
     ):
         average(paths, [0.5, 0.5], str(tmp_path / "new"))
+
+
+def test_how_the_reward_is_read_is_of_the_model_that_says_so(tmp_path):
+    """A base, which is often named first, has no settings of a reward."""
+    paths = [saved(make_model("llama", seed=seed), tmp_path / f"{seed}") for seed in range(3)]
+    for seed, gamma in ((1, 0.9), (2, 0.8)):
+        (tmp_path / f"{seed}/soft_q.json").write_text(json.dumps({"gamma": gamma}))
+    out = average(paths, [0.3, 0.4, 0.3], str(tmp_path / "out"))
+    assert json.loads((out / "soft_q.json").read_text()) == {"gamma": 0.9}
+    assert not (average([paths[0], paths[0]], [0.5, 0.5], str(tmp_path / "none")) / "soft_q.json").exists()

@@ -168,6 +168,11 @@ def _config(name: str | None):
         raise ValueError("`model_name_or_path` is not set. Name a folder, a Hub id, a config.json, or a `--recipe`.")
     check_local_path(name, "model_name_or_path")
     path = Path(name)
+    if path.is_file() and path.name != "config.json":
+        raise ValueError(
+            f"`model_name_or_path: {name}` is a file, and a model's config is called config.json. Put it into a "
+            "folder of its own under that name."
+        )
     return config_of(str(path.parent) if path.is_file() else name, "model_name_or_path")
 
 

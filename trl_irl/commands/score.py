@@ -89,6 +89,10 @@ class ScoreArguments(BadRowArguments, EndArguments, TaskArguments):
             raise ValueError(
                 f"`output: {self.output}` is neither of {', '.join(_SUFFIXES)}: name a file of that kind."
             )
+        if self.html is not None and Path(self.html).resolve() == Path(self.output).resolve():
+            raise ValueError(
+                f"`html: {self.html}` is the file of `output` too: the page would replace the numbers. Name another."
+            )
         check_discount(self.gamma)
         if self.kind == "preference":
             for key in ("ref_model", "gamma", "terminal_value", "html"):

@@ -20,7 +20,8 @@ def check_installed() -> None:
     missing = [name for name in ("rouge_score", "sacrebleu") if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(
-            f'{" and ".join(missing)} not installed. `pip install "trl-irl[eval]"` brings what metrics need.'
+            f'{" and ".join(missing)} not installed. `pip install ".[eval]"` in the clone of this package '
+            "brings what metrics need."
         )
 
 

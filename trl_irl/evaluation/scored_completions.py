@@ -165,5 +165,8 @@ def summary(scored: list[dict], of: str) -> list[str]:
             {line["row"]: line[of] for line in scored if line["source"] == side} for side in ("chosen", "rejected")
         )
         right = [(x > rejected[row]) + 0.5 * (x == rejected[row]) for row, x in chosen.items() if row in rejected]
-        lines.append(f"  chosen above rejected in {sum(right) / len(right):.1%} of {len(right)} pairs (a tie is half)")
+        if right:
+            lines.append(
+                f"  chosen above rejected in {sum(right) / len(right):.1%} of {len(right)} pairs (a tie is half)"
+            )
     return lines

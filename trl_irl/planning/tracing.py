@@ -110,12 +110,19 @@ def trace(
     try:
         with torch.device("meta"):
             causal = model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-            if lora is not None:
-                from peft import LoraConfig, get_peft_model
-
-                model = get_peft_model(causal, LoraConfig(task_type="CAUSAL_LM", **lora))
     except ValueError as error:
         raise ValueError(f"`plan` cannot build a `{config.model_type}` from its config: {error}") from error
+    if lora is not None:
+        from peft import LoraConfig, get_peft_model
+
+        try:
+            with torch.device("meta"):
+                model = get_peft_model(causal, LoraConfig(task_type="CAUSAL_LM", **lora))
+        except ValueError as error:
+            raise ValueError(
+                f"`plan` cannot put an adapter on a `{config.model_type}` (`lora_target_modules: "
+                f"{lora.get('target_modules')}`): {error}"
+            ) from error
     model.train()
     with FakeTensorMode(allow_non_fake_inputs=True):
         _place_on_cpu(model)

@@ -104,7 +104,9 @@ def write_heatmap(rows: Sequence[dict], path: Path, title: str) -> None:
     articles = "\n".join(_article(i, row, largest) for i, row in enumerate(rows))
     path.parent.mkdir(parents=True, exist_ok=True)
     page = _PAGE.format(title=html.escape(title), scale=scale, articles=articles)
-    path.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")  # half a surrogate pair, which JSON can hold
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")  # half a surrogate pair, as JSON holds
+    unfinished.replace(path)
 
 
 def full_colour(rewards: Sequence[float]) -> float:

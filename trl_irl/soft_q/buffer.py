@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from pathlib import Path
 
 import psutil
 import torch
@@ -71,5 +73,25 @@ def free_memory(device: torch.device) -> int:
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
     if device.type == "cpu":
-        return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        available = min(psutil.virtual_memory().available, *_left_in_groups())
+        return int(available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return 0
+
+
+def _left_in_groups(root: Path = Path("/sys/fs/cgroup"), told: Path = Path("/proc/self/cgroup")) -> list[float]:
+    """What a container or a scheduler leaves to this process, of each control group (version 2) that has a limit."""
+    left = [math.inf]
+    try:
+        own = next(line for line in told.read_text(encoding="utf-8").splitlines() if line.startswith("0::"))
+        group = root / own.removeprefix("0::").lstrip("/")
+        for folder in (group, *group.parents):
+            limit = folder / "memory.max"
+            if limit.is_file() and (most := limit.read_text(encoding="utf-8").strip()) != "max":
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
+                used = int((folder / "memory.current").read_text(encoding="utf-8"))
+                left.append(int(most) - used + int(stat["inactive_file"]))  # the kernel drops such pages first
+            if folder == root:
+                break
+    except (OSError, StopIteration, ValueError, KeyError):
+        pass  # no Linux, or groups of version 1: what the machine has
+    return left

@@ -20,7 +20,7 @@ def load(path: str, dtype: str, adapter: str | None = None):
         path (`str`):
             Folder or Hub id of the model, or of an adapter's base.
         dtype (`str`):
-            `"auto"` or a torch data type's name.
+            A torch data type's name, or `"auto"` for what the weights are saved in.
         adapter (`str`, *optional*):
             Folder or Hub id of a LoRA adapter for it.
 
@@ -41,7 +41,15 @@ def load(path: str, dtype: str, adapter: str | None = None):
         # A prompt that is read in parts rewinds its request's generator, which torch has for GPUs alone: vLLM 0.32
         # then dies with "CPU Generator does not use offset".
         options["enable_chunked_prefill"] = False
-    return LLM(model=path, dtype=dtype, **options)
+    return LLM(model=path, dtype=saved_dtype(path) if dtype == "auto" else dtype, **options)
+
+
+def saved_dtype(path: str) -> str:
+    """The data type that a model's config names; vLLM's own `"auto"` takes 16 bits for one saved in float32."""
+    from transformers import AutoConfig
+
+    dtype = AutoConfig.from_pretrained(path).get_text_config().dtype
+    return "auto" if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def unload(engine) -> None:

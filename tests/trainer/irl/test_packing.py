@@ -82,3 +82,14 @@ def test_a_sharded_model_is_measured_at_its_first_step(make_trainer, monkeypatch
     trainer = make_trainer(build("bloom", AutoModelForCausalLM), DOCUMENTS, packing=True)
     with pytest.raises(ValueError, match="BloomForCausalLM does not keep them apart"):
         one_step(trainer)
+
+
+@pytest.mark.parametrize("multiple", [8, 16, 64])
+def test_padding_behind_the_documents_decides_nothing(multiple, make_trainer):
+    """Neither is a model that keeps them apart refused, nor one that does not taken."""
+    keys = {"packing": True, "pad_to_multiple_of": multiple}
+    trainer = make_trainer(build("qwen3", AutoModelForCausalLM), DOCUMENTS, per_device_train_batch_size=1, **keys)
+    plain = make_trainer(build("qwen3", AutoModelForCausalLM), DOCUMENTS, per_device_train_batch_size=1, packing=True)
+    torch.testing.assert_close(one_step(trainer)[0], one_step(plain)[0])
+    with pytest.raises(ValueError, match="MambaForCausalLM does not keep them apart"):
+        make_trainer(build("mamba", AutoModelForCausalLM), DOCUMENTS, **keys)

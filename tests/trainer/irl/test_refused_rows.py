@@ -126,3 +126,34 @@ def test_the_other_methods_too(trainer, config, tmp_path):
     ):
         with pytest.raises(ValueError, match=told):
             trainer(make_model("llama"), args=args, train_dataset=dataset, processing_class=make_tokenizer())
+
+
+@pytest.mark.parametrize("name", ["empty stream", "unknown id"])
+def test_the_train_dataset_beside_an_evaluation_dataset_called_train(name, make_trainer):
+    dataset, told = REFUSED[name]
+    with pytest.raises(ValueError, match=told):
+        make_trainer(train_dataset=dataset, eval_dataset={"train": rows(IDS), "other": rows(IDS)})
+    with pytest.raises(
+        ValueError, match=told.replace("train dataset", "eval train dataset").replace("Row 1 .*", ".*")
+    ):
+        make_trainer(train_dataset=rows(IDS), eval_dataset={"train": dataset, "other": rows(IDS)})
+
+
+@pytest.mark.parametrize("row", [PAIR, {"messages": CHAT}, {"text": "Sky is blue"}, IDS])
+@pytest.mark.parametrize("form", ["numpy", "pandas", "torch"])
+def test_rows_in_another_format_are_the_same_rows(form, row, make_trainer):
+    plain = make_trainer(train_dataset=rows(row, row)).train_dataset
+    found = make_trainer(train_dataset=rows(row, row).with_format(form)).train_dataset.with_format(None)
+    assert list(found["input_ids"]) == list(plain["input_ids"])
+
+
+def test_a_transform_is_what_sft_trainer_says_of_it(make_trainer):
+    with pytest.raises(ValueError, match="with_transform"):
+        make_trainer(train_dataset=rows(PAIR, PAIR).with_transform(lambda batch: batch))
+
+
+@pytest.mark.parametrize("completion_only_loss", [None, False])
+def test_a_text_beside_prompt_and_completion_takes_no_eos_from_them(completion_only_loss, make_trainer, tokenizer):
+    dataset = rows({**PAIR, "text": "Sky? blue"}, {**PAIR, "text": "Sky? blue"})
+    found = make_trainer(train_dataset=dataset, completion_only_loss=completion_only_loss).train_dataset
+    assert all(row["input_ids"][-1] == tokenizer.eos_token_id for row in found)

@@ -309,3 +309,26 @@ def test_what_t5_keeps_in_float32(tokenizer, tmp_path, caplog):
     kinds = {name.split(".")[-2]: p.dtype for name, p in trainer.model.named_parameters()}
     assert kinds["wo"] == torch.float32 and kinds["wi"] == torch.float16
     assert "is in float16, in which the activations of T5" in caplog.text
+
+
+def test_an_evaluation_dataset_called_train_is_not_the_train_dataset(tokenizer, tmp_path):
+    few = Dataset.from_list(ROWS[:2])
+    trainer = make(tokenizer, tmp_path, eval_dataset={"train": few, "other": Dataset.from_list(ROWS[:3])})
+    assert len(trainer.train_dataset) == len(ROWS)
+    assert {name: len(rows) for name, rows in trainer.eval_dataset.items()} == {"train": 2, "other": 3}
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_both_sides_are_padded_to_a_multiple(packing, tokenizer, tmp_path):
+    found = []
+    for multiple in (None, 16):
+        trainer = make(tokenizer, tmp_path, packing=packing, max_length=128, pad_to_multiple_of=multiple)
+        batch = next(iter(trainer.get_train_dataloader()))
+        sides = ("input_ids", "labels", "decoder_input_ids", "encoder_documents", "decoder_documents")
+        if multiple:
+            assert all(batch[key].size(1) % multiple == 0 for key in sides if key in batch)
+        found.append((batch, one_step(trainer)[0]))
+    (narrow, loss), (wide, wide_loss) = found
+    assert narrow["labels"].size(1) % 16 and not torch.equal(narrow["labels"], wide["labels"])
+    assert sorted(narrow["labels"][narrow["labels"] != -100]) == sorted(wide["labels"][wide["labels"] != -100])
+    torch.testing.assert_close(wide_loss, loss)

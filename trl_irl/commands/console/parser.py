@@ -57,7 +57,8 @@ class RecipeParser(TrlParser):
         try:
             recipe, words = self._take_recipe(words)
             words, unset = self._take_nulls(words)
-            recipe |= unset
+            recipe |= {key: None for key in unset if self._may_be_nothing(key)}
+            recipe = {key: value for key, value in recipe.items() if key not in unset or value is None}
             self._check_known(recipe, words)  # a misspelled key before all that its absence leads to
             for name, value in recipe.pop("env", {}).items():
                 os.environ[name] = str(value)
@@ -104,18 +105,31 @@ class RecipeParser(TrlParser):
             raise ValueError("`env` takes a mapping, of names of environment variables to their values.")
         return keys, words[:place] + words[place + 2 :]
 
-    def _take_nulls(self, words: list[str]) -> tuple[list[str], dict[str, None]]:
-        """Without `--key null`, which unsets what a recipe sets, as `key: null` in it; of keys that may be nothing."""
-        left, unset = [], {}
+    def _take_nulls(self, words: list[str]) -> tuple[list[str], set[str]]:
+        """
+        Without `--key null`, which unsets what a recipe sets: nothing, as `key: null` in it, or the default of a key
+        that cannot be nothing. Of a key that takes any text it is a text.
+        """
+        left, unset = [], set()
         for word in itertools.chain.from_iterable(map(_split_null, words)):
             key = left[-1][2:].replace("-", "_") if left and left[-1].startswith("--") else ""
-            if word == "null" and type(None) in typing.get_args(self._hint(key)):
+            if word == "null" and key in self._known() and not self._is_text(key):
                 left.pop()
                 left = _without(left, key)  # the last word counts, as of all values
-                unset[key] = None
+                unset.add(key)
             else:
                 left.append(word)
+                unset.discard(key)
         return left, unset
+
+    def _may_be_nothing(self, key: str) -> bool:
+        return type(None) in typing.get_args(self._hint(key))
+
+    def _is_text(self, key: str) -> bool:
+        """Whether any word is a value: of text that is never nothing, and of what the arguments call `any_text`."""
+        if any(key in getattr(kind, "any_text", ()) for kind in self.dataclass_types):
+            return True
+        return self._hint(key) is str and not any(action.choices for action in self._actions if action.dest == key)
 
     def _known(self) -> set[str]:
         return {action.dest for action in self._actions} - {"help"}
@@ -166,8 +180,7 @@ class RecipeParser(TrlParser):
         return super().set_defaults_with_config(**config)
 
     def _check_null(self, key: str) -> None:
-        hint = self._hint(key)
-        if hint is not None and type(None) not in typing.get_args(hint) and self.get_default(key) is not None:
+        if self._hint(key) is not None and not self._may_be_nothing(key) and self.get_default(key) is not None:
             raise ValueError(
                 f"`{key}: null` sets nothing, and it cannot be nothing. Leave the key out for its default, "
                 f"{self.get_default(key)}, or give it a value."

@@ -114,9 +114,17 @@ def has_no_experts(config: PretrainedConfig) -> bool:
     return bool(numbers) and not any(numbers)
 
 
-def named(datasets: dict, eval_dataset) -> dict[str, Dataset | IterableDataset]:
-    named = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset}
-    return {name: dataset for name, dataset in {**datasets, **named}.items() if dataset is not None}
+def named(train_dataset, eval_dataset) -> list[tuple[str, Dataset | IterableDataset]]:
+    """Each dataset that is there, the train dataset first, with the name that messages call it by."""
+    found = [("train", train_dataset), *named_evals(eval_dataset).items()]
+    return [(name, dataset) for name, dataset in found if dataset is not None]
+
+
+def named_evals(eval_dataset) -> dict[str, Dataset | IterableDataset | None]:
+    """Evaluation datasets by name; one that is called as the train dataset is, `eval train`."""
+    if not isinstance(eval_dataset, dict):
+        return {"eval": eval_dataset}
+    return {"eval train" if name == "train" else name: dataset for name, dataset in eval_dataset.items()}
 
 
 def check_best_metric(args: TrainingArguments, eval_dataset) -> None:

@@ -223,8 +223,8 @@ class ObjectiveArguments:
             if name not in used and value != getattr(fresh, name) and not (name == "lambda_td" and value == 0):
                 those = ", ".join(key for key, kind in OBJECTIVES.items() if name in kind.uses)
                 raise ValueError(
-                    f"`{name}={value}` means nothing to `objective={self.objective!r}`. Unset it, or set `objective` "
-                    f"to one that has it: {those}."
+                    f"`{name}={value}` means nothing to `objective={self.objective!r}`. Unset it (on the command line "
+                    f"`--{name} null`), or set `objective` to one that has it: {those}."
                 )
 
     @property

@@ -47,7 +47,8 @@ def check_documents_apart(
         row = collator([{"input_ids": document, "labels": document} for document in ids])
         row = {key: x.to(language_model.device) if isinstance(x, torch.Tensor) else x for key, x in row.items()}
         del row["labels"]
-        return model(**row, use_cache=False).logits[0, -len(second) :].float()
+        end = sum(map(len, documents))  # what follows is padding (`pad_to_multiple_of`)
+        return model(**row, use_cache=False).logits[0, end - len(second) : end].float()
 
     name = type(language_model).__name__
     try:

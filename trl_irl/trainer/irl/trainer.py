@@ -33,7 +33,7 @@ from ..runtime.models import (
     loaded_if_adapter,
     without_trl_head,
 )
-from ..runtime.row_checks import check_not_empty, check_rows, check_token_ids
+from ..runtime.row_checks import check_not_empty, check_rows, check_token_ids, is_transformed
 from .argument_checks import (
     check_arguments,
     check_best_metric,
@@ -150,7 +150,7 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
         for key, one in (("model", model), ("ref_model", ref_model)):
             if one is not None:
                 check_language_model(one, key, trust_remote_code=args.trust_remote_code)
-        for name, dataset in named({"train": train_dataset}, eval_dataset).items():
+        for name, dataset in named(train_dataset, eval_dataset):
             check_not_empty(dataset, name)
         check_best_metric(args, eval_dataset)
         given, own_tokenizer = model, processing_class is not None
@@ -180,8 +180,8 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
         if not own_tokenizer:
             check_has_words(self._tokenizer, self._tokenizer.name_or_path)
         check_parallelism(self.accelerator, self.args)
-        prepared = named({"train": self.train_dataset}, self.eval_dataset)
-        for name, dataset in named({"train": train_dataset}, eval_dataset).items():
+        prepared = dict(named(self.train_dataset, self.eval_dataset))
+        for name, dataset in named(train_dataset, eval_dataset):
             size = embedding_rows(causal_lm(self.model))
             # Ids that this tokenizer makes need no look where the model has embeddings for all of them.
             if len(self._tokenizer) > size or "input_ids" in (dataset.column_names or ()):
@@ -230,7 +230,7 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
                 "last state would have no value, and the model would not learn to stop. Set `eos_token` in IRLConfig "
                 "to the token that ends a completion, or `tokenizer.eos_token`."
             )
-        if formatting_func is None:
+        if formatting_func is None and not is_transformed(dataset):  # of which SFTTrainer has something to say
             dataset = check_rows(dataset, args.dataset_text_field, dataset_name)
             dataset = ready_rows(dataset, args, processing_class, self.completion_only_loss, dataset_name)
         try:

@@ -10,8 +10,9 @@ try:
     from trl.experimental.utils import get_reward
 except ImportError as error:
     raise ImportError(
-        f'TRL {version("trl")} has no PPOTrainer: it was removed in 1.13. `pip install "trl-irl[ppo]"` brings TRL '
-        "1.12.0, which has it; or use its maintained successors, RLOO and GRPO (`rloo.yaml`, `grpo.yaml` in recipes/)."
+        f'TRL {version("trl")} has no PPOTrainer: it was removed in 1.13. `pip install ".[ppo]"` in the clone '
+        "of this package brings TRL 1.12.0, which has it; or use its maintained successors, RLOO and GRPO "
+        "(`rloo.yaml`, `grpo.yaml` in recipes/)."
     ) from error
 
 __all__ = ["PPOConfig", "PPOTrainer", "get_reward"]

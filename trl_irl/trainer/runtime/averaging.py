@@ -26,6 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ...rewards.adapters import is_adapter, naming
+from ...rewards.soft_q_settings import SETTINGS_FILE
 
 
 _INDEX, _WHOLE, _ADAPTER = "model.safetensors.index.json", "model.safetensors", "adapter_model.safetensors"
@@ -45,7 +46,7 @@ def average(paths: Sequence[str], weights: Sequence[float], output_dir: str) -> 
         paths (`Sequence[str]`):
             Folders or Hub ids of whole models, or of LoRA adapters of one base and that base. What is beside the
             weights (configuration, tokenizer, settings) is taken from the first; of a base with adapters, from the
-            first adapter.
+            first adapter; how a reward is read (soft_q.json), from the first that IRL trained.
         weights (`Sequence[float]`):
             One each, with the sum 1.
         output_dir (`str`):
@@ -80,6 +81,7 @@ def average(paths: Sequence[str], weights: Sequence[float], output_dir: str) -> 
             _average_adapters(paths, folders, adapters, weights, part)
         else:
             _average_whole(paths, folders, weights, part)
+        _copy_settings(folders, part)
         if folder.exists():
             folder.rmdir()
         os.replace(part, folder)
@@ -292,6 +294,13 @@ def _copy_rest(folder: Path, out: Path) -> None:
             shutil.copy(path, out / path.name)
     if (folder / _TEMPLATES).is_dir():
         shutil.copytree(folder / _TEMPLATES, out / _TEMPLATES)
+
+
+def _copy_settings(folders: Sequence[Path], out: Path) -> None:
+    """How a reward is read, of the first model that says so: a base, which is often named first, has none."""
+    of_irl = next((folder for folder in folders if (folder / SETTINGS_FILE).is_file()), None)
+    if of_irl is not None:
+        shutil.copy(of_irl / SETTINGS_FILE, out / SETTINGS_FILE)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -74,11 +74,14 @@ class PackedCollator:
         pad_token_id (`int`)
         stop_token_ids (`frozenset[int]`):
             After a document that ends in none of them, a position without a label: its last state has no next one.
+        pad_to_multiple_of (`int`, *optional*):
+            Lengths of both sides are multiples of it.
     """
 
     model: PreTrainedModel
     pad_token_id: int
     stop_token_ids: frozenset[int]
+    pad_to_multiple_of: int | None = None
 
     def __call__(self, rows: Sequence[dict]) -> dict:
         if "input_ids" not in rows[0]:
@@ -100,7 +103,9 @@ class PackedCollator:
             of_decoder.append((torch.cat(labels), torch.cat(read), _documents(labels)))
 
         def padded(parts: Sequence[torch.Tensor], value: int) -> torch.Tensor:
-            return pad_sequence(list(parts), batch_first=True, padding_value=value)
+            together = pad_sequence(list(parts), batch_first=True, padding_value=value)
+            more = -together.size(1) % (self.pad_to_multiple_of or 1)
+            return torch.nn.functional.pad(together, (0, more), value=value)
 
         input_ids, encoder = zip(*of_encoder, strict=True)
         labels, decoder_input_ids, decoder = zip(*of_decoder, strict=True)
@@ -147,7 +152,8 @@ def check_documents_apart(
         batch = collator([{"input_ids": ids, "labels": ids}])
         batch = {key: x.to(language_model.device) for key, x in batch.items()}
         output = model(**batch, soft_q="values")
-        return torch.stack([output.q, output.v])[:, 0, -len(second) - 1 : -1].double()
+        scored = (batch["labels"][0] != -100).nonzero().squeeze(1)  # what follows may be padding
+        return torch.stack([output.q, output.v])[:, 0, scored[-len(second) :]].double()
 
     name = type(language_model).__name__
     with in_mode(language_model, training=False):

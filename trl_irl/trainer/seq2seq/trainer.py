@@ -39,6 +39,7 @@ from ..irl.argument_checks import (
     check_parallelism,
     check_quantization,
     named,
+    named_evals,
 )
 from ..irl.soft_q_training import SoftQTraining
 from ..runtime.models import (
@@ -132,7 +133,7 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
         for key, one in (("model", model), ("ref_model", ref_model)):
             if one is not None:
                 check_encoder_decoder(one, key, args.trust_remote_code)
-        for name, dataset in named({"train": train_dataset}, eval_dataset).items():
+        for name, dataset in named(train_dataset, eval_dataset):
             check_not_empty(dataset, name)
         check_best_metric(args, eval_dataset)
         given = model
@@ -155,16 +156,16 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
         self._tokenizer = processing_class
         self._causal_lm = causal_lm(model)
         self.stop_token_ids = stop_token_ids(self._causal_lm, processing_class)
-        prepare = {"train": train_dataset} if train_dataset is not None else {}
-        several = isinstance(eval_dataset, dict)
-        prepare |= eval_dataset if several else {} if eval_dataset is None else {"eval": eval_dataset}
-        ready = {name: self._prepared(dataset, args, name) for name, dataset in prepare.items()}
+        ready = {name: self._prepared(dataset, args, name) for name, dataset in named(train_dataset, eval_dataset)}
         train = ready.pop("train", None)
+        several = isinstance(eval_dataset, dict)
+        if several:
+            ready = {key: ready[name] for key, name in zip(eval_dataset, named_evals(eval_dataset), strict=True)}
         if data_collator is None:
             data_collator = _collator(processing_class, args.pad_to_multiple_of)
             if args.packing:
                 pad = processing_class.pad_token_id
-                data_collator = PackedCollator(self._causal_lm, pad, self.stop_token_ids)
+                data_collator = PackedCollator(self._causal_lm, pad, self.stop_token_ids, args.pad_to_multiple_of)
         if args.packing:
             args.remove_unused_columns = False
         super().__init__(
