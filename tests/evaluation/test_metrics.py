@@ -18,13 +18,13 @@ from trl_irl.evaluation.metrics import (
     self_bleu,
     vendi_score,
 )
-from trl_irl.evaluation.statistics import Statistic, mean_of, ratio
+from trl_irl.evaluation.statistics import Statistic, ends, mean_of, ratio
 from trl_irl.tasks.rouge import rouge
 
 
 def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "sacrebleu" else name)
-    with pytest.raises(ImportError, match=r"sacrebleu not installed. `pip install \"trl-irl\[eval\]\"`"):
+    with pytest.raises(ImportError, match=r"sacrebleu not installed. `pip install \"\.\[eval\]\"` in the clone"):
         check_installed()
 
 
@@ -146,6 +146,32 @@ def test_the_bootstrap_covers_the_mean_as_often_as_it_says():
     rng = random.Random(0)
     draws = [mean_of([rng.random() < 0.3 for _ in range(100)]) for _ in range(300)]
     assert 0.90 < sum(0.3 in draw.interval(resamples=400) for draw in draws) / 300 < 0.98
+
+
+@pytest.mark.parametrize("prompts", [6, 10, 30])
+def test_the_bootstrap_of_few_prompts_is_as_wide_as_students_interval(prompts):
+    rng, held, by_percentiles, widths = np.random.default_rng(0), 0, 0, []
+    for _ in range(400):
+        values = rng.normal(size=prompts)
+        found, drawn = mean_of(values).interval(), mean_of(values).resampled()
+        student = stats.ttest_1samp(values, 0).confidence_interval()
+        widths.append([found.high - found.low, student.high - student.low])
+        held += 0 in found
+        by_percentiles += np.percentile(drawn, 2.5) <= 0 <= np.percentile(drawn, 97.5)
+    ours, students = np.mean(widths, axis=0)
+    assert 0.9 < ours / students < 1.03 and held / 400 > 0.92 and held > by_percentiles
+
+
+def test_the_bootstrap_of_many_prompts_ends_at_its_percentiles():
+    resampled = np.random.default_rng(0).normal(size=2000)
+    assert ends(resampled, 10**6) == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=1e-3)
+    assert list(ends(resampled, 1)) == [resampled.min(), resampled.max()]
+
+
+def test_a_mean_counts_the_prompts_that_have_a_value():
+    values = np.array([0.1, 0.9, 0.4, np.nan, np.nan, 0.3])
+    assert mean_of(values).prompts == 4 and mean_of(values).interval().high > mean_of(values[[0, 1, 2, 5]]).value
+    assert mean_of(values).only(values < 0.5).prompts == 3
 
 
 def test_the_bootstrap_against_scipys():

@@ -73,7 +73,8 @@ def long_lines(curves: Mapping[str, Curve], levels: Collection[float]) -> list[s
 def at_levels(curve: Curve, metric: str, levels: Sequence[float]) -> list[Interval]:
     """A metric at these values of self-BLEU, with 95 % bootstrap intervals over prompts."""
     value, resampled = read_off(curve, metric, levels)
-    return [percentile_interval(*pair) for pair in zip(value, resampled.T, strict=True)]
+    count = prompts_of(curve, metric)
+    return [percentile_interval(*pair, count) for pair in zip(value, resampled.T, strict=True)]
 
 
 def difference_at_levels(curve: Curve, baseline: Curve, metric: str, levels: Sequence[float]) -> list[Interval]:
@@ -83,7 +84,14 @@ def difference_at_levels(curve: Curve, baseline: Curve, metric: str, levels: Seq
     """
     curve, baseline = on_common_prompts(curve, baseline, metric)
     (value, resampled), (of_baseline, also) = (read_off(c, metric, levels) for c in (curve, baseline))
-    return [percentile_interval(*pair) for pair in zip(value - of_baseline, (resampled - also).T, strict=True)]
+    count = prompts_of(curve, metric)
+    return [percentile_interval(*pair, count) for pair in zip(value - of_baseline, (resampled - also).T, strict=True)]
+
+
+def prompts_of(curve: Curve, metric: str) -> int:
+    """How many prompts every sampler of a curve has a value of; 0 where none has any."""
+    used = [performance(statistics, metric) for statistics in curve.values()]
+    return min((statistic.prompts for statistic in used if statistic is not None), default=0)
 
 
 def on_common_prompts(curve: Curve, baseline: Curve, metric: str) -> tuple[Curve, Curve]:

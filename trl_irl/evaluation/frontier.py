@@ -18,8 +18,8 @@ import numpy as np
 
 from ..text.samplers import GREEDY
 from .comparison import Area, AtDiversity, Values
-from .equal_diversity import Curve, common_levels, diversity, on_common_prompts, performance, read_off
-from .statistics import Statistic, percentile_interval
+from .equal_diversity import Curve, common_levels, diversity, on_common_prompts, performance, prompts_of, read_off
+from .statistics import Statistic, ends, percentile_interval
 
 
 _GRID = [level + 0.5 for level in range(100)]  # of self-BLEU, for the area
@@ -113,10 +113,10 @@ class FrontierCurve:
     high: np.ndarray
 
     @classmethod
-    def of(cls, model: str, metric: str, value: np.ndarray, resampled: np.ndarray) -> FrontierCurve:
+    def of(cls, model: str, metric: str, value: np.ndarray, resampled: np.ndarray, prompts: int) -> FrontierCurve:
         """From the metric at [`_GRID`], and that of each resample, `(resamples, levels)`; NaN where it has none."""
         reached = np.flatnonzero(~np.isnan(value))[::-1]  # the grid is of self-BLEU
-        low, high = np.nanpercentile(resampled[:, reached], [2.5, 97.5], axis=0) if len(reached) else (value[:0],) * 2
+        low, high = ends(resampled[:, reached], prompts) if len(reached) else (value[:0],) * 2
         return cls(model, metric, 100 - np.array(_GRID)[reached], value[reached], low, high)
 
 
@@ -139,9 +139,9 @@ def frontiers(values: Values, models: Sequence[str], metrics: Sequence[str]) -> 
         baseline = None
         for model, curves in of_models.items():
             found, curve = _read(curves, metric, levels)
-            drawn.append(FrontierCurve.of(model, metric, *curve))
+            drawn.append(FrontierCurve.of(model, metric, *curve, prompts_of(together(curves), metric)))
             minus = None if baseline is None else models[0]
-            shown = found
+            shown, count = found, prompts_of(together(curves), metric)
             if baseline is not None:
                 ours, theirs = _on_common_prompts(curves, of_models[models[0]], metric)
                 if ours is not curves:
@@ -149,12 +149,13 @@ def frontiers(values: Values, models: Sequence[str], metrics: Sequence[str]) -> 
                 else:
                     reference = baseline
                 shown = tuple(a - b for a, b in zip(found, reference, strict=True))
+                count = min(prompts_of(together(one), metric) for one in (ours, theirs))
             baseline = baseline or found
             at += [
-                AtDiversity(model, minus, metric, level, percentile_interval(one, column))
+                AtDiversity(model, minus, metric, level, percentile_interval(one, column, count))
                 for level, one, column in zip(levels, shown[0], shown[1].T, strict=True)
             ]
-            areas.append(Area(model, minus, metric, percentile_interval(shown[2], shown[3])))
+            areas.append(Area(model, minus, metric, percentile_interval(shown[2], shown[3], count)))
     return at, areas, drawn
 
 

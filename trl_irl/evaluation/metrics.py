@@ -17,7 +17,7 @@ def check_installed() -> None:
     Raises:
         `ImportError`: a library that computes metrics is missing: better now than after hours of sampling.
     """
-    missing = [name for name in ("rouge_score", "sacrebleu") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("rouge_score", "sacrebleu", "scipy") if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(
             f'{" and ".join(missing)} not installed. `pip install ".[eval]"` in the clone of this package '

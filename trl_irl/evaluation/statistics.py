@@ -49,6 +49,11 @@ class Statistic:
         return Statistic(self.sums + other.sums, self.score)
 
     @property
+    def prompts(self) -> int:
+        """How many prompts have a value."""
+        return int((self.sums[:, 1] > 0).sum()) if self.score is ratio else len(self.sums)
+
+    @property
     def value(self) -> float:
         return float(self.score(self.sums.sum(axis=0)))
 
@@ -67,8 +72,8 @@ class Statistic:
         return self.score(np.concatenate(drawn))
 
     def interval(self, **options) -> Interval:
-        """The value with the ends of its 95 % percentile interval; `options` are those of [`resampled`]."""
-        return percentile_interval(self.value, self.resampled(**options))
+        """The value with its 95 % bootstrap interval ([`ends`]); `options` are those of [`resampled`]."""
+        return percentile_interval(self.value, self.resampled(**options), self.prompts)
 
     def minus(self, other: "Statistic", **options) -> Interval:
         """
@@ -87,7 +92,8 @@ class Statistic:
         if self.score is ratio and other.score is ratio:
             both = (self.sums[:, 1] > 0) & (other.sums[:, 1] > 0)
             mine, theirs = self.only(both), other.only(both)
-        return percentile_interval(mine.value - theirs.value, mine.resampled(**options) - theirs.resampled(**options))
+        drawn = mine.resampled(**options) - theirs.resampled(**options)
+        return percentile_interval(mine.value - theirs.value, drawn, min(mine.prompts, theirs.prompts))
 
 
 def mean_of(values: Sequence[float]) -> Statistic:
@@ -104,12 +110,36 @@ def mean_of(values: Sequence[float]) -> Statistic:
     return Statistic(np.stack([np.where(there, values, 0.0), there], axis=1))
 
 
-def percentile_interval(value: float, resampled: np.ndarray) -> Interval:
-    """95 %, from the resamples in which there is a value; NaN where there is none."""
+def percentile_interval(value: float, resampled: np.ndarray, prompts: int) -> Interval:
+    """95 %, from the resamples in which there is a value; NaN where there is none. See [`ends`]."""
     if np.isnan(resampled).all():
         return Interval(float(value), np.nan, np.nan)
-    low, high = np.nanpercentile(resampled, [2.5, 97.5])
+    low, high = ends(resampled, prompts)
     return Interval(float(value), float(low), float(high))
+
+
+def ends(resampled: np.ndarray, prompts: int) -> np.ndarray:
+    """
+    The percentiles of resamples, along their first axis, that a 95 % interval ends at: 2.5 and 97.5 for many prompts,
+    and further out for few, whose bootstrap is too narrow. They are as far out as Student's quantile for so many
+    prompts, times sqrt(n / (n - 1)), is on the normal distribution (the expanded percentile interval of Hesterberg,
+    arXiv 1411.5279). Of ten normal numbers the interval then holds the mean in 95 % of cases, and not in 90 %.
+
+    Args:
+        resampled (`np.ndarray` of shape `(resamples, ...)`):
+            NaN where a resample has no value.
+        prompts (`int`):
+            How many were drawn from.
+
+    Returns:
+        `np.ndarray` of shape `(2, ...)`.
+    """
+    from scipy.stats import norm, t
+
+    below = 0.0
+    if prompts > 1:
+        below = 100 * norm.cdf(t.ppf(0.025, prompts - 1) * (prompts / (prompts - 1)) ** 0.5)
+    return np.nanpercentile(resampled, [below, 100 - below], axis=0)
 
 
 @lru_cache(maxsize=2)
