@@ -41,6 +41,7 @@ _OF_RUNS = {
     *("model_name_or_path", "output_dir", "num_train_rows", "task_seed", "seed", "max_steps", "learning_rate"),
     *("eval_strategy", "do_eval", "disable_tqdm", "logging_steps"),
 }
+_NAMES = ("split", "demonstrations", "seed", "arm", "strength", "learning_rate", "steps")  # of a run
 
 
 def plan_of(path: Path) -> dict:
@@ -58,8 +59,7 @@ def strengths_of(arm: dict) -> list:
 
 
 def key_of(run: dict) -> str:
-    names = ("split", "demonstrations", "seed", "arm", "strength", "learning_rate", "steps")
-    return json.dumps([run[name] for name in names])
+    return json.dumps([run[name] for name in _NAMES])
 
 
 def done_of(plan: dict, rows: list[dict]) -> dict[str, dict]:
@@ -196,6 +196,7 @@ def run_job(output_dir: Path, plan: dict, run: dict) -> dict:
     if weight is not None:
         _average(trainer.model, output_dir / "base", weight)
     results = _evaluated(plan, run, trainer, script_args.task_data())
+    results.write(output_dir / "reports" / "-".join(str(run[name]) for name in _NAMES).replace(" ", "_"))  # to be read
     told["nll"] = results.summaries[0].metrics["nll"].mean
     told["area"] = {one.metric: one.value.mean for one in results.frontier_areas}
     told["samplers"] = {
