@@ -164,8 +164,8 @@ def jobs(plan: dict, done: dict[str, dict]) -> Iterator[dict]:
             return
 
 
-def run_job(output_dir: Path, plan: dict, run: dict) -> dict:
-    """Train an arm, and judge it by its samplers."""
+def run_job(output_dir: Path, plan: dict, run: dict):
+    """Train an arm, and judge it by its samplers: its row, and the [`~evaluation.Results`]."""
     from trl_irl.commands.irl import make_parser, make_trainer
 
     seed, start = run["seed"], time.perf_counter()
@@ -196,7 +196,6 @@ def run_job(output_dir: Path, plan: dict, run: dict) -> dict:
     if weight is not None:
         _average(trainer.model, output_dir / "base", weight)
     results = _evaluated(plan, run, trainer, script_args.task_data())
-    results.write(output_dir / "reports" / "-".join(str(run[name]) for name in _NAMES).replace(" ", "_"))  # to be read
     told["nll"] = results.summaries[0].metrics["nll"].mean
     told["area"] = {one.metric: one.value.mean for one in results.frontier_areas}
     told["samplers"] = {
@@ -205,7 +204,7 @@ def run_job(output_dir: Path, plan: dict, run: dict) -> dict:
     }
     for which in ("frontier", "temperatures"):
         told[which] = _at_levels(results, plan, which)
-    return {**told, "all_seconds": time.perf_counter() - start}
+    return {**told, "all_seconds": time.perf_counter() - start}, results
 
 
 def _evaluated(plan: dict, run: dict, trainer, data):
@@ -349,8 +348,9 @@ def main(plan: Path = HERE / "referee.yaml", description: str | None = __doc__) 
     plan = plan_of(options.plan)
     if options.run:
         run = json.loads(options.run)
-        told = run_job(options.output_dir, plan, run)
+        told, results = run_job(options.output_dir, plan, run)
         add_row(options.results, told)
+        results.write(options.output_dir / "reports" / "-".join(str(run[name]) for name in _NAMES).replace(" ", "_"))
         print(run, f"at self-BLEU {plan['levels']}: {told['frontier']}", flush=True)
         return
     if not options.report:

@@ -285,9 +285,9 @@ def test_what_maximum_likelihood_trained_is_kept_for_the_averages(tmp_path, monk
     plan |= {"test": {"samplers": ["t=0", "t=1"], "num_samples": 2, "num_prompts": 3}}
     plan["arms"] = {"MLE": {"objective": "nll"}, "mean": {"objective": "nll", "strength": {"average": [1.0, 0.5]}}}
     run = {"split": "test", "demonstrations": 40, "seed": 1, "strength": None, "learning_rate": 1e-3, "steps": 2}
-    first = referee.run_job(tmp_path, plan, run | {"arm": "MLE"})
+    first, _ = referee.run_job(tmp_path, plan, run | {"arm": "MLE"})
     monkeypatch.setattr(IRLTrainer, "train", lambda self: pytest.fail("it was kept"))
-    whole, half = (referee.run_job(tmp_path, plan, run | {"arm": "mean", "strength": x}) for x in (1.0, 0.5))
+    whole, half = (referee.run_job(tmp_path, plan, run | {"arm": "mean", "strength": x})[0] for x in (1.0, 0.5))
     assert whole["samplers"] == first["samplers"] and whole["nll"] == pytest.approx(first["nll"], rel=1e-6)
     assert half["nll"] != pytest.approx(first["nll"], rel=1e-5)
     assert [one.name for one in (tmp_path / "kept").iterdir()] == ["40-1-0.001-2"]

@@ -118,11 +118,11 @@ def _check_launch_keys(config: str | None, keys: list[str]) -> None:
         import torch
         from accelerate.commands.config.config_args import default_config_file
 
-        if torch.cuda.is_available() or Path(default_config_file).is_file():
+        if torch.accelerator.is_available() or Path(default_config_file).is_file():
             return
         raise ValueError(
             f"`{several[0]}` without `--accelerate_config`, and there is no GPU: accelerate would start one process "
-            "all the same. Take ddp, zero2, zero3 or fsdp2."
+            "all the same. Take ddp, zero2, zero3 or fsdp2, with `--use_cpu true --bf16 false`."
         )
     told = yaml.safe_load(accelerate_config_path(config).read_text(encoding="utf-8"))
     if told.get("distributed_type", "NO") == "NO":

@@ -80,7 +80,6 @@ def test_null_on_the_command_line_unsets_what_the_recipe_sets(tmp_path):
     assert (found.perhaps, found.numbers, found.told, found.rate) == (None, None, None, 0.5)
     assert parsed(recipe, tmp_path, "--perhaps", "1.0", "--rate", "2", "--perhaps", "null").perhaps is None
     assert parsed(recipe, tmp_path, "--perhaps", "null", "--perhaps", "1.0").perhaps == 1.0
-    assert parsed(recipe, tmp_path, "--word", "null").word == "null"  # text, which is never nothing
     (tmp_path / "recipe.yaml").write_text("task: gsm8k\ntd_scale: 2.0\nuse_cpu: true\nbf16: false\n")
     words = ["--config", str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path), "--task", "null"]
     data, args, *_ = irl.make_parser().parse([*words, "--td_scale", "null"])
@@ -88,13 +87,13 @@ def test_null_on_the_command_line_unsets_what_the_recipe_sets(tmp_path):
 
 
 def test_null_of_a_key_that_cannot_be_nothing_is_its_default(tmp_path):
-    recipe = "rate: 0.5\nsteps: 7\nflag: true\nstrategy: no\nword: b\n"
-    nulls = [word for key in ("rate", "steps", "flag", "strategy") for word in (f"--{key}", "null")]
+    recipe = "rate: 0.5\nsteps: 7\nflag: true\nstrategy: no\nword: b\nnames: [x, y]\n"
+    nulls = [word for key in ("rate", "steps", "flag", "strategy", "names") for word in (f"--{key}", "null")]
     found, fresh = parsed(recipe, tmp_path, *nulls), parsed("word: a", tmp_path)
     assert found.word == "b" and {**vars(found), "word": fresh.word} == vars(fresh)
+    assert parsed(recipe, tmp_path, "--word", "null").word == fresh.word
     assert parsed(recipe, tmp_path, "--rate", "null", "--rate", "2").rate == 2.0
     assert parsed(recipe, tmp_path, "--rate", "2", "--rate=null").rate == fresh.rate
-    assert parsed(recipe, tmp_path, "--word", "null").word == "null"
 
 
 @pytest.mark.parametrize("name", ["arithmetic/irl", "gsm8k/irl_lora", "e2e/irl_smollm2"])

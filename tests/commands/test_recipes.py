@@ -176,9 +176,9 @@ def test_what_is_the_launchers_is_taken_out_of_the_command_line(monkeypatch, cap
     assert "which is for one process" in capsys.readouterr().err and len(launched) == 1
     words = ["irl", "--config", "x", "--num_processes", "2"]
     monkeypatch.setattr("accelerate.commands.config.config_args.default_config_file", str(tmp_path / "none.yaml"))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert cli.main(words) == 2 and "without `--accelerate_config`, and there is no GPU" in capsys.readouterr().err
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert cli.main(words) == 0 and len(launched) == 2
 
 

@@ -165,7 +165,17 @@ def test_the_bootstrap_of_few_prompts_is_as_wide_as_students_interval(prompts):
 def test_the_bootstrap_of_many_prompts_ends_at_its_percentiles():
     resampled = np.random.default_rng(0).normal(size=2000)
     assert ends(resampled, 10**6) == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=1e-3)
-    assert list(ends(resampled, 1)) == [resampled.min(), resampled.max()]
+    assert list(ends(resampled, 1)) == list(ends(resampled, 2, parts=2)) == [resampled.min(), resampled.max()]
+
+
+def test_prompts_in_two_halves_have_a_degree_of_freedom_less():
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        halves = rng.normal(size=(2, 5))
+        drawn = np.mean([mean_of(half).resampled(seed=i) for i, half in enumerate(halves)], axis=0)
+        low, high = ends(drawn, 10, parts=2)
+        held += low <= 0 <= high
+    assert held / 400 > 0.92
 
 
 def test_a_mean_counts_the_prompts_that_have_a_value():

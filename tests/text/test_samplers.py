@@ -1,5 +1,6 @@
 """Samplers: what the text of one says, and what is cut off the policy's distribution for it."""
 
+import json
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -128,7 +129,12 @@ def test_vllm_is_told_the_same(tokenizer, monkeypatch):
     ]
 
 
-def test_vllm_is_told_the_dtype_that_weights_are_saved_in(tmp_path):
+def test_vllm_is_told_of_weights_that_are_saved_in_float32(tmp_path):
     for dtype in (torch.float32, torch.bfloat16):
-        make_model("llama").to(dtype).save_pretrained(tmp_path / str(dtype))
-        assert vllm_sampling.saved_dtype(str(tmp_path / str(dtype))) == str(dtype).removeprefix("torch.")
+        folder = tmp_path / str(dtype)
+        make_model("llama").to(dtype).save_pretrained(folder)
+        config = json.loads((folder / "config.json").read_text())
+        for key in ("dtype", None):  # as it is saved now, and as a config says nothing of it
+            told = {name: value for name, value in config.items() if key or name not in ("dtype", "torch_dtype")}
+            (folder / "config.json").write_text(json.dumps(told))
+            assert vllm_sampling.is_float32(str(folder)) == (dtype == torch.float32)

@@ -170,8 +170,8 @@ def _config(name: str | None):
     path = Path(name)
     if path.is_file() and path.name != "config.json":
         raise ValueError(
-            f"`model_name_or_path: {name}` is a file, and a model's config is called config.json. Put it into a "
-            "folder of its own under that name."
+            f"`model_name_or_path: {name}` is a file, and a model's config is called config.json. Name the folder "
+            "that it is in, or put a config of another name into a folder of its own under that one."
         )
     return config_of(str(path.parent) if path.is_file() else name, "model_name_or_path")
 

@@ -116,7 +116,7 @@ class FrontierCurve:
     def of(cls, model: str, metric: str, value: np.ndarray, resampled: np.ndarray, prompts: int) -> FrontierCurve:
         """From the metric at [`_GRID`], and that of each resample, `(resamples, levels)`; NaN where it has none."""
         reached = np.flatnonzero(~np.isnan(value))[::-1]  # the grid is of self-BLEU
-        low, high = ends(resampled[:, reached], prompts) if len(reached) else (value[:0],) * 2
+        low, high = ends(resampled[:, reached], prompts, parts=2) if len(reached) else (value[:0],) * 2
         return cls(model, metric, 100 - np.array(_GRID)[reached], value[reached], low, high)
 
 
@@ -152,10 +152,10 @@ def frontiers(values: Values, models: Sequence[str], metrics: Sequence[str]) -> 
                 count = min(prompts_of(together(one), metric) for one in (ours, theirs))
             baseline = baseline or found
             at += [
-                AtDiversity(model, minus, metric, level, percentile_interval(one, column, count))
+                AtDiversity(model, minus, metric, level, percentile_interval(one, column, count, parts=2))
                 for level, one, column in zip(levels, shown[0], shown[1].T, strict=True)
             ]
-            areas.append(Area(model, minus, metric, percentile_interval(shown[2], shown[3], count)))
+            areas.append(Area(model, minus, metric, percentile_interval(shown[2], shown[3], count, parts=2)))
     return at, areas, drawn
 
 

@@ -51,7 +51,8 @@ class Statistic:
     @property
     def prompts(self) -> int:
         """How many prompts have a value."""
-        return int((self.sums[:, 1] > 0).sum()) if self.score is ratio else len(self.sums)
+        there = self.sums[:, 1] > 0 if self.score is ratio else (self.sums != 0).any(axis=1)
+        return int(there.sum())
 
     @property
     def value(self) -> float:
@@ -110,15 +111,15 @@ def mean_of(values: Sequence[float]) -> Statistic:
     return Statistic(np.stack([np.where(there, values, 0.0), there], axis=1))
 
 
-def percentile_interval(value: float, resampled: np.ndarray, prompts: int) -> Interval:
+def percentile_interval(value: float, resampled: np.ndarray, prompts: int, parts: int = 1) -> Interval:
     """95 %, from the resamples in which there is a value; NaN where there is none. See [`ends`]."""
     if np.isnan(resampled).all():
         return Interval(float(value), np.nan, np.nan)
-    low, high = ends(resampled, prompts)
+    low, high = ends(resampled, prompts, parts)
     return Interval(float(value), float(low), float(high))
 
 
-def ends(resampled: np.ndarray, prompts: int) -> np.ndarray:
+def ends(resampled: np.ndarray, prompts: int, parts: int = 1) -> np.ndarray:
     """
     The percentiles of resamples, along their first axis, that a 95 % interval ends at: 2.5 and 97.5 for many prompts,
     and further out for few, whose bootstrap is too narrow. They are as far out as Student's quantile for so many
@@ -130,6 +131,8 @@ def ends(resampled: np.ndarray, prompts: int) -> np.ndarray:
             NaN where a resample has no value.
         prompts (`int`):
             How many were drawn from.
+        parts (`int`, *optional*, defaults to `1`):
+            Into how many equal parts they were divided before each was drawn from by itself.
 
     Returns:
         `np.ndarray` of shape `(2, ...)`.
@@ -137,8 +140,8 @@ def ends(resampled: np.ndarray, prompts: int) -> np.ndarray:
     from scipy.stats import norm, t
 
     below = 0.0
-    if prompts > 1:
-        below = 100 * norm.cdf(t.ppf(0.025, prompts - 1) * (prompts / (prompts - 1)) ** 0.5)
+    if prompts > parts:
+        below = 100 * norm.cdf(t.ppf(0.025, prompts - parts) * (prompts / (prompts - parts)) ** 0.5)
     return np.nanpercentile(resampled, [below, 100 - below], axis=0)
 
 

@@ -104,9 +104,16 @@ def write_heatmap(rows: Sequence[dict], path: Path, title: str) -> None:
     articles = "\n".join(_article(i, row, largest) for i, row in enumerate(rows))
     path.parent.mkdir(parents=True, exist_ok=True)
     page = _PAGE.format(title=html.escape(title), scale=scale, articles=articles)
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")  # half a surrogate pair, as JSON holds
-    unfinished.replace(path)
+    as_it_is = path.is_symlink() or (path.exists() and not path.is_file())  # /dev/stdout, or what it is a link to
+    written = path if as_it_is else path.with_name(f"{path.name}.part")
+    try:
+        written.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")  # half a surrogate pair, as JSON holds
+        if written != path:
+            written.replace(path)
+    except OSError:
+        if written != path:
+            written.unlink(missing_ok=True)
+        raise
 
 
 def full_colour(rewards: Sequence[float]) -> float:

@@ -3,6 +3,7 @@
 import gc
 import random
 from collections.abc import Collection
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
@@ -41,15 +42,22 @@ def load(path: str, dtype: str, adapter: str | None = None):
         # A prompt that is read in parts rewinds its request's generator, which torch has for GPUs alone: vLLM 0.32
         # then dies with "CPU Generator does not use offset".
         options["enable_chunked_prefill"] = False
-    return LLM(model=path, dtype=saved_dtype(path) if dtype == "auto" else dtype, **options)
+    return LLM(model=path, dtype="float32" if dtype == "auto" and is_float32(path) else dtype, **options)
 
 
-def saved_dtype(path: str) -> str:
-    """The data type that a model's config names; vLLM's own `"auto"` takes 16 bits for one saved in float32."""
+def is_float32(path: str) -> bool:
+    """Whether a model is saved in float32, by its config or else its weights: vLLM's `"auto"` takes 16 bits then."""
+    from safetensors import safe_open
     from transformers import AutoConfig
 
-    dtype = AutoConfig.from_pretrained(path).get_text_config().dtype
-    return "auto" if dtype is None else str(dtype).removeprefix("torch.")
+    config = AutoConfig.from_pretrained(path)
+    dtype = config.dtype or config.get_text_config().dtype
+    if dtype is not None:
+        return str(dtype) == "torch.float32"
+    for file in sorted(Path(path).glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            return all(tensors.get_slice(name).get_dtype() == "F32" for name in tensors.keys())  # noqa: SIM118
+    return False
 
 
 def unload(engine) -> None:

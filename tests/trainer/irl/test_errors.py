@@ -10,6 +10,7 @@ from peft import LoraConfig
 from tests.conftest import make_model
 from tests.trainer.conftest import ROWS, settings
 from trl_irl import IRLConfig
+from trl_irl.trainer.irl.argument_checks import check_parallelism
 
 
 @pytest.mark.parametrize(
@@ -130,3 +131,12 @@ def test_own_loss_function(tokenizer, tmp_path):
             processing_class=tokenizer,
             compute_loss_func=lambda *_: None,
         )
+
+
+def test_processes_that_would_each_train_alone(make_trainer, monkeypatch):
+    trainer = make_trainer()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_parallelism(trainer.accelerator, trainer.args)  # a cluster's variable, and no launcher's
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ValueError, match="started 2 processes, and each of them would train alone"):
+        check_parallelism(trainer.accelerator, trainer.args)

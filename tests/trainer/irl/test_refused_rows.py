@@ -5,7 +5,15 @@ import torch
 from datasets import Dataset, IterableDataset
 
 from tests.conftest import make_model, make_tokenizer
-from trl_irl import GAILConfig, GAILTrainer, OnlineIRLConfig, OnlineIRLTrainer
+from tests.encoder_decoders import make_encoder_decoder
+from trl_irl import (
+    GAILConfig,
+    GAILTrainer,
+    OnlineIRLConfig,
+    OnlineIRLTrainer,
+    Seq2SeqIRLConfig,
+    Seq2SeqIRLTrainer,
+)
 
 
 CHAT = [{"role": "user", "content": "Sky?"}, {"role": "assistant", "content": "It is blue."}]
@@ -139,6 +147,14 @@ def test_the_train_dataset_beside_an_evaluation_dataset_called_train(name, make_
         make_trainer(train_dataset=rows(IDS), eval_dataset={"train": dataset, "other": rows(IDS)})
 
 
+def test_a_stream_of_numpys_arrays_too(make_trainer):
+    stream_of = rows({"messages": CHAT}, {"messages": CHAT}).to_iterable_dataset()
+    plain, found = (
+        make_trainer(train_dataset=one).train_dataset for one in (stream_of, stream_of.with_format("numpy"))
+    )
+    assert [list(row["input_ids"]) for row in found] == [row["input_ids"] for row in plain]
+
+
 @pytest.mark.parametrize("row", [PAIR, {"messages": CHAT}, {"text": "Sky is blue"}, IDS])
 @pytest.mark.parametrize("form", ["numpy", "pandas", "torch"])
 def test_rows_in_another_format_are_the_same_rows(form, row, make_trainer):
@@ -147,9 +163,13 @@ def test_rows_in_another_format_are_the_same_rows(form, row, make_trainer):
     assert list(found["input_ids"]) == list(plain["input_ids"])
 
 
-def test_a_transform_is_what_sft_trainer_says_of_it(make_trainer):
-    with pytest.raises(ValueError, match="with_transform"):
-        make_trainer(train_dataset=rows(PAIR, PAIR).with_transform(lambda batch: batch))
+def test_a_transform_is_not_left_out_in_silence(make_trainer, tokenizer, tmp_path):
+    dataset = rows(PAIR, PAIR).with_transform(lambda batch: {"prompt": ["Say it"] * 2, "completion": [" no"] * 2})
+    with pytest.raises(ValueError, match="The train dataset has a transform"):
+        make_trainer(train_dataset=dataset)
+    given = {"args": Seq2SeqIRLConfig(tmp_path, use_cpu=True, bf16=False), "processing_class": tokenizer}
+    with pytest.raises(ValueError, match="The train dataset has a transform"):
+        Seq2SeqIRLTrainer(make_encoder_decoder("t5"), train_dataset=dataset, **given)
 
 
 @pytest.mark.parametrize("completion_only_loss", [None, False])

@@ -108,12 +108,12 @@ class RecipeParser(TrlParser):
     def _take_nulls(self, words: list[str]) -> tuple[list[str], set[str]]:
         """
         Without `--key null`, which unsets what a recipe sets: nothing, as `key: null` in it, or the default of a key
-        that cannot be nothing. Of a key that takes any text it is a text.
+        that cannot be nothing. Of what the arguments call `any_text`, such as a prompt, it is a word as any other.
         """
         left, unset = [], set()
         for word in itertools.chain.from_iterable(map(_split_null, words)):
             key = left[-1][2:].replace("-", "_") if left and left[-1].startswith("--") else ""
-            if word == "null" and key in self._known() and not self._is_text(key):
+            if word == "null" and key in self._known() and not self._takes_any_text(key):
                 left.pop()
                 left = _without(left, key)  # the last word counts, as of all values
                 unset.add(key)
@@ -125,11 +125,8 @@ class RecipeParser(TrlParser):
     def _may_be_nothing(self, key: str) -> bool:
         return type(None) in typing.get_args(self._hint(key))
 
-    def _is_text(self, key: str) -> bool:
-        """Whether any word is a value: of text that is never nothing, and of what the arguments call `any_text`."""
-        if any(key in getattr(kind, "any_text", ()) for kind in self.dataclass_types):
-            return True
-        return self._hint(key) is str and not any(action.choices for action in self._actions if action.dest == key)
+    def _takes_any_text(self, key: str) -> bool:
+        return any(key in getattr(kind, "any_text", ()) for kind in self.dataclass_types)
 
     def _known(self) -> set[str]:
         return {action.dest for action in self._actions} - {"help"}

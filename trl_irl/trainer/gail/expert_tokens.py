@@ -83,6 +83,7 @@ def with_expert_ids(dataset, name: str, tokenizer, stop_tokens, max_length: int,
         return type(dataset)(several)
 
     is_stream = isinstance(dataset, IterableDataset)
+    dataset = dataset.with_format(None)  # as numpy's arrays, messages are no lists
 
     def add(row: dict, i: int) -> dict:
         where = f"Row {i} of the {name} dataset"

@@ -1,5 +1,6 @@
 """What the trainer refuses before it prepares data or loads a model: each error says what was set, why, what to do."""
 
+import os
 from collections.abc import Callable
 
 from accelerate import Accelerator
@@ -116,15 +117,14 @@ def has_no_experts(config: PretrainedConfig) -> bool:
 
 def named(train_dataset, eval_dataset) -> list[tuple[str, Dataset | IterableDataset]]:
     """Each dataset that is there, the train dataset first, with the name that messages call it by."""
-    found = [("train", train_dataset), *named_evals(eval_dataset).items()]
+    evals = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset}
+    found = [("train", train_dataset), *((shown_name(key), dataset) for key, dataset in evals.items())]
     return [(name, dataset) for name, dataset in found if dataset is not None]
 
 
-def named_evals(eval_dataset) -> dict[str, Dataset | IterableDataset | None]:
-    """Evaluation datasets by name; one that is called as the train dataset is, `eval train`."""
-    if not isinstance(eval_dataset, dict):
-        return {"eval": eval_dataset}
-    return {"eval train" if name == "train" else name: dataset for name, dataset in eval_dataset.items()}
+def shown_name(key: str) -> str:
+    """What messages call an evaluation dataset: its key, unless that is the train dataset's name."""
+    return "eval train" if key == "train" else key
 
 
 def check_best_metric(args: TrainingArguments, eval_dataset) -> None:
@@ -148,6 +148,13 @@ def check_parallelism(accelerator: Accelerator, args: TrainingArguments) -> None
             "Context and sequence parallelism split a sequence over ranks, so the next state's value V(s') of a "
             "rank's last token lies on another rank. IRLTrainer does not fetch it. Set `cp_size=1` and "
             "`sp_size=1`; ZeRO-3 or FSDP2 with gradient checkpointing also save memory."
+        )
+    started = int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+    if accelerator.num_processes < started:
+        raise ValueError(
+            f"The launcher started {started} processes, and each of them would train alone, into one folder: "
+            f"accelerate found no devices of the kind that it was told of ({accelerator.distributed_type.value}). On "
+            "CPUs set `use_cpu=True` (`--use_cpu true`)."
         )
     if args.n_gpu > 1:
         raise ValueError(

@@ -33,7 +33,7 @@ from ..runtime.models import (
     loaded_if_adapter,
     without_trl_head,
 )
-from ..runtime.row_checks import check_not_empty, check_rows, check_token_ids, is_transformed
+from ..runtime.row_checks import check_not_empty, check_rows, check_token_ids
 from .argument_checks import (
     check_arguments,
     check_best_metric,
@@ -180,12 +180,12 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
         if not own_tokenizer:
             check_has_words(self._tokenizer, self._tokenizer.name_or_path)
         check_parallelism(self.accelerator, self.args)
-        prepared = dict(named(self.train_dataset, self.eval_dataset))
-        for name, dataset in named(train_dataset, eval_dataset):
+        prepared = named(self.train_dataset, self.eval_dataset)
+        for (name, dataset), (_, rows) in zip(named(train_dataset, eval_dataset), prepared, strict=True):
             size = embedding_rows(causal_lm(self.model))
             # Ids that this tokenizer makes need no look where the model has embeddings for all of them.
             if len(self._tokenizer) > size or "input_ids" in (dataset.column_names or ()):
-                check_token_ids(prepared[name], size, name)
+                check_token_ids(rows, size, name)
 
         self._loss_shifts_labels = True  # Trainer goes by the class's name, which for GPT-2 and others says otherwise
         self._causal_lm = causal_lm(self.model)
@@ -230,7 +230,7 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
                 "last state would have no value, and the model would not learn to stop. Set `eos_token` in IRLConfig "
                 "to the token that ends a completion, or `tokenizer.eos_token`."
             )
-        if formatting_func is None and not is_transformed(dataset):  # of which SFTTrainer has something to say
+        if formatting_func is None:
             dataset = check_rows(dataset, args.dataset_text_field, dataset_name)
             dataset = ready_rows(dataset, args, processing_class, self.completion_only_loss, dataset_name)
         try:

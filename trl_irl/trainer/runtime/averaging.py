@@ -297,7 +297,9 @@ def _copy_rest(folder: Path, out: Path) -> None:
 
 
 def _copy_settings(folders: Sequence[Path], out: Path) -> None:
-    """How a reward is read, of the first model that says so: a base, which is often named first, has none."""
+    """How a reward is read, of the first model that says so: a base, which is often named first, has nothing of it."""
+    if (out / SETTINGS_FILE).exists():  # of the model whose config this is
+        return
     of_irl = next((folder for folder in folders if (folder / SETTINGS_FILE).is_file()), None)
     if of_irl is not None:
         shutil.copy(of_irl / SETTINGS_FILE, out / SETTINGS_FILE)

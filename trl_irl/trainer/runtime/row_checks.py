@@ -24,11 +24,6 @@ def check_not_empty(dataset: Dataset | IterableDataset, name: str) -> None:
         raise ValueError(f"The {name} dataset has no rows. Check the split and any filter applied before.")
 
 
-def is_transformed(dataset: Dataset | IterableDataset) -> bool:
-    """Whether rows are what a function makes of them when they are read (`with_transform`)."""
-    return isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
-
-
 def check_rows(dataset: Dataset | IterableDataset, text_field: str, name: str) -> Dataset | IterableDataset:
     """
     Refuse a dataset without columns to train on, or with a row in them that is neither text nor messages.
@@ -40,8 +35,12 @@ def check_rows(dataset: Dataset | IterableDataset, text_field: str, name: str) -
     Raises:
         `ValueError`: with the column, the row's number and what it has.
     """
-    if isinstance(dataset, Dataset):
-        dataset = dataset.with_format(None)  # as numpy's arrays or pandas' series, rows are neither text nor lists
+    if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
+        raise ValueError(
+            f"The {name} dataset has a transform (`Dataset.with_transform()`), which would run when rows are read, "
+            "and their tokens are made before. Apply it first: `dataset.with_transform(None).map(...)`."
+        )
+    dataset = dataset.with_format(None)  # as numpy's arrays or pandas' series, rows are neither text nor lists
     columns = dataset.column_names or list(next(iter(dataset)))
     accepted = [{"input_ids"}, {"messages"}, {"conversations"}, {"prompt", "completion"}, {text_field}]
     trained_on = next((wanted for wanted in accepted if wanted <= set(columns)), None)

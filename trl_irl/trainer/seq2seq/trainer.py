@@ -39,7 +39,7 @@ from ..irl.argument_checks import (
     check_parallelism,
     check_quantization,
     named,
-    named_evals,
+    shown_name,
 )
 from ..irl.soft_q_training import SoftQTraining
 from ..runtime.models import (
@@ -156,11 +156,11 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
         self._tokenizer = processing_class
         self._causal_lm = causal_lm(model)
         self.stop_token_ids = stop_token_ids(self._causal_lm, processing_class)
-        ready = {name: self._prepared(dataset, args, name) for name, dataset in named(train_dataset, eval_dataset)}
-        train = ready.pop("train", None)
-        several = isinstance(eval_dataset, dict)
-        if several:
-            ready = {key: ready[name] for key, name in zip(eval_dataset, named_evals(eval_dataset), strict=True)}
+        train = None if train_dataset is None else self._prepared(train_dataset, args, "train")
+        if isinstance(eval_dataset, dict):
+            evals = {key: self._prepared(rows, args, shown_name(key)) for key, rows in eval_dataset.items()}
+        else:
+            evals = None if eval_dataset is None else self._prepared(eval_dataset, args, "eval")
         if data_collator is None:
             data_collator = _collator(processing_class, args.pad_to_multiple_of)
             if args.packing:
@@ -173,7 +173,7 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
             args=args,
             data_collator=data_collator,
             train_dataset=train,
-            eval_dataset=ready if several else ready.get("eval"),
+            eval_dataset=evals,
             processing_class=processing_class,
             callbacks=callbacks,
             **others,
