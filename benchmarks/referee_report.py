@@ -79,7 +79,8 @@ def numbers_of(row: dict, which: str, plan: dict) -> dict[str, float]:
         pairs = zip(plan["levels"], at_levels, strict=True)
         found |= {f"{metric} at {level}": float("nan") if x is None else factor * x for level, x in pairs}
     if which == "frontier":
-        found |= {f"area, {metric}": factor * row["area"][metric] for metric, factor in factors.items()}
+        areas = row["area"]  # of the task's own metric and of pass@k
+        found |= {f"area, {metric}": factor * areas[metric] for metric, factor in factors.items() if metric in areas}
     greedy = {metric: factor for metric, factor in factors.items() if metric in row["samplers"]["t=0"]}
     found |= {f"{metric}, greedy": factor * row["samplers"]["t=0"][metric] for metric, factor in greedy.items()}
     return found | {"nll": row["nll"]}

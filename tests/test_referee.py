@@ -231,6 +231,16 @@ def test_every_test_run_is_told_by_both_readings():
     assert told["accuracy at 80, drawn"] == f"{accuracy / 3 + 2 * 10 / 3:.1f}"  # a third of the way up from 70 to 100
 
 
+def test_a_metric_without_an_area_has_no_column_of_it():
+    """BLEU beside the share of slots, the task's own metric, which alone has one."""
+    _, done = study(PLAN, wanted)
+    for one in done.values():
+        del one["area"]["pass@4"]
+    for title, (header, *rows) in tables(PLAN, list(done.values()), 300).items():
+        assert "area, pass@4" not in header and all(len(row) == len(header) for row in rows), title
+    assert "area, accuracy" in tables(PLAN, list(done.values()), 300)["Each run"][0]
+
+
 def test_few_demonstrations_come_first_and_one_that_is_waited_for_is_no_standstill():
     order, _ = study(PLAN, wanted)
     sizes = [run["demonstrations"] for run in order]
