@@ -185,3 +185,22 @@ def test_help_and_unknown_commands(capsys):
     assert cli(["irl", "--accelerate_config", "zero4"]) == 2
     assert "neither a file nor" in capsys.readouterr().err
     assert cli(["--version"]) == 0
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("num_train_rows", 3, "`num_train_rows: 3` is of `dataset_name`"),
+        ("chat_format", True, "`chat_format: True` is of"),
+        ("dataset_config", "main", "`dataset_config: main` is of"),
+        ("dataset_streaming", True, "Write `streaming: true` in its entries"),
+        (None, None, "a file. Write `path: json` and `data_files: "),
+    ],
+)
+def test_what_a_mixture_of_datasets_does_not_take(key, value, message, model_folder, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "a", "completion": " b"}) + "\n")
+    parts = [{"path": str(rows)}] if key is None else [{"path": "json", "data_files": str(rows)}] * 2
+    more = {"task": None, "num_train_rows": None, "datasets": parts} | ({} if key is None else {key: value})
+    recipe = write_recipe(tmp_path, model_folder, **more)
+    assert irl.run(["--config", str(recipe)]) == 2 and message in capsys.readouterr().err

@@ -312,3 +312,32 @@ def test_columns_of_several_kinds(run, capsys):
     rows.append({"prompt": [{"role": "user", "content": "One"}], "completion": " two"})
     assert run("--validation_fraction", "0", rows=rows)[0] == 2
     assert "since `prompt` is str in row 0 and list in row 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fraction", ["0", "0.2"])
+def test_shortened_prompts_of_a_chat_are_messages(fraction, run, loaded_tokenizer, capsys):
+    columns = ["--source_column", "post", "--target_column", "tldr", "--validation_fraction", fraction]
+    limits = ["--max_prompt_length", "120", "--truncate_field", "post", "--chat_format", "true"]
+    status, splits = run(*columns, *TEMPLATE, *limits)
+    assert status == 0 and "prompts shortened" in capsys.readouterr().out
+    for row in (row for split in splits.values() for row in split):
+        (message,) = row["prompt"]
+        assert message["role"] == "user" and re.match(r"TITLE: Title \d\nPOST: line 0", message["content"])
+        assert row["completion"][0]["role"] == "assistant"
+        ids = loaded_tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+        assert len(ids) <= 120
+
+
+def test_a_prompt_of_which_nothing_would_be_left_is_too_long(run, capsys):
+    rows = [{"q": "What is the colour of the sky?", "a": "a b c d"}] * 2
+    words = ["--source_column", "q", "--target_column", "a", "--validation_fraction", "0", "--truncate_field", "q"]
+    status, _ = run(*words, "--max_length", "4", rows=rows)
+    assert status == 2 and "2 of train in their total" in capsys.readouterr().err
+
+
+def test_rows_of_references_get_the_completion_that_trainers_read(run):
+    chat = [{"role": "user", "content": "a"}]
+    for prompt, expected in (("a", " b"), (chat, [{"role": "assistant", "content": "b"}])):
+        rows = [{"prompt": prompt, "references": ["b", "c"]}] * 3
+        status, splits = run("--validation_fraction", "0", rows=rows)
+        assert status == 0 and splits["train"][0]["completion"] == expected

@@ -100,6 +100,7 @@ def test_samples_of_a_model(run, tmp_path, ending_model, capsys):
         ("--task arithmetic --pairs_per_prompt 0", "`pairs_per_prompt: 0` is out of range"),
         ("--task arithmetic --model ./nowhere", "`model: ./nowhere` is not there"),
         ("--task arithmetic --model x/y --temperature 0", "`temperature` above 0"),
+        ("--task translation --source_column a --target_column b --model x/y", "is judged over a whole corpus"),
         ("--task arithmetic --output_dir /proc/nope/x", "cannot be written to"),
     ],
 )
@@ -117,3 +118,36 @@ def test_a_model_that_is_never_right(run, tmp_path, model_folder, capsys):
 def test_the_command_line(tmp_path):
     words = ["--task", "arithmetic", "--num_train_rows", "5", "--output_dir", tmp_path / "pairs"]
     assert "train: 5 pairs" in run_module("trl_irl.cli", "reward-data", *words).stdout
+
+
+def raises_on_some(prediction, row):
+    return {"words": float(len(prediction.split())) / row["some"]}
+
+
+def test_samples_that_could_not_be_scored_are_told(run, tmp_path, ending_model, capsys):
+    words = ["--task", "tests.commands.test_reward_data:raises_on_some", "--model", str(ending_model)]
+    words += ["--dataset_name", str(tmp_path / "rows.jsonl"), "--max_new_tokens", "60", "--num_samples", "6"]
+    for some, status in (([1, 0], 0), ([0, 0], 2)):
+        rows = [{"prompt": f"One {i}", "completion": " x", "some": x} for i, x in enumerate(some)]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert run(*words) == status
+        told = capsys.readouterr()
+        assert "could not be scored" in told.out + told.err and "division by zero" in told.out + told.err
+    assert "Not one pair" in told.err and "Raise `max_new_tokens`" not in told.err
+
+
+def test_no_split_of_an_earlier_run_is_left(run, tmp_path, capsys):
+    rows = [{"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(4)]
+    (tmp_path / "data").mkdir()
+    for name, kept in (("train", rows), ("test", rows)):
+        (tmp_path / f"data/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    words = ["--task", "gsm8k", "--dataset_name", str(tmp_path / "data")]
+    assert run(*words) == 0 and set(load_dataset(str(tmp_path / "pairs"))) == {"train", "validation", "test"}
+    without = [{"question": "?", "answer": "none"}]
+    (tmp_path / "data/test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in without))
+    assert run(*words, "--on_bad_row", "skip") == 0
+    assert set(load_dataset(str(tmp_path / "pairs"))) == {"train", "validation"}
+    assert run("--task", "arithmetic", "--num_train_rows", "5") == 0
+    capsys.readouterr()
+    (tmp_path / "data/test.jsonl").unlink()
+    assert run(*words) == 2 and "which is none of the splits to write (train" in capsys.readouterr().err

@@ -291,3 +291,11 @@ def test_as_long_as_training_samples(tokenizer, tmp_path):
             delattr(trainer.args, key)
     callback = GenerationCallback(trainer, ROWS, score, GenerationArguments(eval_generations=1, eval_max_new_tokens=5))
     assert callback.max_new_tokens == 5
+
+
+def test_a_row_without_a_prompt_is_named(tokenizer, tmp_path):
+    trainer = make("irl", tokenizer, tmp_path, generate=None)
+    rows = [ROWS[0], {"prompt": None, "completion": "x"}]
+    with pytest.raises(ValueError, match=r"Row 1 has nothing \(null\) as its `prompt`"):
+        trainer.add_callback(GenerationCallback(trainer, rows, score, SAMPLED))
+        trainer.evaluate()

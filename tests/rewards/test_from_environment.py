@@ -107,3 +107,15 @@ def test_a_recipe_of_trl(method, tokenizer, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "rewards/soft_q_mean/mean" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "clip, told", [(None, None), (1e-5, None), ("much", "`TRL_IRL_REWARD=.*a value of another type than its key")]
+)
+def test_values_as_trl_writes_them(clip, told, model_folder, monkeypatch):
+    monkeypatch.setenv("TRL_IRL_REWARD", str({"model": str(model_folder), "clip": clip}))
+    if told is None:
+        assert from_environment.soft_q_reward.clip == clip
+    else:
+        with pytest.raises(ValueError, match=told):
+            _ = from_environment.soft_q_reward

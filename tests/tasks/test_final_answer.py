@@ -174,3 +174,15 @@ def test_what_is_counted_as_an_answer_is_what_is_judged():
     assert [judge_answer(text, row)[0] for text in texts] == [True, True, True, False, False]
     assert {given_answer(text, row) for text in texts} == {4, 5, None}
     assert given_answer("4", {"completion": "#### 4"}) is None  # there a mark is asked for
+
+
+@pytest.mark.parametrize("text", ["(18)", "{18}", "( 18 )", "(-18)", "($18)", "(18)."])
+def test_a_number_in_brackets_is_the_number(text):
+    plain = text.strip("(){} .").lstrip("$")
+    assert is_correct(f"#### {text}", {"completion": f"#### {plain}"})
+    assert is_correct(f"##### {text}", {"completion": f"#### {text}"})
+
+
+def test_an_interval_keeps_its_brackets():
+    assert not is_correct("#### (0, 5)", {"completion": "#### [0, 5]"})
+    assert not is_correct("#### 0, 5", {"completion": "#### (0, 5)"})

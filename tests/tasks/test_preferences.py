@@ -86,3 +86,12 @@ def test_slips_in_gsm8k():
     pairs = reference_pairs(rows)
     assert len(pairs) == 2000
     assert not any(is_correct(pair["rejected"], row) for pair, row in zip(pairs, rows, strict=True))
+
+
+@pytest.mark.parametrize("answer", ["1,5", "3,14", "2,50 €", "1.234.567", "12.5.2024", "-0.5", "-.2", "1,23,456", "7"])
+def test_what_is_rejected_is_wrong_however_the_answer_is_written(answer):
+    row = {"prompt": "?", "completion": f"5 + 7 = 12\n#### {answer}"}
+    wrong = [corrupted_solution(row, random.Random(i)) for i in range(60)]
+    assert any(wrong) and row["completion"] not in wrong
+    for text in filter(None, wrong):
+        assert not is_correct(text, row) and "--" not in text

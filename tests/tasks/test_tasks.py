@@ -11,6 +11,7 @@ import pytest
 from datasets import Dataset
 
 from trl_irl.tasks.arithmetic import FACTS, TASK, make_arithmetic, make_arithmetic_facts
+from trl_irl.tasks.columns import format_row
 from trl_irl.tasks.data import TaskData
 from trl_irl.tasks.files import check_no_other_splits, load_from_hub_or_path
 from trl_irl.tasks.final_answer import final_answer, is_correct
@@ -255,3 +256,17 @@ def test_a_dataset_that_is_a_script_and_the_hubs_copy_of_its_rows(tmp_path, monk
         Dataset.from_dict({"document": ["news"] * count}).to_parquet(folder / "0000.parquet")
     splits = load_from_hub_or_path("data/rows")
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 3, "validation": 2}
+
+
+@pytest.mark.parametrize("chat_format", [False, True])
+def test_named_columns_are_trained_on_whatever_else_there_is(chat_format, tmp_path):
+    """As in data sets of mathematics, which have the problem, the solution and both as messages."""
+    row = {"problem": "2 + 2?", "solution": "4", "input_ids": [1, 2], "messages": [{"role": "user", "content": "no"}]}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(3)))
+    named = {"dataset_name": str(tmp_path / "rows.jsonl"), "source_column": "problem", "target_column": "solution"}
+    for streaming in (False, True):
+        data = TaskData(**named, chat_format=chat_format, prompt_template="{source}", streaming=streaming)
+        found = next(iter(load_task(data)["train"]))
+        assert not {"messages", "input_ids"} & found.keys()
+        asked = [{"role": "user", "content": "2 + 2?"}] if chat_format else "2 + 2?"
+        assert found["prompt"] == format_row(row, data)["prompt"] == asked

@@ -76,11 +76,13 @@ def load_splits(script_args: IRLScriptArguments, mixture):
     """
     from trl import get_dataset
 
+    from ..tasks.mixture import check_mixture
     from ..tasks.splits import load_task
 
     if mixture.datasets:
         if script_args.task or script_args.dataset_name:
             raise ValueError("`datasets` is set together with `task` or `dataset_name`. Name the data in one place.")
+        check_mixture(mixture, script_args, IRLScriptArguments())
         return get_dataset(mixture)
     return load_task(script_args.task_data(), script_args.dataset_train_split)
 

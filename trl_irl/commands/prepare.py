@@ -129,6 +129,17 @@ class PrepareArguments(EndArguments, TaskArguments):
         }
 
 
+def _with_completion(row: dict, where: str) -> dict:
+    """A row of `references` alone with the first of them as the completion, which is what trainers read."""
+    from ..tasks.columns import as_chat, as_prompt_completion
+
+    if row.get("references") is None or row.get("completion") is not None or row.get("prompt") is None:
+        return row
+    completion = as_prompt_completion(row, where)["completion"]
+    with_it = {**row, "completion": completion}
+    return with_it if isinstance(row["prompt"], str) else as_chat(with_it)
+
+
 def main(arguments: PrepareArguments) -> None:
     """Load, shorten, check, split and save."""
     from functools import partial
@@ -171,7 +182,7 @@ def main(arguments: PrepareArguments) -> None:
 
     prepared, table, problems = {}, [list(DISTRIBUTION_HEADER)], []
     for name, split in splits.items():
-        rows = list(split)
+        rows = [_with_completion(row, f"Row {i} of `{name}`") for i, row in enumerate(split)]
         check_filled(rows, name)
 
         def ids_and_labels(i: int, row: dict, name=name) -> tuple[list[int], list[int]]:

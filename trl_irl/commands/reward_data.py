@@ -16,7 +16,7 @@ from pathlib import Path
 from ..evaluation.loaded_models import LoadedModel, check_lengths
 from ..tasks.arguments import BadRowArguments, EndArguments, TaskArguments
 from ..tasks.rows import BadRows, readable
-from ..tasks.scoring import completion_score, default_metrics, has_own_score
+from ..tasks.scoring import completion_score, default_metrics, has_completion_score, has_own_score
 from .console.command import command
 
 
@@ -72,17 +72,19 @@ class RewardDataArguments(BadRowArguments, EndArguments, TaskArguments):
                 f"`task: {self.task}` has no final answer that could be made wrong. Set `model`, whose better and "
                 "worse samples make the pairs, or `task` to arithmetic or gsm8k."
             )
+        if self.model is not None and self.reward_model_path is None and not has_completion_score(self.task):
+            raise ValueError(
+                f"`task: {self.task}` is judged over a whole corpus, so no number says which of two samples is "
+                "better. Set `reward_model_path`, or `task` to a function of your own (`my_module:score`)."
+            )
         if self.reward_model_path is not None and self.model is None:
             raise ValueError("`reward_model_path` judges samples. Set `model`, whose samples it is to judge.")
         if self.model is not None and (self.temperature <= 0 or self.num_samples < 2):
             raise ValueError("Pairs of samples need a `temperature` above 0 and two `num_samples` or more.")
 
 
-def values_by_score(score) -> Callable[[list[str], dict], list[float | None]]:
-    """The first number of a scoring function for each of a row's completions; `None` where it gives none."""
-    from ..evaluation.scoring import Scorer
-
-    scorer = Scorer(score)
+def values_by_score(scorer) -> Callable[[list[str], dict], list[float | None]]:
+    """The first number of a [`Scorer`] for each of a row's completions; `None` where it gives none."""
 
     def values(texts: list[str], row: dict) -> list[float | None]:
         scored = [scorer.scores_of(text, row) for text in texts]
@@ -121,9 +123,10 @@ def pairs_of(arguments: RewardDataArguments, rows: list[dict], model, values_of)
 
 def main(arguments: RewardDataArguments) -> None:
     """Make the pairs of every split and save them."""
+    from ..evaluation.scoring import Scorer
     from ..rewards.frozen_models import check_language_model
     from ..rewards.preference_reward import check_one_label
-    from ..tasks.files import check_local_model, check_writable
+    from ..tasks.files import check_local_model, check_no_other_splits, check_writable
     from ..tasks.prepare import as_dataset, save_splits
     from ..tasks.splits import load_task
 
@@ -139,7 +142,7 @@ def main(arguments: RewardDataArguments) -> None:
             arguments.model, arguments.dtype, arguments.batch_size, eos_token=arguments.eos_token, key="model"
         )
     check_writable(arguments.output_dir, "output_dir")
-    score = completion_score(arguments.task)  # is a function of the user's there?
+    scorer = Scorer(completion_score(arguments.task))  # is a function of the user's there?
     data, pairs_by_split, by_split = arguments.task_data(needs_target=False), {}, {}
     for name, split in load_task(data, formatted=False).items():
         bad = BadRows(arguments.on_bad_row, f"`{name}`")
@@ -149,21 +152,31 @@ def main(arguments: RewardDataArguments) -> None:
         if left_out := bad.tell(len(split)):
             print(f"Note: {left_out}")
         by_split[name] = [row for i, row in rows.items() if i not in bad.left_out]
+    check_no_other_splits(arguments.output_dir, "output_dir", by_split)
     if arguments.reward_model_path is not None:
         values_of = values_by_model(arguments.reward_model_path, arguments.dtype)
     else:
-        values_of = values_by_score(score)
+        values_of = values_by_score(scorer)
     for name, rows in by_split.items():
         pairs = pairs_of(arguments, rows, model, values_of)
         print(f"{name}: {len(pairs)} pairs of {len({str(pair['prompt']) for pair in pairs})} of {len(rows)} prompts.")
         if pairs:
             pairs_by_split[name] = as_dataset(pairs, f"the pairs of `{name}`")
+    failed = scorer.failures
+    if failed.count:
+        print(f"Note: {failed.count} samples could not be scored and are left out. The first: {failed.first}")
     if "train" not in pairs_by_split:
+        how = (
+            f"{failed.count} samples could not be scored, the first since {failed.first}"
+            if failed.count
+            else "Raise `max_new_tokens`, `num_samples` or `temperature`, or take a model that is right sometimes"
+        )
         raise ValueError(
-            "Not one pair: no prompt of the train split has finished completions of different scores. Raise "
-            "`max_new_tokens`, `num_samples` or `temperature`, or take a model that is right sometimes."
+            f"Not one pair: no prompt of the train split has finished completions of different scores. {how}."
         )
     save_splits(pairs_by_split, Path(arguments.output_dir))
+    for name in by_split.keys() - pairs_by_split.keys():  # of an earlier run
+        (Path(arguments.output_dir) / f"{name}.parquet").unlink(missing_ok=True)
     print(f"Pairs: {arguments.output_dir}")
 
 

@@ -237,7 +237,7 @@ class GenerationCallback(TrainerCallback):
 
 def _readable(row: dict, i: int) -> dict:
     """With a prompt, and what is to be said to it as text."""
-    if "prompt" in row and isinstance(row.get("completion"), str):
+    if row.get("prompt") is not None and isinstance(row.get("completion"), str):
         return row
     return as_prompt_completion(row, f"Row {i}", reference=False)
 

@@ -15,6 +15,7 @@ From a shell: `export TRL_IRL_REWARD=outputs/gsm8k/irl_full`, or `'{model: outpu
 `preference_reward` is a reward model that `trl reward` trained, named by `TRL_IRL_PREFERENCE_REWARD`.
 """
 
+import ast
 import inspect
 import os
 from functools import cache
@@ -35,7 +36,10 @@ _REWARDS = {
 
 @cache
 def _reward(variable: str, kind: type, value: str) -> SoftQReward | PreferenceReward:
-    arguments = yaml.safe_load(value)
+    try:
+        arguments = ast.literal_eval(value)  # TRL writes what stands under `env` as Python does: None, 1e-05
+    except (ValueError, SyntaxError):
+        arguments = yaml.safe_load(value)
     if isinstance(arguments, str):
         arguments = {"model": arguments}
     if not isinstance(arguments, dict) or "model" not in arguments:
@@ -44,7 +48,10 @@ def _reward(variable: str, kind: type, value: str) -> SoftQReward | PreferenceRe
     unknown = [name for name in arguments if name not in known]
     if unknown:
         raise ValueError(f"`{variable}` has the unknown key `{unknown[0]}`. There are {', '.join(known)}.")
-    return kind(**arguments)
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"`{variable}={value}` has a value of another type than its key takes: {error}") from error
 
 
 def __getattr__(name: str) -> SoftQReward | PreferenceReward:

@@ -210,9 +210,9 @@ def as_chat(row: Mapping, where: str = "A row") -> dict:
     Raises:
         `ValueError`: there is no prompt.
     """
-    if "messages" in row or "conversations" in row:
-        return dict(row)
     if "prompt" not in row:
+        if "messages" in row or "conversations" in row:
+            return dict(row)
         raise ValueError(
             f"{where} has no prompt to write as a user's message: the columns are {', '.join(row)}. Unset "
             "`chat_format`, or name the columns to make one from with `source_column` and `target_column`."

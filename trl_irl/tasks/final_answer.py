@@ -57,7 +57,7 @@ def final_answer(solution: str, marker: str | None = None) -> Answer | None:
 
 
 def _mark(marker: str | None) -> re.Pattern:
-    return re.compile("####" if marker is None else rf"####|^[ \t]*{re.escape(marker)}", re.MULTILINE)
+    return re.compile("####+" if marker is None else rf"####+|^[ \t]*{re.escape(marker)}", re.MULTILINE)
 
 
 def reference_answer(reference: str, marker: str | None = None) -> Answer | None:
@@ -185,6 +185,7 @@ def _plain(text: str) -> str:
         before, text = text, _FRACTION.sub(r"\1/\2", _WRAPPED.sub(r"\1", text))
     text = _MARKUP.sub("", text).strip()
     text = re.sub(r"^\$([^$]+)\$(?=[\s.,;:]*$)", r"\1", text).strip()  # $18$
+    text = re.sub(r"^(?:\(\s*([-+$€£\d.]+)\s*\)|\{\s*([-+$€£\d.]+)\s*\})(?=[\s.,;:]*$)", r"\1\2", text)  # (18), {18}
     return re.sub(r"^([*_])(.+)\1$", r"\2", text.rstrip(" .,;:")).rstrip(" .,;:")
 
 

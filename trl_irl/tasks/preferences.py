@@ -35,18 +35,19 @@ def corrupted_solution(row: dict, rng: random.Random) -> str | None:
     if is_correct(changed, row):
         answer = next(m for m in _NUMBER.finditer(changed) if m.start() >= changed.rfind("####"))
         changed = _slip(changed, answer, rng)
-    return changed
+    return None if is_correct(changed, row) else changed
 
 
 def _slip(solution: str, number: re.Match, rng: random.Random) -> str:
     text = number[0]
     if "." in text:
-        other = f"{float(text.replace(',', '')) + rng.choice((-1, 1)) * rng.randint(1, 9) / 10:.2f}"
+        value, by = float(text.replace(",", "")), rng.choice((-1, 1)) * rng.randint(1, 9) / 10
+        other = f"{value + (abs(by) if value + by < 0 else by):.2f}"  # a sign before it stays the only one
     else:
         value = int(text.replace(",", ""))
         other = str(rng.choice([x for x in range(value - 9, value + 10) if x >= 0 and x != value]))
     same = re.compile(rf"(?<![\d.,]){re.escape(text)}(?![\d]|[.,]\d)")
-    return solution[: number.start()] + same.sub(other, solution[number.start() :])
+    return solution[: number.start()] + other + same.sub(other, solution[number.end() :])
 
 
 def reference_pairs(rows: Sequence[dict], pairs_per_prompt: int = 1, seed: int = 0) -> list[dict]:

@@ -13,7 +13,8 @@ from datasets import Dataset
 from pyarrow import ArrowInvalid, ArrowNotImplementedError, ArrowTypeError
 from tqdm.auto import tqdm
 
-from .columns import as_prompt_completion, nested, prompt_from_columns, with_nested
+from ..text.messages import last_text
+from .columns import as_chat, as_prompt_completion, nested, prompt_from_columns, with_nested
 from .data import TaskData
 
 
@@ -202,7 +203,7 @@ def shorten(
     pace: Pace,
 ) -> dict:
     """
-    The row with its prompt cut at a boundary, if it is too long.
+    The row with its prompt cut at a boundary, if it is too long; as it is, if no text of the column would be left.
 
     Args:
         row (`dict`)
@@ -232,19 +233,25 @@ def shorten(
         if column == "prompt":
             return {**row, "prompt": text + closing}
         changed = with_nested(row, column, text)
-        return {**changed, "prompt": prompt_from_columns(changed, data)}
+        made = {"prompt": prompt_from_columns(changed, data)}
+        return {**changed, **(as_chat(made) if data.chat_format else made)}
+
+    def characters(changed: dict) -> int:
+        return len(last_text(changed["prompt"]))
 
     def over(text: str) -> int:
         changed = with_field(text)
         prompt, total = lengths(changed)
-        if prompt and isinstance(changed["prompt"], str):
-            pace.per_token = max(len(changed["prompt"]) / prompt, 0.1)
+        if prompt:
+            pace.per_token = max(characters(changed) / prompt, 0.1)
         return max(prompt - (limits["prompt"] or prompt), total - (limits["total"] or total))
 
     tokens = min(limit for limit in (limits["prompt"], limits["total"]) if limit)
-    near = max(round(tokens * pace.per_token) - len(with_field("")["prompt"]), 1)
+    near = max(round(tokens * pace.per_token) - characters(with_field("")), 1)
     cut = cut_at_boundary(body, boundary, over, near, pace.per_token)
-    return row if cut == body else with_field(cut.rstrip() if column == "prompt" else cut)
+    if cut == body or not cut.strip():  # nothing of it would be left: a row that is too long
+        return row
+    return with_field(cut.rstrip() if column == "prompt" else cut)
 
 
 def check_filled(rows: list[dict], split: str) -> None:

@@ -38,7 +38,16 @@ def completion_score(task: str | None) -> Callable[[str, dict], dict[str, float]
     The task's own score of one completion, for those who reward or compare completions one by one: without what is of
     a whole corpus, and without math-verify, a process of its own.
     """
-    return make_score(task, [name for name in default_metrics(task) if name not in ("accuracy_math", "bleu", "chrf")])
+    return make_score(task, _of_one_completion(task))
+
+
+def has_completion_score(task: str | None) -> bool:
+    """Whether [`completion_score`] gives any number: BLEU and chrF alone are of a corpus."""
+    return has_own_score(task) or bool(_of_one_completion(task))
+
+
+def _of_one_completion(task: str | None) -> list[str]:
+    return [name for name in default_metrics(task) if name not in ("accuracy_math", "bleu", "chrf", "nll", "td_loss")]
 
 
 def make_score(

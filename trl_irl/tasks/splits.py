@@ -42,6 +42,13 @@ def load_task(data: TaskData, train_split: str = "train", formatted: bool = True
     return splits
 
 
+# Columns of other rows than those of a prompt and a completion.
+_OTHER_ROWS = {
+    *("messages", "conversations", "chosen", "rejected"),
+    *("input_ids", "labels", "attention_mask", "completion_mask", "assistant_masks"),
+}
+
+
 def _taken(
     splits: DatasetDict | IterableDatasetDict, data: TaskData, train_split: str
 ) -> DatasetDict | IterableDatasetDict:
@@ -62,7 +69,12 @@ def _formatted(splits: DatasetDict | IterableDatasetDict, data: TaskData) -> Dat
     for split in splits.values():  # before a map, whose own error would come from its cache
         for row in split.take(1):
             prompt_from_columns(row, data)
-    return splits.map(_made, with_indices=True, fn_kwargs={"data": data, "written_by": _source(data.kind)})
+    made = splits.map(_made, with_indices=True, fn_kwargs={"data": data, "written_by": _source(data.kind)})
+    for split_name, split in made.items():  # a trainer would take them for the rows to train on
+        other = [column for column in split.column_names or next(iter(split)) if column in _OTHER_ROWS]
+        if other:
+            made[split_name] = split.remove_columns(other)
+    return made
 
 
 def _made(row: Mapping, i: int, data: TaskData, written_by: tuple) -> dict:

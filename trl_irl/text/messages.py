@@ -50,7 +50,10 @@ def as_messages(value: Sequence[Mapping]) -> list[dict]:
     """
     messages = []
     for message in value:
-        named = {_RENAMED.get(key, key): x for key, x in message.items()}
+        named = {}
+        for key, x in message.items():  # a file may have both forms, and then each message has the other's keys, empty
+            if named.get(_RENAMED.get(key, key)) is None:
+                named[_RENAMED.get(key, key)] = x
         parts = named.get("content")
         if isinstance(parts, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in parts):
             named["content"] = "".join(part.get("text") or "" for part in parts)

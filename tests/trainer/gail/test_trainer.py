@@ -441,3 +441,13 @@ def test_a_discriminator_with_another_tokenizer(start, tokenizer, tmp_path):
 def test_no_gail_config(start, tmp_path):
     with pytest.raises(TypeError, match="Build a `GAILConfig`"):
         GAILTrainer(start, RLOOConfig(**settings(tmp_path)), Dataset.from_list(ROWS))
+
+
+def test_policy_and_discriminator_are_asked_the_same(start, tokenizer, tmp_path):
+    parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": " blue?"}]
+    said = [{"role": "assistant", "content": "The sky."}]
+    rows = [{"prompt": [{"role": "user", "content": parts}], "completion": said}] * 4
+    trainer = make_trainer(start, tmp_path, rows=rows)
+    prepared = trainer.train_dataset[0]
+    said = tokenizer.apply_chat_template(prepared["prompt"], add_generation_prompt=True, return_dict=False)
+    assert said == prepared["expert_prompt_ids"] and "What is blue?" in tokenizer.decode(said)

@@ -1,5 +1,7 @@
 """Rows that the trainer cannot learn from are refused before it loads or trains, by dataset, row and column."""
 
+import json
+
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
@@ -177,3 +179,21 @@ def test_a_text_beside_prompt_and_completion_takes_no_eos_from_them(completion_o
     dataset = rows({**PAIR, "text": "Sky? blue"}, {**PAIR, "text": "Sky? blue"})
     found = make_trainer(train_dataset=dataset, completion_only_loss=completion_only_loss).train_dataset
     assert all(row["input_ids"][-1] == tokenizer.eos_token_id for row in found)
+
+
+def test_messages_that_are_text_are_named(make_trainer):
+    with pytest.raises(ValueError, match="Row 0 of the train dataset has text as its 'messages' .*json.loads"):
+        make_trainer(train_dataset=rows({"messages": json.dumps(CHAT)}))
+
+
+@pytest.mark.parametrize("key", ["messages", "both"])
+def test_rows_of_both_forms_in_one_file(key, make_trainer):
+    """Arrow gives every message the keys of both, of which two are empty."""
+    renamed = [{"from": message["role"], "value": message["content"]} for message in CHAT]
+    if key == "both":
+        mixed = rows(*({"prompt": turns[:1], "completion": turns[1:]} for turns in (CHAT, renamed, CHAT)))
+    else:
+        mixed = rows({"messages": CHAT}, {"messages": renamed}, {"messages": CHAT})
+    found = make_trainer(train_dataset=mixed).train_dataset["input_ids"]
+    plain = make_trainer(train_dataset=rows(*[{"messages": CHAT}] * 3)).train_dataset["input_ids"]
+    assert list(found) == list(plain)

@@ -330,3 +330,17 @@ def test_an_empty_prompt_is_named(tokenizer, tmp_path):
         OnlineIRLTrainer(
             make_model("llama"), args, train_dataset=Dataset.from_list(rows), processing_class=copy.deepcopy(tokenizer)
         )
+
+
+@pytest.mark.parametrize(
+    "prompt, told",
+    [("", "A row of the stream has an empty prompt"), ("One two " * 150, "in the model's context of 256")],
+)
+def test_prompts_of_a_stream_are_checked_as_they_come(prompt, told, tokenizer, tmp_path):
+    rows = Dataset.from_list([{"prompt": prompt, "completion": " x"}] * 8).to_iterable_dataset()
+    args = OnlineIRLConfig(str(tmp_path), max_completion_length=6, max_length=None, max_steps=1, **QUIET)
+    trainer = OnlineIRLTrainer(
+        make_model("llama"), args, train_dataset=rows, processing_class=copy.deepcopy(tokenizer)
+    )
+    with pytest.raises(ValueError, match=told):
+        trainer.train()

@@ -88,9 +88,11 @@ def with_expert_ids(dataset, name: str, tokenizer, stop_tokens, max_length: int,
     def add(row: dict, i: int) -> dict:
         where = f"Row {i} of the {name} dataset"
         with naming_row(where):
-            found = expert_ids(tokenizer, checked_row(row, where), stop_tokens, max_length, template)
+            checked = checked_row(row, where)
+            found = expert_ids(tokenizer, checked, stop_tokens, max_length, template)
         check_prompt(len(found.prompt), where)
-        ids = {PROMPT: found.prompt, COMPLETION: found.completion}
+        # RLOO writes the prompt itself: from what the expert's is written from, with the parts of a text joined.
+        ids = {"prompt": checked["prompt"], PROMPT: found.prompt, COMPLETION: found.completion}
         return ids if is_stream else {**ids, AS_SFT: found.as_sft}
 
     shown = {} if is_stream else {"desc": f"Tokenizing {name} dataset"}

@@ -141,6 +141,8 @@ def with_joined_parts(
     messages = next(iter(dataset))["messages"]
     if not is_messages(messages) or as_messages(messages) == messages:
         return dataset
+    if {"role", "from"} <= set(messages[0]):  # rows of both forms, of which TRL would rename all
+        return _map(dataset, args, f"Renaming messages of {name} dataset", _join)
     if _write(tokenizer, messages) == _write(tokenizer, as_messages(messages)):
         return dataset
     return _map(dataset, args, f"Joining text parts of {name} dataset", _join)

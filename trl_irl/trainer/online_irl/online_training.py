@@ -76,10 +76,18 @@ class OnlineTraining:
             check_prompt(lengths.min(), f"Row {lengths.argmin()} of the train dataset")
             check_context(self._causal_lm.config, lengths.max(), self.args.max_completion_length)
 
+    def _check_streamed(self, lengths: list[int]) -> None:
+        """The same of the prompts of a step, where rows come one after the other."""
+        if lengths:
+            check_prompt(min(lengths), "A row of the stream")
+            check_context(self._causal_lm.config, max(lengths), self.args.max_completion_length)
+
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
         # A resumed run gets its random states back between here and the first micro-batch: nothing is drawn yet.
         self._prompts = [self._prompts_of(batch) for batch in batches]
+        if not isinstance(self.train_dataset, Dataset):
+            self._check_streamed([len(prompt) for of_batch in self._prompts for prompt in of_batch])
         self._groups = []
         for labels in (row[row != -100].tolist() for batch in batches for row in batch["labels"]):
             self._seen[0] += torch.tensor([bool(labels), len(labels), not self.stop_token_ids.isdisjoint(labels)])

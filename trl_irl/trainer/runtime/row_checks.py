@@ -96,6 +96,11 @@ def _check_value(value, column: str, where: str) -> None:
             f"rows: `dataset.filter(lambda row: row['{column}'] is not None)`."
         )
     if isinstance(value, str):
+        if column in ("messages", "conversations"):
+            raise ValueError(
+                f"{where} has text as its '{column}' ({value[:40]!r}), where a list of messages is needed. If it is "
+                f"JSON, read it first: `dataset.map(lambda row: {{'{column}': json.loads(row['{column}'])}})`."
+            )
         return
     if value == []:
         raise ValueError(
@@ -108,7 +113,8 @@ def _check_value(value, column: str, where: str) -> None:
             "column (numbers become text with `dataset.cast_column`), or name another."
         )
     for message in value:
-        content = message.get("content", message.get("value"))
+        content = message.get("content")
+        content = message.get("value") if content is None else content
         if not (isinstance(content, str | list) or message.get("tool_calls")):
             what = "nothing (null)" if content is None else repr(content)
             raise ValueError(

@@ -83,6 +83,9 @@ class Seq2SeqOnlineIRLTrainer(OnlineTraining, Seq2SeqIRLTrainer):
                     f"context of {context} tokens, with the one that it begins with. Lower it."
                 )
 
+    def _check_streamed(self, lengths: list[int]) -> None:
+        pass  # rows are checked as they are read, and the encoder has a context of its own
+
     def _prompts_of(self, batch: dict[str, Any]) -> list[list[int]]:
         rows = zip(batch["input_ids"], batch["attention_mask"].bool(), batch["labels"], strict=True)
         return [ids[mask].tolist() for ids, mask, labels in rows if (labels != -100).any()]

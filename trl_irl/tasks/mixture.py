@@ -1,0 +1,42 @@
+"""Several datasets at once, as TRL's recipes name them (`datasets:`): what cannot be said beside them."""
+
+from pathlib import Path
+
+
+_OF_ONE_DATASET = (
+    "dataset_config",
+    "dataset_streaming",
+    "num_train_rows",
+    "source_column",
+    "target_column",
+    "prompt_template",
+    "chat_format",
+    "calculator_annotations",
+)
+_BUILDERS = {".jsonl": "json", ".tsv": "csv"}
+
+
+def check_mixture(mixture, script_args, defaults) -> None:
+    """
+    Args:
+        mixture ([`~trl.DatasetMixtureConfig`])
+        script_args, defaults: what is set beside it, and the same with nothing set.
+
+    Raises:
+        `ValueError`: a key is set by which the rows of one dataset are read, which TRL knows nothing of; or a part is
+            named by a file.
+    """
+    for key in _OF_ONE_DATASET:
+        value = getattr(script_args, key)
+        if value != getattr(defaults, key):
+            instead = "Write `streaming: true` in its entries" if key == "dataset_streaming" else "Unset it"
+            raise ValueError(
+                f"`{key}: {value}` is of `dataset_name` and `task`, and TRL reads `datasets` without it. {instead}, "
+                "or name one dataset."
+            )
+    for one in mixture.datasets:
+        if Path(one.path).is_file():
+            kind = _BUILDERS.get(Path(one.path).suffix, Path(one.path).suffix[1:])
+            raise ValueError(
+                f"`datasets` has `path: {one.path}`, a file. Write `path: {kind}` and `data_files: {one.path}`."
+            )
