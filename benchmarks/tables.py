@@ -238,6 +238,8 @@ _SECOND = ["arm", "pass@4 at 90", "pass@4 at 80", "pass@4 at 70", "area, accurac
 _T5 = ["arm", "accuracy at 80", "accuracy at 65", "accuracy, greedy"]
 _LEVELS = [f"accuracy at {level}" for level in (80, 70, 60)]
 _TRIED = ["arm", "strength", "learning_rate", *_LEVELS]
+_E2E = [*(f"bleu at {level}" for level in (80, 60, 40)), "slots_right at 80", "slots_right at 40"]
+_E2E += ["bleu, greedy", "slots_right, greedy", "nll"]
 REFEREE = {
     "referee_300": ("referee", 300, _FRONTIER, _FIRST),
     "referee_300_more": ("referee", 300, _FRONTIER, _SECOND),
@@ -276,6 +278,13 @@ REFEREE = {
         300,
         "What was tried, on validation, by a draw between two samplers",
         _TRIED,
+    ),
+    "e2e_1000_each": ("real_model_e2e", 1000, "Each run", ["arm", "seed", *_E2E]),
+    "e2e_1000_tried": (
+        "real_model_e2e",
+        1000,
+        "What was tried, on validation",
+        ["arm", "strength", "learning_rate", *_E2E, "bleu on the frontier"],
     ),
     "t5_1000": ("t5", 1000, _FRONTIER, [*_T5, "nll"]),
     "t5_1000_more": ("t5", 1000, _FRONTIER, ["arm", "pass@4 at 80", "pass@4 at 65", "area, accuracy", "area, pass@4"]),
