@@ -83,6 +83,7 @@ def test_an_old_path_can_be_run():
     assert "--output_dir" in done.stdout
 
 
+@pytest.mark.any_trl
 def test_what_readmes_showed():
     code = "from trl_irl.evaluation.sampling import sample_completions as old\n"
     code += "from trl_irl.text.sampling import sample_completions as new\nassert old is new"

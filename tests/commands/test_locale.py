@@ -39,6 +39,7 @@ def test_a_terminal_without_the_character(monkeypatch):
     assert terminal.buffer.getvalue().decode("cp1252") == "größer ? ?\n"
 
 
+@pytest.mark.any_trl
 def test_scores_recipe_and_page_in_ascii(model_folder, tmp_path):
     rows = [{"prompt": "Größe π?", "completion": " 今 ü 🦊"}, {"prompt": "One", "completion": " two"}]
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -269,6 +269,7 @@ def test_a_column_to_cut_needs_columns(run, capsys):
     assert status == 2 and "Set it to prompt, or set `source_column`" in capsys.readouterr().err
 
 
+@pytest.mark.any_trl
 def test_the_command_line(model_folder, tmp_path):
     words = ["--task", "arithmetic", "--num_train_rows", "20", "--tokenizer", model_folder]
     result = run_module("trl_irl.cli", "prepare", *words, "--output_dir", tmp_path / "data")

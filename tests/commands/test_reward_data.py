@@ -115,6 +115,7 @@ def test_a_model_that_is_never_right(run, tmp_path, model_folder, capsys):
     assert "Not one pair" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
+@pytest.mark.any_trl
 def test_the_command_line(tmp_path):
     words = ["--task", "arithmetic", "--num_train_rows", "5", "--output_dir", tmp_path / "pairs"]
     assert "train: 5 pairs" in run_module("trl_irl.cli", "reward-data", *words).stdout

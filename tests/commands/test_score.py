@@ -134,6 +134,7 @@ def test_one_message(words, fragment, run, tmp_path, capsys):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.any_trl
 def test_the_command_line(model_folder, tmp_path):
     words = ["--model", model_folder, "--task", "arithmetic", "--num_rows", "2", "--output", tmp_path / "out.jsonl"]
     result = run_module("trl_irl.cli", "score", *words)

@@ -165,6 +165,7 @@ def test_who_reads_the_first_line_alone(command):
     assert process.stderr.read() == "" and process.wait() == 0
 
 
+@pytest.mark.any_trl
 def test_a_training_goes_on_where_nobody_reads_it_any_more(recipe, tmp_path):
     process = started("trl_irl.commands.irl", *recipe(max_steps=30))
     while not re.match(r" +\d+ +[\d.]", process.stdout.readline()):  # the first log

@@ -55,6 +55,7 @@ def test_by_hand():
     assert value[:3].tolist() == pytest.approx([1.0, (1 + 0.3) / 2, 0.3]) and np.isnan(value[3])
 
 
+@pytest.mark.any_trl
 def test_the_better_of_two_samplers_is_found_and_noise_is_not_counted():
     """Families that are equal but for noise: the frontier is no higher than each, where a maximum would be."""
     rng = np.random.default_rng(0)

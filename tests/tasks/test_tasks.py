@@ -211,6 +211,7 @@ def test_no_folder_is_written_to_that_would_load_as_something_else(name, text, t
         check_no_other_splits(str(tmp_path), "output_dir", ["train"])
 
 
+@pytest.mark.any_trl
 def test_an_edited_task_does_not_read_its_old_rows(tmp_path):
     """`datasets` knows cached rows by the function that made them, and that by its name."""
     (tmp_path / "rows.jsonl").write_text(json.dumps({"asked": "one", "said": "two"}) + "\n")
