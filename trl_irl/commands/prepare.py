@@ -131,13 +131,12 @@ class PrepareArguments(EndArguments, TaskArguments):
 
 def _with_completion(row: dict, where: str) -> dict:
     """A row of `references` alone with the first of them as the completion, which is what trainers read."""
-    from ..tasks.columns import as_chat, as_prompt_completion
+    from ..tasks.columns import as_chat, with_references
 
-    if row.get("references") is None or row.get("completion") is not None or row.get("prompt") is None:
+    if row.get("prompt") is None:
         return row
-    completion = as_prompt_completion(row, where)["completion"]
-    with_it = {**row, "completion": completion}
-    return with_it if isinstance(row["prompt"], str) else as_chat(with_it)
+    filled = with_references(row, where)
+    return filled if filled is row or isinstance(row["prompt"], str) else as_chat(filled)
 
 
 def main(arguments: PrepareArguments) -> None:

@@ -139,9 +139,10 @@ def frontiers(values: Values, models: Sequence[str], metrics: Sequence[str]) -> 
         baseline = None
         for model, curves in of_models.items():
             found, curve = _read(curves, metric, levels)
-            drawn.append(FrontierCurve.of(model, metric, *curve, prompts_of(together(curves), metric)))
+            count = prompts_of(together(curves), metric)
+            drawn.append(FrontierCurve.of(model, metric, *curve, count))
             minus = None if baseline is None else models[0]
-            shown, count = found, prompts_of(together(curves), metric)
+            shown = found
             if baseline is not None:
                 ours, theirs = _on_common_prompts(curves, of_models[models[0]], metric)
                 if ours is not curves:

@@ -148,7 +148,7 @@ def as_prompt_completion(row: dict, where: str = "", reference: bool = True) -> 
     Raises:
         `ValueError`: it has neither, or something that is no text in their place.
     """
-    row = _with_references(row, where)
+    row = with_references(row, where)
     key = next((key for key in ("messages", "conversations") if key in row), None)
     if key is not None and "prompt" not in row:
         messages = checked(row[key], key, where)
@@ -179,7 +179,7 @@ def references_of(row: Mapping) -> list[str]:
     return list(row.get("references") or [row["completion"]])
 
 
-def _with_references(row: dict, where: str) -> dict:
+def with_references(row: dict, where: str) -> dict:
     """
     The row with the first of its `references`, if it has any, as the completion that it lacks.
 

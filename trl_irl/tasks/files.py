@@ -17,7 +17,7 @@ from datasets import (
 )
 
 
-_BUILDERS = {
+BUILDERS = {
     ".jsonl": "json",
     ".ndjson": "json",
     ".json": "json",
@@ -46,13 +46,13 @@ def load_from_hub_or_path(
     """
     path = Path(name)
     if path.is_file():
-        kind = _kind(path)
+        kind = kind_of(path)
         if kind is None:
             raise ValueError(
-                f"`dataset_name: {name}` is not one of {', '.join(_BUILDERS)} (or packed, such as .jsonl.gz). Convert "
+                f"`dataset_name: {name}` is not one of {', '.join(BUILDERS)} (or packed, such as .jsonl.gz). Convert "
                 "it, or name a folder or a Hub id."
             )
-        arguments = {"path": _BUILDERS[kind], "data_files": {"train": str(path)}}
+        arguments = {"path": BUILDERS[kind], "data_files": {"train": str(path)}}
         if kind == ".tsv":
             arguments["sep"] = "\t"
     else:
@@ -82,10 +82,10 @@ def load_from_hub_or_path(
         raise ValueError(f"`dataset_name: {name}` could not be read: {what}. {hint}") from error
 
 
-def _kind(path: Path) -> str | None:
+def kind_of(path: Path) -> str | None:
     """The suffix that says what is in a file, of `rows.jsonl.gz` the first."""
     inner = Path(path.stem).suffix.lower() if path.suffix.lower() in _PACKED else path.suffix.lower()
-    return inner if inner in _BUILDERS else None
+    return inner if inner in BUILDERS else None
 
 
 def _saved_to_disk(path: Path, streaming: bool) -> DatasetDict | IterableDatasetDict:
@@ -140,7 +140,7 @@ def check_local_path(name: str, key: str) -> None:
         `FileNotFoundError`: `name` cannot be a Hub id (it is absolute, starts with a dot, or has more than one slash
             or a data file's suffix) and is not there.
     """
-    cannot_be_hub_id = name.startswith(("/", ".", "~")) or name.count("/") > 1 or _kind(Path(name)) is not None
+    cannot_be_hub_id = name.startswith(("/", ".", "~")) or name.count("/") > 1 or kind_of(Path(name)) is not None
     if cannot_be_hub_id and not Path(name).exists():
         raise FileNotFoundError(
             f"`{key}: {name}` is not there. Local paths are relative to where the command runs, which is {Path.cwd()}."
@@ -225,7 +225,7 @@ def check_no_other_splits(folder: str, key: str, splits: Iterable[str]) -> None:
 
     tables = ("arrow", "csv", "json", "parquet")  # and not .md, .png and so on, beside the data
     of_rows = [suffix for suffix, (module, _) in _EXTENSION_TO_MODULE.items() if module in tables]
-    loaded = {*_BUILDERS, *of_rows, ".zip"}
+    loaded = {*BUILDERS, *of_rows, ".zip"}
     written = {Path(folder) / f"{name}.parquet" for name in splits}
     other = sorted(p for p in Path(folder).rglob("*") if loaded & set(p.suffixes) and p not in written)
     card = Path(folder) / "README.md"

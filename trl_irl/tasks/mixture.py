@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from .files import BUILDERS, kind_of
+
 
 _OF_ONE_DATASET = (
     "dataset_config",
@@ -13,7 +15,6 @@ _OF_ONE_DATASET = (
     "chat_format",
     "calculator_annotations",
 )
-_BUILDERS = {".jsonl": "json", ".tsv": "csv"}
 
 
 def check_mixture(mixture, script_args, defaults) -> None:
@@ -36,7 +37,7 @@ def check_mixture(mixture, script_args, defaults) -> None:
             )
     for one in mixture.datasets:
         if Path(one.path).is_file():
-            kind = _BUILDERS.get(Path(one.path).suffix, Path(one.path).suffix[1:])
+            builder = BUILDERS.get(kind_of(Path(one.path)), "json")
             raise ValueError(
-                f"`datasets` has `path: {one.path}`, a file. Write `path: {kind}` and `data_files: {one.path}`."
+                f"`datasets` has `path: {one.path}`, a file. Write `path: {builder}` and `data_files: {one.path}`."
             )

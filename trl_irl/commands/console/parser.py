@@ -57,8 +57,8 @@ class RecipeParser(TrlParser):
         try:
             recipe, words = self._take_recipe(words)
             words, unset = self._take_nulls(words)
+            recipe = {key: value for key, value in recipe.items() if key not in unset}
             recipe |= {key: None for key in unset if self._may_be_nothing(key)}
-            recipe = {key: value for key, value in recipe.items() if key not in unset or value is None}
             self._check_known(recipe, words)  # a misspelled key before all that its absence leads to
             for name, value in recipe.pop("env", {}).items():
                 os.environ[name] = str(value)

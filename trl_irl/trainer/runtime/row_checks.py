@@ -8,7 +8,7 @@ from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset, Json
 
 from ...text.encode import seam_message
-from ...text.messages import checked, is_messages
+from ...text.messages import as_messages, checked, is_messages
 
 
 logger = get_logger(__name__)
@@ -112,9 +112,8 @@ def _check_value(value, column: str, where: str) -> None:
             f"{where} has {value!r} as its '{column}', which is neither text nor a list of messages. Convert the "
             "column (numbers become text with `dataset.cast_column`), or name another."
         )
-    for message in value:
+    for message in as_messages(value):
         content = message.get("content")
-        content = message.get("value") if content is None else content
         if not (isinstance(content, str | list) or message.get("tool_calls")):
             what = "nothing (null)" if content is None else repr(content)
             raise ValueError(
