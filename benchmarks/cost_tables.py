@@ -4,6 +4,12 @@ from benchmarks.seeds import read_json
 from trl_irl.evaluation.rendering import markdown
 
 
+def _ratios(cell: dict, cells: list[dict], base: str, *same: str) -> list[str]:
+    """A cell's time and memory against those of the variant `base`, of the cell that has the `same` as it."""
+    (one,) = (x for x in cells if x["variant"] == base and all(x[key] == cell[key] for key in same))
+    return [f"{cell[key] / one[key]:.2f}" for key in ("seconds", "peak_mib")]
+
+
 def head_cpu() -> str:
     """The head alone: its time against that of its bare products, by shape."""
     cells = read_json("head_cpu.json")
@@ -19,13 +25,11 @@ def head_cpu() -> str:
 def objective_cost() -> str:
     """Time and memory of a step by objective, against likelihood's."""
     cells = read_json("objectives_step_cpu.json")
-    (base,) = (cell for cell in cells if cell["variant"] == "nll")
     rows = [
         [
             f"`{cell['variant'].split(',')[0]}`{''.join(cell['variant'].partition(',')[1:])}",
             f"{cell['seconds']:.2f}",
-            f"{cell['seconds'] / base['seconds']:.2f}",
-            f"{cell['peak_mib'] / base['peak_mib']:.2f}",
+            *_ratios(cell, cells, "nll"),
         ]
         for cell in cells
     ]
@@ -37,8 +41,7 @@ def real_model_step() -> str:
     cells = read_json("smollm2_step_cpu.json")
     rows = []
     for cell in cells:
-        (base,) = (x for x in cells if (x["precision"], x["variant"]) == (cell["precision"], "SFTTrainer"))
-        ratios = [f"{cell[key] / base[key]:.2f}" for key in ("seconds", "peak_mib")]
+        ratios = _ratios(cell, cells, "SFTTrainer", "precision")
         rows.append([cell["precision"], cell["variant"], f"{cell['seconds']:.1f}", f"{cell['peak_mib']:.0f}", *ratios])
     return markdown(
         [["precision", "trainer", "s/step", "MiB", "time against SFT", "memory against SFT"], *rows], left=2
@@ -50,8 +53,7 @@ def step_cpu() -> str:
     cells = read_json("irl_step_cpu.json")
     rows = []
     for cell in cells:
-        (base,) = (x for x in cells if (x["vocab"], x["variant"]) == (cell["vocab"], "SFTTrainer"))
-        ratios = [f"{cell[key] / base[key]:.2f}" for key in ("seconds", "peak_mib")]
+        ratios = _ratios(cell, cells, "SFTTrainer", "vocab")
         numbers = [f"{cell['seconds']:.3f}", f"{cell['peak_mib']:.0f}", f"{cell['beyond_states_mib']:.0f}"]
         rows.append([f"{cell['variant']}, vocabulary {cell['vocab']:,}", *numbers, *ratios])
     header = ["variant", "s/step", "peak MiB", "beyond states MiB", "time vs SFT", "memory vs SFT"]
