@@ -15,7 +15,7 @@ from transformers import LlamaConfig
 from tests.conftest import make_model
 from tests.trainer.conftest import ROWS, one_step, settings
 from trl_irl import IRLConfig, IRLTrainer
-from trl_irl.commands import evaluate
+from trl_irl.commands import evaluate, irl
 from trl_irl.evaluation import EvaluationSettings
 from trl_irl.evaluation import evaluate as evaluated
 from trl_irl.soft_q import attach_soft_q_head
@@ -54,7 +54,7 @@ def sharp_model():
     return model
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation, is_named", [(1, False), (2, False), (2, True)])
 @pytest.mark.parametrize(
     "module, name, formula",
     [
@@ -63,11 +63,15 @@ def sharp_model():
         ("least_entropy", "LeastEntropy", least_entropy),
     ],
 )
-def test_an_objective(module, name, formula, of_page, tokenizer, tmp_path, accumulation):
-    """The loss and all gradients of its step against plain autograd on the model's own logits."""
+def test_an_objective(module, name, formula, of_page, tokenizer, tmp_path, accumulation, is_named):
+    """
+    The loss and all gradients of its step against plain autograd on the model's own logits, whether it is passed or
+    named as in a recipe.
+    """
     keys = {"lambda_td": 0.3, "td_scale": 2.0, "gradient_accumulation_steps": accumulation}
     keys["per_device_train_batch_size"] = len(ROWS) // accumulation
-    rows, objective = Dataset.from_list(ROWS), getattr(of_page(module), name)()
+    keys |= {"objective": f"{module}:{name}"} if is_named else {}
+    rows, objective = Dataset.from_list(ROWS), None if is_named else getattr(of_page(module), name)()
     arguments = IRLConfig(**settings(tmp_path, **keys))
     trainer = IRLTrainer(
         sharp_model(), args=arguments, train_dataset=rows, processing_class=tokenizer, objective=objective
@@ -85,6 +89,62 @@ def test_an_objective(module, name, formula, of_page, tokenizer, tmp_path, accum
     torch.testing.assert_close(torch.as_tensor(loss).double(), expected.detach(), rtol=1e-5, atol=1e-6)
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=5e-6)
+
+
+def test_named_objectives_join_with_those_of_the_package(of_page, tokenizer, tmp_path):
+    losses = {}
+    for name in (
+        "nll",
+        "squared_value:SquaredValue",
+        "value_consistency",
+        "squared_value:SquaredValue+value_consistency",
+    ):
+        keys = {} if name == "nll" else {"lambda_td": 0.3, "td_scale": 2.0}
+        trainer = IRLTrainer(
+            sharp_model(),
+            args=IRLConfig(**settings(tmp_path, objective=name, **keys)),
+            train_dataset=Dataset.from_list(ROWS),
+            processing_class=tokenizer,
+        )
+        losses[name] = float(one_step(trainer)[0])
+    likelihood, first, second, both = losses.values()
+    assert min(first, second) > likelihood + 0.1
+    assert both == pytest.approx(first + second - likelihood, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, keys, message",
+    [
+        ("nowhere_at_all:Own", {}, "is unknown: `objective: nowhere_at_all:Own` could not be imported: No module"),
+        (":Own", {}, "could not be imported"),
+        ("squared_value:Nothing", {}, "`squared_value:Nothing` names no subclass of .*Objective"),
+        ("json:dumps", {}, "`json:dumps` names no subclass of"),
+        ("z_loss:ZLoss+soft_q", {}, "cannot be: ZLoss is no `PerToken`"),
+        (
+            "squared_value:SquaredValue",
+            {"gem_beta": 0.3},
+            "`gem_beta=0.3` means nothing to `objective='squared_value:",
+        ),
+        ("choosy:Choosy", {}, "a Choosy cannot be made from IRLConfig's keys alone: .*'weight'"),
+    ],
+)
+def test_a_named_objective_that_cannot_be(name, keys, message, of_page, tmp_path):
+    code = "from trl_irl.soft_q.objectives import Objective\n"
+    code += "class Choosy(Objective):\n    def __init__(self, weight): ..."
+    (tmp_path / "choosy.py").write_text(code, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        IRLConfig(**settings(tmp_path, objective=name, **keys))
+
+
+def test_a_named_objective_on_the_command_line(of_page, model_folder, tmp_path, capsys):
+    rows = [{"prompt": f"One {i}", "completion": " two"} for i in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--objective", "squared_value:SquaredValue", "--lambda_td", "0.25", "--dataset_name", "rows.jsonl"]
+    words += ["--model_name_or_path", str(model_folder), "--output_dir", "run", "--max_steps", "2", "--use_cpu"]
+    assert irl.run([*words, "--report_to", "none"]) == 0
+    assert "z-loss: nll + lambda_td / td_scale * V^2, lambda_td 0.25, td_scale" in capsys.readouterr().out
+    told = json.loads((tmp_path / "run/soft_q.json").read_text())
+    assert told["objective"] == "squared_value:SquaredValue" and told["td_scale"] > 1
 
 
 @pytest.mark.parametrize("module, name", [("z_loss", "ZLoss"), ("squared_value", "SquaredValue")])

@@ -2,13 +2,11 @@
 
 import asyncio
 import functools
-import importlib
 import inspect
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
+from .._named import named
 from .task import Score, Task
 
 
@@ -21,24 +19,15 @@ def own_task(name: str) -> Task:
     Raises:
         `ValueError`: there is no such module, or nothing of this kind in it.
     """
-    module_name, _, own_name = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(
-            f"`task: {name}` could not be imported: {error}. It is `module:function`, where `module` is as in "
-            f"`import module`, run from {Path.cwd()}."
-        ) from error
-    named = getattr(module, own_name, None)
-    if isinstance(named, Task):
-        return named if named.score is None else replace(named, score=checked_score(named.score, name))
-    if not callable(named):
+    found = named("task", name)
+    if isinstance(found, Task):
+        return found if found.score is None else replace(found, score=checked_score(found.score, name))
+    if not callable(found):
+        module_name, _, own_name = name.partition(":")
         raise ValueError(
             f"`task: {name}` names no function and no task: module `{module_name}` has no `{own_name}` of that kind."
         )
-    return Task(score=checked_score(named, name))
+    return Task(score=checked_score(found, name))
 
 
 def checked_score(function: Score, name: str) -> Score:

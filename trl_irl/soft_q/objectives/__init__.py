@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 
+from ..._named import named
 from .dft import DFT
 from .entropy import Entropy
 from .focal import Focal
@@ -13,7 +14,7 @@ from .nll import NLL
 from .objective import Objective
 from .offline import InverseSoftQ
 from .online import CHI2_ON, OnlineInverseSoftQ
-from .per_token import Combined, PerToken
+from .per_token import SCHEDULE, Combined, PerToken
 from .squared_nll import SquaredNLL
 from .value_consistency import ValueConsistency
 from .z_loss import CENTERS, ZLoss
@@ -34,36 +35,72 @@ OBJECTIVES: dict[str, type[PerToken]] = {
 }
 
 
-def kinds_of(name: str) -> list[type[PerToken]]:
+# What a class of the user's own is told beside what it `uses`: all that `lambda_td` and the reward depend on.
+_OF_OWN = (*SCHEDULE, "gamma", "td_target_grad")
+
+
+def kinds_of(name: str) -> list[type[Objective]]:
     """
-    The objectives that a name such as `soft_q` or `value_consistency+z_loss` names.
+    The objectives that a name such as `soft_q` or `value_consistency+z_loss` names; `module:Class` is of the user's.
 
     Raises:
         `ValueError`: one is unknown, or named twice.
     """
     names = [part.strip() for part in name.split("+")]
     for one in names:
-        if one not in OBJECTIVES:
-            raise ValueError(f"there is no {one!r}; there are {', '.join(OBJECTIVES)}, and several joined by +.")
         if names.count(one) > 1:
             raise ValueError(f"{one} is named twice.")
-    return [OBJECTIVES[one] for one in names]
+    return [_own(one) if ":" in one else _known(one) for one in names]
 
 
-def objective_of(name: str, settings) -> PerToken:
+def _known(name: str) -> type[PerToken]:
+    if name not in OBJECTIVES:
+        raise ValueError(
+            f"there is no {name!r}; there are {', '.join(OBJECTIVES)}, several joined by +, and `module:Class` "
+            "of your own."
+        )
+    return OBJECTIVES[name]
+
+
+def _own(name: str) -> type[Objective]:
+    kind = named("objective", name)
+    if not (isinstance(kind, type) and issubclass(kind, Objective)):
+        raise ValueError(
+            f"`{name}` names no subclass of `trl_irl.soft_q.objectives.Objective`; see docs/extending.md."
+        )
+    return kind
+
+
+def keys_of(kind: type[Objective]) -> tuple[str, ...]:
+    """The keys of IRLConfig that mean something to an objective, beside `lambda_kl`."""
+    return kind.uses if kind in OBJECTIVES.values() else (*_OF_OWN, *kind.uses)
+
+
+def objective_of(name: str, settings) -> Objective:
     """
     The objective of this name, with its strengths and `lambda_kl` from the attributes of `settings`.
 
     Raises:
         `ValueError`: one is unknown, or two of several do not go together.
     """
-    kinds = kinds_of(name)
-    lambda_kl = settings.lambda_kl
-    parts = [
-        kind(lambda_kl, **{x.name: getattr(settings, x.name) for x in fields(kind) if x.name in kind.uses})
-        for kind in kinds
-    ]
-    return parts[0] if len(parts) == 1 else Combined(lambda_kl, tuple(parts))
+    parts = [_made(kind, settings) for kind in kinds_of(name)]
+    if len(parts) == 1:
+        return parts[0]
+    for part in parts:
+        if not isinstance(part, PerToken):
+            raise ValueError(f"{type(part).__name__} is no `PerToken`, and only those can be joined by +.")
+    return Combined(settings.lambda_kl, tuple(parts))
+
+
+def _made(kind: type[Objective], settings) -> Objective:
+    told = {"lambda_kl", *keys_of(kind)} & {x.name for x in fields(kind)} if is_dataclass(kind) else ()
+    try:
+        objective = kind(**{name: getattr(settings, name) for name in told})
+    except TypeError as error:
+        raise ValueError(f"a {kind.__name__} cannot be made from IRLConfig's keys alone: {error}") from error
+    if not is_dataclass(kind):
+        objective.lambda_kl = settings.lambda_kl
+    return objective
 
 
 __all__ = [
@@ -84,6 +121,7 @@ __all__ = [
     "SquaredNLL",
     "ValueConsistency",
     "ZLoss",
+    "keys_of",
     "kinds_of",
     "objective_of",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from ...soft_q.objectives import CENTERS, OBJECTIVES, kinds_of, objective_of
+from ...soft_q.objectives import CENTERS, OBJECTIVES, keys_of, kinds_of, objective_of
 from ...soft_q.objectives.per_token import ORIGINS, SCHEDULE
 from ...soft_q.statistics import GEM_FORMS
 from ...soft_q.terms import TERMINAL_VALUES
@@ -30,7 +30,8 @@ class ObjectiveArguments:
             second term, of weight `lambda_td`, is r^2, (V - gamma V')^2 and (log pi)^2. `"nll"` is maximum likelihood,
             `"dft"` TRL's loss of that name (arXiv 2508.05629); `"gem"` (2408.16673), `"entropy"`,
             `"label_smoothing"`, `"focal"` and `"z_loss"` have keys of their own below. Several joined by `+`, such as
-            `"value_consistency+z_loss"`, are the penalties of all on one likelihood. See [`~soft_q.objectives`].
+            `"value_consistency+z_loss"`, are the penalties of all on one likelihood; `"module:Class"` is your own. See
+            [`~soft_q.objectives`].
         lambda_td (`float`, *optional*, defaults to `0.1`):
             Weight of the squared implied reward (temporal-difference term); `1 / (4 * alpha)` in IQ-Learn. `0.0` is
             maximum likelihood, the loss of [`~trl.SFTTrainer`].
@@ -88,7 +89,10 @@ class ObjectiveArguments:
 
     objective: str = field(
         default="soft_q",
-        metadata={"help": f"What is minimised over the scored tokens: {', '.join(OBJECTIVES)}, or several with +."},
+        metadata={
+            "help": f"What is minimised over the scored tokens: {', '.join(OBJECTIVES)}, several with +, or "
+            "module:Class of your own."
+        },
     )
     lambda_td: float = field(
         default=0.1,
@@ -212,7 +216,7 @@ class ObjectiveArguments:
             objective_of(self.objective, self)
         except ValueError as error:
             raise ValueError(f"`objective={self.objective!r}` cannot be: {error}") from None
-        used = {key for kind in kinds for key in kind.uses}
+        used = {key for kind in kinds for key in keys_of(kind)}
         self._check_used(used)
         self._check_origin(used)
 
@@ -233,7 +237,7 @@ class ObjectiveArguments:
         `lambda_td`, or 0 where the objective has no such term: the field itself stays what it was, so that a copy of
         the arguments with another objective has it.
         """
-        return self.lambda_td if any("lambda_td" in kind.uses for kind in kinds_of(self.objective)) else 0.0
+        return self.lambda_td if any("lambda_td" in keys_of(kind) for kind in kinds_of(self.objective)) else 0.0
 
     def _check_origin(self, used: set[str]) -> None:
         if self.value_origin == "zero":
