@@ -39,6 +39,7 @@ def test_what_is_there_is_not_run_again_and_likelihood_and_irl_come_first():
     assert wanted("arithmetic", [changed]) == runs
 
 
+@pytest.mark.any_trl
 def test_a_run_tells_likelihood_and_score_at_every_check(tmp_path, monkeypatch, tokenizer):
     for part in (make_model("llama", max_position_embeddings=512), tokenizer):
         part.save_pretrained(tmp_path / "base")

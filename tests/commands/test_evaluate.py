@@ -139,6 +139,7 @@ def test_other_weights_under_the_same_name_are_drawn_anew(tokenizer, tmp_path):
     assert texts[0] != texts[1]
 
 
+@pytest.mark.any_trl
 def test_adapters_and_the_command_line(model_folder, tmp_path):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -119,6 +119,7 @@ def test_against_samples_scored_anew(run, model_folder, tmp_path, capsys):
     assert "Best of n, score (%)" in capsys.readouterr().out
 
 
+@pytest.mark.any_trl
 def test_taken_up_again_it_says_the_same(run, tmp_path):
     words = ["--temperatures", "1", "--reward_analysis", "--rerank"]
     assert run(*words) == 0

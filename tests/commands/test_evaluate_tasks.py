@@ -188,7 +188,7 @@ def test_vllm_is_asked_for_the_same(run, model_folder, monkeypatch):
 def test_killed_in_the_middle_it_goes_on_to_the_same_metrics(model_folder, tmp_path):
     data = write(tmp_path / "rows.jsonl", [{"prompt": f"One two {i}", "completion": f" {i}"} for i in range(8)])
     words = [sys.executable, "-m", "trl_irl.cli", "evaluate", "--models", str(model_folder), "--split", "train"]
-    words += ["--dataset_name", str(data), *"--temperatures 0 0.5 1 1.5 --max_new_tokens 200 --batch_size 2".split()]
+    words += ["--dataset_name", str(data), *"--temperatures 0 0.5 1 1.5 --max_new_tokens 60 --batch_size 2".split()]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     subprocess.run([*words, "--output_dir", str(whole)], check=True, capture_output=True)
     process = subprocess.Popen(

@@ -113,6 +113,7 @@ def test_a_tracker_of_a_rank_is_closed(world, run_there, monkeypatch):
     assert (finished, left) == (([0] if run_there else []), [0]) if world == "2" else finished == left == []
 
 
+@pytest.mark.any_trl
 def test_a_misspelled_key_is_one_clear_error(model_folder, tmp_path):
     recipe = write_recipe(tmp_path, model_folder, lerning_rate=1.0)
     result = run("trl_irl.cli", "irl", "--config", recipe, "--accelerate_config", "cpu", check=False)

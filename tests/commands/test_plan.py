@@ -45,6 +45,7 @@ def model(tmp_path):
     return folder
 
 
+@pytest.mark.any_trl
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_fits_the_hardware_that_it_names(name):
     arguments = filled(PlanArguments(recipe=str(RECIPES[name])))

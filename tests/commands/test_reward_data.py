@@ -10,6 +10,8 @@ from trl import RewardConfig, RewardTrainer
 from tests.commands.test_irl import run as run_module
 from tests.conftest import make_model_that_says
 from trl_irl.commands import reward_data
+from trl_irl.commands.reward_data import values_by_score
+from trl_irl.evaluation.scoring import Scorer
 from trl_irl.tasks.arithmetic import make_arithmetic
 from trl_irl.tasks.final_answer import is_correct
 
@@ -152,3 +154,12 @@ def test_no_split_of_an_earlier_run_is_left(run, tmp_path, capsys):
     capsys.readouterr()
     (tmp_path / "data/test.jsonl").unlink()
     assert run(*words) == 2 and "which is none of the splits to write (train" in capsys.readouterr().err
+
+
+def test_completions_are_ranked_by_one_number():
+    """A function need not give every number of every completion."""
+    given = {"a": {"quality": 0.9, "words": 3.0}, "b": {"words": 5.0}, "c": {"quality": 0.1}, "d": {}}
+    values = values_by_score(Scorer(lambda text, row: given[text]))
+    assert values(["d"], {}) == [None]
+    assert values(["d", "a", "b", "c"], {}) == [None, 0.9, None, 0.1]
+    assert values(["b", "c"], {}) == [None, 0.1]

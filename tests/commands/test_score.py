@@ -154,3 +154,14 @@ def test_chosen_and_rejected_of_other_rows_are_no_pairs():
     ]
     told = scored_completions.summary(lines, "sum")
     assert len(told) == 3 and not any("above" in line for line in told)
+
+
+def test_columns_of_the_data_that_are_not_what_is_scored_are_kept(run, tmp_path, capsys):
+    rows = [{"question": "One", "answer": " two", "prompt": "old prompt", "completion": "old completion"}]
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--dataset_name", str(tmp_path / "other.jsonl"), "--task", "summarization", "--source_column", "question"]
+    assert run(*words, "--target_column", "answer") == 0
+    (found,) = load_dataset("parquet", data_files=str(tmp_path / "out.parquet"), split="train")
+    assert found["completion"] == " two" and "One" in found["prompt"]
+    assert found["input_prompt"] == "old prompt" and found["input_completion"] == "old completion"
+    assert "the columns prompt, completion of the data have names of this command's" in capsys.readouterr().out

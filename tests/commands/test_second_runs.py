@@ -157,6 +157,7 @@ def started(module, *words):
     return subprocess.Popen([sys.executable, "-m", module, *words], env=environment, **pipes)
 
 
+@pytest.mark.any_trl
 @pytest.mark.parametrize("command", [["irl", "--help-all"], ["help"], ["recipes"]])
 def test_who_reads_the_first_line_alone(command):
     process = started("trl_irl.cli", *command)

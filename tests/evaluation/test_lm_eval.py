@@ -80,6 +80,7 @@ def test_its_scores_are_ours(saved, tokenizer):
         assert -likelihood == pytest.approx(nll - eos_nll, rel=1e-4)
 
 
+@pytest.mark.any_trl
 def test_an_encoder_decoder_says_what_it_says_here(saved, tokenizer, tmp_path):
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager

@@ -339,3 +339,26 @@ def test_prompts_that_stand_there_twice_are_told(pair):
     again = {"prompt": ROWS[0]["prompt"], "completion": " red fox"}
     (note,) = evaluate({"given": pair}, [*ROWS, again], settings).notes
     assert note.startswith("1 of 4 rows ask what another one asks") and "`references`" in note
+
+
+@pytest.mark.parametrize("seeds", [[], [0, 0], [-1], [1, 2**32]])
+def test_seeds_that_draw_nothing_or_the_same_again(seeds):
+    with pytest.raises(ValueError, match=r"`seeds: \[.*\]` must be one or more numbers from 0 on, each once"):
+        EvaluationSettings(seeds=seeds, **SETTINGS)
+
+
+def test_one_sample_has_no_diversity_and_the_report_says_so(model_folder, tmp_path):
+    settings = EvaluationSettings(**{**SETTINGS, "num_samples": 1})
+    evaluate({"a": str(model_folder), "b": str(model_folder)}, ROWS, settings).write(tmp_path / "report")
+    text = (tmp_path / "report/report.md").read_text(encoding="utf-8")
+    assert "set `num_samples` to two or more" in text and "add temperatures" not in text
+
+
+def test_numbers_that_are_none_are_null(model_folder, tmp_path):
+    """Of an empty reference all that is scored is its EOS, which has no reward to square."""
+    rows = [{"prompt": "One", "completion": ""}, {"prompt": "Two", "completion": ""}]
+    settings = EvaluationSettings(temperatures=[1.0], num_samples=2, max_new_tokens=4, metrics=["nll", "td_loss"])
+    evaluate({"a": str(model_folder)}, rows, settings).write(tmp_path / "report")
+    text = (tmp_path / "report/metrics.json").read_text(encoding="utf-8")
+    (found,) = json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    assert found["metrics"]["td_loss"]["mean"] is None and found["metrics"]["nll"]["mean"] > 0

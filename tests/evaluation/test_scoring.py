@@ -136,6 +136,7 @@ def test_references_without_a_final_answer():
     score.check(rows)
     found = score.statistics([[completion("#### 4")], [completion("#### 4")]], rows)
     assert found["accuracy"].value == 1 and score.failures.count == 1
+    assert found["pass@1"].value == 1  # as in the accuracy: nothing could be right
     assert "NoFinalAnswer: the reference 'The answer is 4.'" in score.failures.first
     assert len(unanswered(rows, ["accuracy"])) == 1 and unanswered(rows, ["rouge"]) == []
     assert "1 of 2 references have no `####`" in unanswered([rows[1], {"completion": "18"}], ["accuracy"])[0]
@@ -197,3 +198,14 @@ def test_results_and_files(tmp_path):
     write_tables(results, tmp_path)
     read = json.loads((tmp_path / "metrics.json").read_text())
     assert read[0]["metrics"]["accuracy"]["mean"] == 0.5 and read[1]["model"] == "b"
+
+
+def test_a_completion_that_cannot_be_scored_is_no_pass():
+    def score(text, row):
+        if text == "bad":
+            raise ValueError("unreadable")
+        return {"accuracy": float(text == "right")}
+
+    groups = [[completion("bad"), completion("bad")], [completion("right"), completion("right")]]
+    found = Scorer(score).statistics(groups, [{"completion": "x"}, {"completion": "y"}])
+    assert found["accuracy"].value == 1 and found["pass@1"].value == found["pass@2"].value == 0.5

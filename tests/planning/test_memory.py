@@ -21,6 +21,7 @@ STEPS = [cell for cell in json.loads((RESULTS / "irl_step_h200.json").read_text(
 RANKS = json.loads((RESULTS / "memory_per_rank.json").read_text())
 
 
+@pytest.mark.any_trl
 @pytest.mark.parametrize(
     "cell", STEPS, ids=lambda cell: f"{cell['model_size']}-{cell['vocab']}-{cell['logit_buffer_mb']}"
 )

@@ -13,9 +13,12 @@ from trl_irl.rewards.heatmap import colour, write_heatmap
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium: .ci/run installs Debian's where it may (`apt-get install chromium`)"
-)
+pytestmark = [
+    pytest.mark.any_trl,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no chromium: .ci/run installs Debian's where it may (`apt-get install chromium`)"
+    ),
+]
 
 RETURNS = [-1.0, 3.0, -2.5]
 ROWS = [

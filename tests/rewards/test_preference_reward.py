@@ -260,3 +260,56 @@ def test_another_kind_of_model(tmp_path):
     make_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is a LlamaForTokenClassification, and a reward model is"):
         PreferenceReward(str(tmp_path))
+
+
+def scorer_with(tmp_path, tokenizer, **config):
+    torch.manual_seed(0)
+    make_model("llama", **config).save_pretrained(tmp_path / "base")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=1)
+    with torch.no_grad():
+        model.score.weight.normal_()
+    model.save_pretrained(tmp_path / "scorer")
+    tokenizer.save_pretrained(tmp_path / "scorer")
+    return model.eval()
+
+
+def read_at_the_end(model, ids):
+    """What the head says of the last token, whatever the model takes for padding."""
+    with torch.no_grad():
+        hidden = model.model(input_ids=torch.tensor([ids])).last_hidden_state
+        return model.score(hidden)[0, -1, 0].item()
+
+
+@pytest.mark.parametrize("given", ["by name", "itself"])
+def test_a_config_without_padding_is_read_after_the_eos(given, tmp_path):
+    tokenizer = make_tokenizer()
+    model = scorer_with(tmp_path, tokenizer, pad_token_id=None)
+    named = str(tmp_path / "scorer")
+    reward = PreferenceReward(named) if given == "by name" else PreferenceReward(model, tokenizer=tokenizer)
+    texts = [" two", " two three four"]
+    ids = [tokenizer("One")["input_ids"] + tokenizer(text)["input_ids"] for text in texts]
+    after = [read_at_the_end(model, [*one, tokenizer.eos_token_id]) for one in ids]
+    before = [read_at_the_end(model, one) for one in ids]
+    assert reward(["One"] * 2, texts) == pytest.approx(after, abs=1e-5)
+    assert reward(["One"] * 2, texts, ended=[True, False]) == pytest.approx([after[0], before[1]], abs=1e-5)
+    assert abs(after[1] - before[1]) > 0.1
+    assert model.config.pad_token_id is None  # a model that is given itself stays as it is
+
+
+def test_a_padding_that_is_the_eos_is_told(tmp_path):
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    model = scorer_with(tmp_path, tokenizer, pad_token_id=tokenizer.eos_token_id)
+    with pytest.warns(UserWarning, match="padding is its EOS token, <eos>: .* gets the number of the same text when"):
+        reward = PreferenceReward(str(tmp_path / "scorer"))
+    ended, cut = reward(["One"] * 2, [" two"] * 2, ended=[True, False])
+    ids = tokenizer("One")["input_ids"] + tokenizer(" two")["input_ids"]
+    assert ended == pytest.approx(cut) == pytest.approx(read_at_the_end(model, ids), abs=1e-5)
+
+
+def test_a_number_that_is_none_is_an_error(tmp_path):
+    model = scorer_with(tmp_path, make_tokenizer())
+    with torch.no_grad():
+        model.score.weight[:] = float("nan")
+    with pytest.raises(ValueError, match="gives row 0 the reward nan. Its weights"):
+        PreferenceReward(model, tokenizer=make_tokenizer())(["One"], [" two"])

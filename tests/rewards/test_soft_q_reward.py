@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 import math
 import pickle
 import warnings
@@ -12,12 +13,13 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from tests.conftest import make_model
+from tests.conftest import make_model, make_tokenizer
 from tests.trainer.conftest import ROWS, settings
-from trl_irl import IRLConfig, IRLTrainer, SoftQReward
+from trl_irl import IRLConfig, IRLTrainer, SoftQReward, evaluate
 from trl_irl.evaluation import EvaluationSettings
 from trl_irl.rewards.adapters import default_device
 from trl_irl.rewards.held_out_loss import held_out_sums
@@ -323,3 +325,35 @@ def test_completions_that_trl_has_parsed(model_folder, tokenizer):
     assert reward([prompt], [[called]], [ids]) == pytest.approx(expected)
     with pytest.raises(ValueError, match="The policy's tokens are not the reward model's"):
         reward([prompt], [[{**parsed, "content": "lazy dog"}]], [ids])
+
+
+def test_a_reference_with_tokens_of_another_tokenizer(tmp_path, model_folder, tokenizer):
+    """Ids of one tokenizer are other words in another, and every one of them is below its vocabulary's size."""
+    other = make_tokenizer()
+    backend = json.loads(other.backend_tokenizer.to_str())
+    vocab = backend["model"]["vocab"]
+    shifted = {token: 4 + (i - 4 + 7) % (len(vocab) - 4) if i >= 4 else i for token, i in vocab.items()}
+    backend["model"]["vocab"] = shifted
+    foreign = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(backend)), pad_token="<pad>", eos_token="<eos>"
+    )
+    make_model("qwen2", seed=4).save_pretrained(tmp_path / "foreign")
+    foreign.save_pretrained(tmp_path / "foreign")
+    with pytest.raises(
+        ValueError, match="`ref_model: .*foreign` has another tokenizer than the model: .* is .* there"
+    ):
+        SoftQReward(str(model_folder), kind="log_ratio", ref_model=str(tmp_path / "foreign"))
+    settings = EvaluationSettings(rerank=True, reward_ref_model=str(tmp_path / "foreign"), **SAMPLED)
+    rows = [{"prompt": "One", "completion": " two"}, {"prompt": "The quick", "completion": " brown"}]
+    with pytest.raises(ValueError, match="`reward_ref_model: .*foreign` has another tokenizer"):
+        evaluate({"own": str(model_folder)}, rows, settings)
+
+    more = make_tokenizer()  # as a reference without the tokens of a chat template
+    more.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    make_model("qwen2", seed=4).save_pretrained(tmp_path / "plain")
+    tokenizer.save_pretrained(tmp_path / "plain")
+    ratio = SoftQReward(make_model("qwen2"), more, kind="log_ratio", ref_model=str(tmp_path / "plain"))
+    assert len(ratio(PROMPTS, COMPLETIONS)) == 3
+
+
+SAMPLED = {"temperatures": [1.0], "num_samples": 2, "max_new_tokens": 4, "metrics": ["rouge"]}

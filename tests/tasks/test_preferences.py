@@ -3,6 +3,7 @@
 import difflib
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,15 @@ def test_what_is_rejected_is_wrong_however_the_answer_is_written(answer):
     assert any(wrong) and row["completion"] not in wrong
     for text in filter(None, wrong):
         assert not is_correct(text, row) and "--" not in text
+
+
+@pytest.mark.parametrize(
+    "answer, written",
+    [("1,250.50", r"1,\d{3}\.\d\d"), ("12,345", r"12,\d{3}"), (".5", r"\.\d|1\.\d"), ("3.125", r"\d\.\d{3}")],
+)
+def test_a_slip_is_written_as_the_number_was(answer, written):
+    """A reward model would learn to tell the wrong answer by its commas or its digits."""
+    row = {"completion": f"That is it.\n#### {answer}"}
+    for seed in range(50):
+        wrong = corrupted_solution(row, random.Random(seed)).split("#### ")[1]
+        assert re.fullmatch(written, wrong), wrong

@@ -10,10 +10,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from tests.conftest import ARCHITECTURES, make_model, make_model_that_says
+from tests.encoder_decoders import make_encoder_decoder
 from tests.slow.sweep_families import build
-from trl_irl import GAILConfig, GAILTrainer
+from trl_irl import GAILConfig, GAILTrainer, SoftQReward
 from trl_irl.text.generation import as_it_is, generate
-from trl_irl.text.sampling import sample
+from trl_irl.text.sampling import Completion, sample
 
 
 # Each changes what is sampled from the tiny model below.
@@ -215,3 +216,30 @@ def test_all_prompts_differ_or_are_one_token(monkeypatch):
             patch.setattr("trl_irl.text.generation.read_once", lambda model, batch: {})
             torch.manual_seed(0)
             assert generate(model, prompts, {1}, 0, 5, 1.0, 9) == drawn
+
+
+def test_a_stop_token_that_is_an_ordinary_one_is_not_in_the_text(tokenizer):
+    token = tokenizer("fox")["input_ids"][0]
+    word = tokenizer.decode([token])
+    model = make_model_that_says(token, 100.0)
+    model.generation_config.eos_token_id = [1, token]
+    ((said,),) = sample(model, tokenizer, ["One two"], 8, temperature=0.0)
+    assert said == Completion("", 1, True, [token])
+    reward = SoftQReward(model, tokenizer)
+    assert reward.reads([said.text], [said.token_ids]) and not reward.reads(["One"], [said.token_ids])
+    # TRL's trainers leave such a token in the text.
+    assert reward(["One"], [word], [[token]]) == reward(["One"], [""], [[token]])
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_the_token_that_a_decoder_must_begin_with(family, tokenizer):
+    """An mBART's or NLLB's language."""
+    model = make_encoder_decoder(family).eval()
+    model.generation_config.forced_bos_token_id = 7
+    ids = tokenizer(["One two", "The quick brown"], padding=True, return_tensors="pt")
+    expected = model.generate(**ids, max_new_tokens=4, do_sample=False)[:, 1].tolist()
+    greedy = sample(model, tokenizer, ["One two", "The quick brown"], 40)
+    drawn = sample(model, tokenizer, ["One two", "The quick brown"], 40, temperature=1.0, num_samples=3)
+    assert expected == [7, 7]
+    assert {one.token_ids[0] for group in (*greedy, *drawn) for one in group} == {7}
+    assert any(7 not in one.token_ids[32:33] for group in drawn for one in group)  # but not where it goes on

@@ -84,11 +84,17 @@ class RewardDataArguments(BadRowArguments, EndArguments, TaskArguments):
 
 
 def values_by_score(scorer) -> Callable[[list[str], dict], list[float | None]]:
-    """The first number of a [`Scorer`] for each of a row's completions; `None` where it gives none."""
+    """
+    One number of a [`Scorer`] for each of a row's completions, `None` where it does not give it: that of the first
+    name that it gives, for all rows.
+    """
+    name = None
 
     def values(texts: list[str], row: dict) -> list[float | None]:
+        nonlocal name
         scored = [scorer.scores_of(text, row) for text in texts]
-        return [next(iter(one.values())) if one else None for one in scored]
+        name = name or next((next(iter(one)) for one in scored if one), None)
+        return [one.get(name) if one else None for one in scored]
 
     return values
 

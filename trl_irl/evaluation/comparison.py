@@ -202,7 +202,7 @@ def metric_names(results: Sequence[Result]) -> list[str]:
 def write_tables(results: Sequence[Result], output_dir: Path) -> None:
     """Write `metrics.json`, with intervals, and `metrics.csv`, with means: a line per model and sampler."""
     (output_dir / "metrics.json").write_text(
-        json.dumps([result.as_dict() for result in results], indent=1) + "\n", encoding="utf-8"
+        json.dumps(_without_nan([result.as_dict() for result in results]), indent=1) + "\n", encoding="utf-8"
     )
     with (output_dir / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
         keys = list(dict.fromkeys(key for result in results for key in of_sampler(result.sampler)))

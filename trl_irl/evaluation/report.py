@@ -80,7 +80,7 @@ def report_text(results, pictures: Sequence[str] = ()) -> str:
             "Differences are paired by prompt; of percentages they are in points.",
             markdown(comparison.table_at_equal_diversity(results.at_equal_diversity))
             if results.at_equal_diversity
-            else "The models' temperatures have no common diversity to compare at: add temperatures.",
+            else _without_diversity(settings.num_samples),
             *_told_of_long_lines(comparison.curves_of_temperatures(results.values), results.at_equal_diversity),
             f"## Minus {baseline}, at the same {_what_differs(results)}",
             "Paired by prompt; differences of percentages are in points.",
@@ -91,6 +91,12 @@ def report_text(results, pictures: Sequence[str] = ()) -> str:
         parts.append(results.findings.markdown())
     parts += _side_by_side(results.lines)
     return "\n\n".join(parts)
+
+
+def _without_diversity(num_samples: int) -> str:
+    if num_samples < 2:
+        return "Diversity is that of several samples of a prompt: set `num_samples` to two or more."
+    return "The models' temperatures have no common diversity to compare at: add temperatures."
 
 
 def _what_differs(results) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..rewards import SoftQReward
 from ..rewards.corruption import corrupt, sensitivity
-from ..rewards.soft_q_reward import CompletionReward
+from ..rewards.frozen_models import check_same_tokens
+from ..rewards.soft_q_reward import CompletionReward, check_states_in_common
 from ..tasks.columns import references_of
 from ..tasks.final_answer import given_answer
 from ..text.encode import asked
@@ -32,8 +33,10 @@ class Judge:
         # By name, what it was trained with stands beside it.
         self.soft_q = SoftQReward(judge.path or judge.model, judge.tokenizer, **options)
         self.reference = None
-        if settings.reward_ref_model is not None:
-            self.reference = SoftQReward(settings.reward_ref_model, judge.tokenizer, kind="advantage", **options)
+        if (path := settings.reward_ref_model) is not None:
+            check_same_tokens(judge.tokenizer, path, "reward_ref_model", "model", all_of_them=False)
+            self.reference = SoftQReward(path, judge.tokenizer, kind="advantage", **options)
+            check_states_in_common(self.soft_q.model, self.reference.model, "reward_ref_model")
 
     def score(self, *args, **kwargs) -> dict[str, list[CompletionReward]]:
         """By kind: see [`SoftQReward.score`]."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..tasks.columns import as_prompt_completion, row_with_columns
 from ..tasks.data import TaskData
 from ..tasks.rows import BadRows, Given, given_completions
-from ..text.messages import written
+from ..text.messages import as_messages, is_messages, written
 
 
 if TYPE_CHECKING:
@@ -135,8 +135,10 @@ def with_other_columns(scored: list[dict], split: Dataset) -> tuple[Dataset, lis
 
     table = Dataset.from_list(scored)
     others = split.select([line["row"] for line in scored])
-    same = ["prompt", "completion"] if all(line["source"] == "completion" for line in scored) else ["prompt"]
-    others = others.remove_columns([name for name in same if name in others.column_names])
+    own = [name for name in ("prompt", "completion") if name in others.column_names]
+    others = others.remove_columns(
+        [name for name in own if all(map(_is_same, others[name], (line[name] for line in scored)))]
+    )
     renamed = [name for name in others.column_names if name in table.column_names]
     for name in renamed:
         new = f"input_{name}"
@@ -144,6 +146,15 @@ def with_other_columns(scored: list[dict], split: Dataset) -> tuple[Dataset, lis
             new = f"input_{new}"
         others = others.rename_column(name, new)
     return concatenate_datasets([table, others], axis=1) if others.column_names else table, renamed
+
+
+def _is_same(value, told: str) -> bool:
+    """Whether a cell of the data, text or messages, is what a line tells."""
+    return (
+        value is not None
+        and told in (value, written(value))
+        or (is_messages(value) and told == written(as_messages(value)))
+    )
 
 
 def summary(scored: list[dict], of: str) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from ..tasks.columns import references_of
+from ..tasks.final_answer import NoFinalAnswer
 from .metrics import bleu_tokenizer, corpus_statistics, distinct_n, distinct_share, pass_at_k, self_bleu, vendi_score
 from .statistics import Statistic, mean_of
 
@@ -32,10 +33,12 @@ class Failures:
 
     Attributes:
         count (`int`)
+        of_references (`int`): those among them whose reference has no answer to compare with.
         first (`str`): what the first one raised.
     """
 
     count: int = 0
+    of_references: int = 0
     first: str = ""
 
     def add(self, reason: str) -> None:
@@ -98,7 +101,8 @@ class Scorer:
 
         Returns:
             `dict[str, Statistic]`: the scores; `pass@1`, `pass@2`, `pass@4` and so on up to the number of samples, of
-            which one that could not be scored is wrong; the corpus scores; where there are two samples or more
+            which one that could not be scored is wrong (a prompt whose reference has no answer is in no mean); the
+            corpus scores; where there are two samples or more
             `self_bleu`, `distinct`, `distinct_2`, `vendi` and, with `answers`, `unique_answers`, how many different
             ones the samples of a prompt give; `length` in tokens; `ended`, the share that stopped by itself; `empty`,
             the share that says nothing.
@@ -107,9 +111,9 @@ class Scorer:
         unscored: list[int] = []
         tokenizer = tokenizer_of(rows)
         for i, (group, row) in enumerate(zip(groups, rows, strict=True)):
-            failures = self.failures.count
+            failures, of_references = self.failures.count, self.failures.of_references
             of_prompt = self._of_prompt(group, row, tokenizer)
-            if self.failures.count - failures == len(group):
+            if self.failures.count - failures == len(group) and self.failures.of_references == of_references:
                 unscored.append(i)
             for name, value in of_prompt.items():
                 # A row that gave no such number before counts as one that could not be scored.
@@ -157,6 +161,7 @@ class Scorer:
             scored = {name: float(value) for name, value in self.score(text, row).items()}
         except Exception as error:  # it may be a user's function
             self.failures.add(f"{type(error).__name__}: {error}")
+            self.failures.of_references += isinstance(error, NoFinalAnswer)
             return None
         self._check(scored)
         wrong = [name for name, value in scored.items() if not math.isfinite(value)]

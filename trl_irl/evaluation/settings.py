@@ -158,6 +158,11 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"`{name}: {value}` is out of range. Set it to {least} or more.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or not all(0 <= x < 2**32 for x in self.seeds):
+            raise ValueError(
+                f"`seeds: {self.seeds}` must be one or more numbers from 0 on, each once: the same seed draws the "
+                "same samples."
+            )
         check_discount(self.gamma)
         if not 0 < self.value_temperature < float("inf"):
             raise ValueError(f"`value_temperature: {self.value_temperature:g}` must be above 0, and finite.")

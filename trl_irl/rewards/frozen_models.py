@@ -232,10 +232,13 @@ def check_whole(missing: Iterable[str], path: str, key: str) -> None:
         )
 
 
-def check_same_tokens(tokenizer: PreTrainedTokenizerBase, path: str, key: str) -> None:
+def check_same_tokens(
+    tokenizer: PreTrainedTokenizerBase, path: str, key: str, of: str = "policy", all_of_them: bool = True
+) -> None:
     """
     Raises:
-        `ValueError`: the tokenizer at `path` is another one than the policy's.
+        `ValueError`: the tokenizer at `path` is another one than that of the model called `of`; without `all_of_them`
+            each may have tokens that the other does not have, such as those of a chat template.
     """
     try:
         other = tokenizer_of(path, key).get_vocab()
@@ -244,10 +247,10 @@ def check_same_tokens(tokenizer: PreTrainedTokenizerBase, path: str, key: str) -
     own = tokenizer.get_vocab()
     differing = [token for token in own.keys() & other.keys() if own[token] != other[token]]
     missing = [token for token in own.keys() ^ other.keys() if token != tokenizer.pad_token]
-    if differing or missing:
+    if differing or (missing and (all_of_them or not own.keys() & other.keys())):
         token = (differing or missing)[0]
         raise ValueError(
-            f"`{key}: {path}` has another tokenizer than the policy: {token!r} is {other.get(token)} there and "
-            f"{own.get(token)} here. It is given the policy's own token ids. Train it from a model with the policy's "
-            "tokenizer."
+            f"`{key}: {path}` has another tokenizer than the {of}: {token!r} is {other.get(token)} there and "
+            f"{own.get(token)} here. It is given the {of}'s own token ids. Take one that was trained from a model "
+            f"with the {of}'s tokenizer."
         )

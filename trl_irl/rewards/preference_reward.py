@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -98,11 +99,12 @@ class PreferenceReward:
     """
     The number that a reward model (a sequence-classification model with one label, as [`~trl.RewardTrainer`] trains
     it; InstructGPT, arXiv 2203.02155) gives a completion. It is read where it was trained: after the EOS token that
-    ends a text, or at the end of what the chat template writes.
+    ends a text, or at the end of what the chat template writes; where its padding is its EOS token, before that EOS.
 
     An instance is a reward function for [`~trl.GRPOTrainer`] and [`~trl.RLOOTrainer`]. Given a reward model by name,
     these leave out the EOS token of a completion to a text prompt (TRL 1.12 to 1.16): it is then read at a place that
-    it was not trained on, and cannot tell a completion that ended from one that was cut.
+    it was not trained on, and cannot tell a completion that ended from one that was cut. A model whose padding is its
+    EOS cannot either way, since transformers takes that EOS for padding; a warning says so.
 
     Example:
 
@@ -155,10 +157,21 @@ class PreferenceReward:
             if is_peft(model):
                 check_layers_adapted(model.active_peft_config, "PreferenceReward's `model`")
             self.model = model.get_base_model() if is_peft(model) else model  # the adapter's layers are in it
-        if self.model.config.pad_token_id is None:  # by it the model finds where each row of a batch ends
-            self.model.config.pad_token_id = self.tokenizer.eos_token_id
-        if self.model.config.pad_token_id is None:  # neither padding nor EOS: a row at a time needs none
-            self.batch_size = 1
+        config = self.model.config.get_text_config()
+        eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        # By its padding a model finds where each row of a batch ends: before an EOS that is the padding.
+        if config.pad_token_id is None and isinstance(model, str) and pad != eos:
+            config.pad_token_id = pad
+        self._pad = config.pad_token_id
+        if self._pad is None:
+            self.batch_size = 1  # a row at a time needs none
+        elif self._pad == eos:
+            warnings.warn(
+                f"The reward model's padding is its EOS token, {self.tokenizer.eos_token}: it was trained to read the "
+                "token before that, and a text that ends in it gets the number of the same text when it is cut. Where "
+                "the two should differ, train the reward model with a `pad_token` of its own.",
+                stacklevel=2,
+            )
         self._ids_are_own = True
         self.__name__ = name  # TRL's trainers log a reward function under its name
 
@@ -180,22 +193,21 @@ class PreferenceReward:
                 Text or messages.
             completion_ids (`Sequence[Sequence[int]]`, *optional*):
                 The completions as sampled. Those without an EOS (or another special) token at their end were cut, and
-                are judged so; without ids all are taken as finished. After text prompts the ids themselves are read,
-                after messages what the chat template writes. Ids of another tokenizer than this model's are left
-                aside, with a warning, and the text is judged.
+                are judged so, as far as the model can tell; without ids all are taken as finished. After text prompts
+                the ids themselves are read, after messages what the chat template writes. Ids of another tokenizer
+                than this model's are left aside, with a warning, and the text is judged.
             ended (`Sequence[bool]`, *optional*):
-                Where the text is judged: which completions ended by themselves. The others were cut, and nothing is
-                written behind them.
+                Which completions ended by themselves, in the last of their ids if there are ids. The others were cut,
+                and nothing is written behind them.
         """
         check_no_images(kwargs, "The rows have")
         prompts = with_template_arguments(prompts, self.chat_template_kwargs)
         if completion_ids is not None and self._are_own(completions, completion_ids):
-            if all(isinstance(prompt, str) for prompt in prompts):
-                pairs = zip(prompts, completion_ids, strict=True)
-                ids = [prompt_ids(self.tokenizer, prompt) + self._ended_as_own(said) for prompt, said in pairs]
-                return self.of_ids(ids)
             if ended is None:
-                ended = [self._is_special(ids) for ids in completion_ids]
+                ended = [self._ends_a_text(ids) for ids in completion_ids]
+            if all(isinstance(prompt, str) for prompt in prompts):
+                rows = zip(prompts, completion_ids, ended, strict=True)
+                return self.of_ids([prompt_ids(self.tokenizer, x) + self._ended_as_own(*said) for x, *said in rows])
         rows = [
             {**as_row(prompt), "completion": checked(completion, "completion", f"Row {i}")}
             for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
@@ -203,14 +215,14 @@ class PreferenceReward:
         ended = [True] * len(rows) if ended is None else ended
         return self.of_ids(self._whole_ids(rows, ended))
 
-    def _ended_as_own(self, ids: Sequence[int]) -> list[int]:
-        """With this model's EOS at the end, where the policy ends in another special token of the same vocabulary."""
-        return [*ids[:-1], self.tokenizer.eos_token_id] if self._is_special(ids) else list(ids)
+    def _ended_as_own(self, ids: Sequence[int], ended: bool) -> list[int]:
+        """With this model's EOS at the end, where the policy ends in another token of the same vocabulary."""
+        return [*ids[:-1], self.tokenizer.eos_token_id] if ended else list(ids)
 
-    def _is_special(self, ids: Sequence[int]) -> bool:
-        """Whether the last token is one that ends a text."""
+    def _ends_a_text(self, ids: Sequence[int]) -> bool:
+        """Whether the last token is a special one or the EOS."""
         last = self.tokenizer.added_tokens_decoder.get(ids[-1]) if len(ids) else None
-        return last is not None and last.special
+        return (last is not None and last.special) or (len(ids) > 0 and ids[-1] == self.tokenizer.eos_token_id)
 
     def _whole_ids(self, rows: Sequence[dict], ended: Sequence[bool]) -> list[list[int]]:
         ids = []
@@ -222,9 +234,9 @@ class PreferenceReward:
     def _are_own(self, completions: Sequence[str | list[dict]], completion_ids: Sequence[Sequence[int]]) -> bool:
         """Whether ids are of this model's tokenizer; if once they are not, they are never taken again."""
         if self._ids_are_own:
-            read = self.tokenizer.batch_decode([list(ids) for ids in completion_ids], skip_special_tokens=True)
-            pairs = ((*said_and_read(said, ours), ours) for said, ours in zip(completions, read, strict=True))
-            differing = next(((text, ours) for text, is_own, ours in pairs if not is_own), None)
+            pairs = zip(completions, completion_ids, strict=True)
+            read = (said_and_read(self.tokenizer, said, ids) for said, ids in pairs)
+            differing = next(((text, ours) for text, ours, is_own in read if not is_own), None)
             if differing is not None:
                 self._ids_are_own = False
                 warnings.warn(
@@ -241,7 +253,7 @@ class PreferenceReward:
         One number per row: token ids of prompt and completion, read at the last one.
 
         Raises:
-            `ValueError`: a row does not fit into the model's context.
+            `ValueError`: a row does not fit into the model's context, or gets no finite number.
         """
         context = context_length(self.model.config)
         for i, length in over(context, dict(enumerate(map(len, rows)))).items():
@@ -252,11 +264,18 @@ class PreferenceReward:
         rewards: list[float] = []
         for start in range(0, len(rows), self.batch_size):
             rewards += self._logits(rows[start : start + self.batch_size])
+        for i, reward in enumerate(rewards):
+            if not math.isfinite(reward):
+                raise ValueError(
+                    f"The reward model gives row {i} the reward {reward}. Its weights ({self.model.dtype}) are not "
+                    "finite, or too large for their data type: load it with `dtype` bfloat16 or float32, or train it "
+                    "anew."
+                )
         return rewards
 
     @torch.no_grad()
     def _logits(self, rows: Sequence[list[int]]) -> list[float]:
-        batch = padded_batch(rows, self.model.config.pad_token_id or 0, device=self.model.device)
+        batch = padded_batch(rows, self._pad or 0, device=self.model.device)
         with in_mode(self.model, training=False):  # a model that is given itself may be in training
             return self.model(**batch).logits[:, 0].float().tolist()
 

@@ -14,7 +14,7 @@ from ..text.encode import as_row, encode_rows, prompt_ids, warn_of_seams, with_t
 from ..text.messages import check_no_images, checked, said_and_read
 from ..text.stop_tokens import stop_token_ids
 from .adapters import check_layers_adapted, default_device, is_peft, tokenizer_of
-from .frozen_models import check_language_model, load_language_model, whole_weights
+from .frozen_models import check_language_model, check_same_tokens, load_language_model, whole_weights
 from .soft_q_settings import check_batch_size, check_discount, saved_settings
 from .token_values import token_values
 
@@ -188,13 +188,12 @@ class SoftQReward:
                 stacklevel=2,
             )
         self.tokenizer = tokenizer if tokenizer is not None else tokenizer_of(model)
+        if isinstance(ref_model, str):
+            check_same_tokens(self.tokenizer, ref_model, "ref_model", "model", all_of_them=False)
         self.model = _loaded(model, dtype)
         self.ref_model = None if ref_model is None else _loaded(ref_model, dtype, "ref_model")
-        if self.ref_model is not None and self.ref_model.config.is_encoder_decoder != self._apart:
-            raise ValueError(
-                "`model` and `ref_model` have no states in common: one of them is an encoder-decoder model, which "
-                "reads prompt and completion apart. Take a reference of the model's own kind."
-            )
+        if self.ref_model is not None:
+            check_states_in_common(self.model, self.ref_model, "ref_model")
         self.chat_template_kwargs = chat_template_kwargs
         self.mean, self.std = 0.0, 1.0
         self.__name__ = name or f"{kind}_{aggregate}"  # TRL's trainers log a reward function under its name
@@ -312,20 +311,30 @@ class SoftQReward:
     def reads(self, texts: Sequence[str], completion_ids: Sequence[Sequence[int] | None]) -> bool:
         """Whether these token ids are there and are these texts in the reward model's own tokenizer."""
         pairs = list(zip(texts, completion_ids, strict=True))
-        return all(ids is not None for _, ids in pairs) and all(text == self._text_of(ids) for text, ids in pairs)
-
-    def _text_of(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return all(ids is not None for _, ids in pairs) and all(
+            said_and_read(self.tokenizer, text, ids)[2] for text, ids in pairs
+        )
 
     def _check_tokenizer(self, completions: Sequence[Completion], completion_ids: Sequence[Sequence[int]]) -> None:
         for completion, ids in zip(completions, completion_ids, strict=True):
-            ours = self._text_of(ids)
-            text, is_own = said_and_read(completion, ours)
+            text, ours, is_own = said_and_read(self.tokenizer, completion, ids)
             if not is_own:
                 raise ValueError(
                     f"The policy's tokens are not the reward model's: ids that the policy reads as {text[:60]!r} are "
                     f"{ours[:60]!r} here. Use a reward model with the policy's tokenizer."
                 )
+
+
+def check_states_in_common(model: PreTrainedModel, reference: PreTrainedModel, key: str) -> None:
+    """
+    Raises:
+        `ValueError`: one of them is an encoder-decoder model and the other is none.
+    """
+    if model.config.is_encoder_decoder != reference.config.is_encoder_decoder:
+        raise ValueError(
+            f"The model and `{key}` have no states in common: one of them is an encoder-decoder model, which reads "
+            "prompt and completion apart. Take a reference of the model's own kind."
+        )
 
 
 def _check_no_tool_results(completions: Sequence[Completion], completion_ids) -> None:

@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from itertools import product
 
 from ..text.encode import as_row, asked
@@ -41,11 +42,14 @@ def corrupted_solution(row: dict, rng: random.Random) -> str | None:
 def _slip(solution: str, number: re.Match, rng: random.Random) -> str:
     text = number[0]
     if "." in text:
-        value, by = float(text.replace(",", "")), rng.choice((-1, 1)) * rng.randint(1, 9) / 10
-        other = f"{value + (abs(by) if value + by < 0 else by):.2f}"  # a sign before it stays the only one
+        value, by = Decimal(text.replace(",", "")), rng.choice((-1, 1)) * Decimal(rng.randint(1, 9)) / 10
+        other = value + (abs(by) if value + by < 0 else by)  # a sign before it stays the only one
     else:
         value = int(text.replace(",", ""))
-        other = str(rng.choice([x for x in range(value - 9, value + 10) if x >= 0 and x != value]))
+        other = rng.choice([x for x in range(value - 9, value + 10) if x >= 0 and x != value])
+    # As it is written, or a reward model would learn to tell the wrong one by its commas.
+    other = f"{other:,}" if "," in text else f"{other}"
+    other = other.removeprefix("0") if text.startswith(".") else other
     same = re.compile(rf"(?<![\d.,]){re.escape(text)}(?![\d]|[.,]\d)")
     return solution[: number.start()] + other + same.sub(other, solution[number.end() :])
 

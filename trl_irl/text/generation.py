@@ -19,7 +19,8 @@ from .stop_tokens import cut_at_stop
 
 
 _STRETCH = 32  # tokens, after which the rows that have ended are left out
-_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+# `forced_bos_token_id`: the language that an mBART or NLLB writes.
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
 
 
 @contextmanager

@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 _RENAMED = {"from": "role", "value": "content"}  # as TRL's `maybe_convert_to_chatml` has them
@@ -156,12 +161,17 @@ def _shown(value) -> str:
     return shown if len(shown) <= 120 else f"{shown[:117]}..."
 
 
-def said_and_read(completion: str | Sequence[Mapping], read: str) -> tuple[str, bool]:
+def said_and_read(
+    tokenizer: PreTrainedTokenizerBase, completion: str | Sequence[Mapping], ids: Sequence[int]
+) -> tuple[str, str, bool]:
     """
-    The text of a completion, and whether `read`, what its token ids are in some tokenizer, is that text. Of messages
-    the assistant's own must be in it: TRL may have parsed thoughts and tool calls out of the ids.
+    The text of a completion, what token ids are in a tokenizer, and whether that is the text. Of messages the
+    assistant's own must be in it: TRL may have parsed thoughts and tool calls out of the ids. A stop token that is an
+    ordinary one is in TRL's texts, and in [`~text.sampling.Completion`]'s it is not.
     """
+    read = tokenizer.decode(list(ids), skip_special_tokens=True)
     if isinstance(completion, str):
-        return completion, completion == read
+        is_own = completion == read or completion == tokenizer.decode(list(ids[:-1]), skip_special_tokens=True)
+        return completion, read, is_own
     texts = [turn["content"] for turn in completion if turn["role"] == "assistant" and turn.get("content")]
-    return "".join(texts), all(text.strip() in read for text in texts)
+    return "".join(texts), read, all(text.strip() in read for text in texts)

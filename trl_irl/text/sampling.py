@@ -19,7 +19,7 @@ Prompt = str | list[dict] | Mapping  # text, messages, or either with `tools` an
 class Completion:
     """
     Attributes:
-        text (`str`): without special tokens.
+        text (`str`): without special tokens, and without its stop token, which need be no special one.
         length (`int`): in tokens, the stop token included.
         ended (`bool`): whether the model stopped by itself, rather than at `max_new_tokens`.
         token_ids (`list[int]`): up to its stop token.
@@ -103,11 +103,14 @@ def sample(
         description,
         **generate_kwargs,
     )
-    texts = tokenizer.batch_decode(drawn, skip_special_tokens=True)
-    completions = [
-        Completion(text, len(ids), ids[-1] in stop_tokens, ids) for text, ids in zip(texts, drawn, strict=True)
-    ]
+    completions = [completion_of(tokenizer, ids, ids[-1] in stop_tokens) for ids in drawn]
     return [completions[i : i + repeats] * (num_samples // repeats) for i in range(0, len(completions), repeats)]
+
+
+def completion_of(tokenizer: PreTrainedTokenizerBase, ids: list[int], ended: bool) -> Completion:
+    """What was sampled, in words too."""
+    text = tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+    return Completion(text, len(ids), ended, ids)
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], apart: bool = False) -> list[list[int]]:

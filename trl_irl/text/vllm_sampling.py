@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from .sampling import Completion, Prompt, encode_prompts
+from .sampling import Completion, Prompt, completion_of, encode_prompts
 
 
 _MAX_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes
@@ -129,15 +129,7 @@ def sample(
     asked = [{"prompt_token_ids": ids} for ids in encode_prompts(tokenizer, prompts)]
     results = engine.generate(asked, options, lora_request=request)
     return [
-        [
-            Completion(
-                tokenizer.decode(output.token_ids, skip_special_tokens=True),
-                len(output.token_ids),
-                output.finish_reason == "stop",
-                list(output.token_ids),
-            )
-            for output in result.outputs
-        ]
+        [completion_of(tokenizer, list(output.token_ids), output.finish_reason == "stop") for output in result.outputs]
         * (num_samples // repeats)
         for result in results
     ]

@@ -26,6 +26,7 @@ def trained(make_trainer, **keys):
     return losses, trainer.model.state_dict()
 
 
+@pytest.mark.any_trl
 def test_layers_are_compiled_and_the_head_is_not(make_trainer, graphs):
     expected, weights = trained(make_trainer)
     actual, compiled = trained(make_trainer, torch_compile=True, torch_compile_backend="eager")
