@@ -33,6 +33,7 @@ METHODS = {
     "full, kl": {"lambda_kl": 0.5, "value_origin": "reference"},
     "lora": {**LORA, "learning_rate": 1e-2},
     "lora, kl": {**LORA, "lambda_kl": 0.5, "learning_rate": 1e-2},
+    "lora, head": {**LORA, "lora_modules_to_save": ["lm_head"], "learning_rate": 1e-2},
     # Adapters in bfloat16 round: with the term at its full size, gradients are far above what that changes.
     "qlora, kl": {**LORA, **NF4, "lambda_kl": 0.5, "td_scale": 1.0},
 }

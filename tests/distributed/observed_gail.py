@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+from tests.distributed.observed_irl import allow_fsdp_on_cpu
 from trl_irl.commands import gail
 from trl_irl.commands.console.failures import leave
 from trl_irl.trainer.gail.discriminator_training import Adversary
@@ -23,4 +24,5 @@ def _observed(self, expert, policy):
 Adversary.update = _observed
 
 if __name__ == "__main__":
+    allow_fsdp_on_cpu()
     leave(gail.run())

@@ -13,6 +13,8 @@ from tests.distributed.launchers import LORA, QUIET, cpu_twin, finish, history, 
 CASES = [
     *(pytest.param("ddp", lora, marks=pytest.mark.any_trl) for lora in (False, True)),
     *(pytest.param("zero3", lora, marks=needs_deepspeed) for lora in (False, True)),
+    ("fsdp2", False),
+    pytest.param("fsdp2", True, marks=pytest.mark.any_trl),
 ]
 
 

@@ -69,6 +69,9 @@ WRAPPED = {
         ("fsdp2", "full", {}),
         once("fsdp2", "full", CHECKPOINTED | ACCUMULATED),
         once("fsdp2", "lora, kl", ACCUMULATED),
+        ("fsdp2", "lora, head", {}),
+        once("fsdp2", "lora, head", CHECKPOINTED | ACCUMULATED),
+        once("zero3", "lora, head", ACCUMULATED),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
 )

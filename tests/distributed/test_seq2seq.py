@@ -22,6 +22,7 @@ SLOW = {"learning_rate": 2.0e-4}
 METHODS = {
     "full, kl": {"lambda_kl": 0.5, **SLOW},
     "packed": {"packing": True, "max_length": 64, "value_origin": "reference", **SLOW},
+    "streamed": {"dataset_streaming": True, **SLOW},  # rows of all widths
     "lora, kl": {**LORA, "lambda_kl": 0.5, "learning_rate": 1e-2},
 }
 
@@ -53,6 +54,7 @@ def sizes(method, processes):
     "launcher, method, options",
     [
         pytest.param("ddp", "packed", {}, marks=pytest.mark.any_trl),
+        pytest.param("ddp", "streamed", {}, marks=pytest.mark.any_trl),
         pytest.param("zero2", "lora, kl", CHECKPOINTED, marks=[needs_deepspeed, pytest.mark.any_trl]),
         pytest.param("zero3", "lora, kl", CHECKPOINTED, marks=[needs_deepspeed, pytest.mark.any_trl]),
         pytest.param("zero3", "full, kl", ACCUMULATED, marks=needs_deepspeed),

@@ -159,6 +159,11 @@ def test_people_name_nearly_all_slots():
                 errors += len(found.missing) + len(found.wrong) + len(found.invented)
                 slots += len(of_row)
         assert errors / slots == pytest.approx(rate, abs=5e-4)
+    rows = load_e2e(str(E2E))["test"]
+    by_row = [[score(text, row) for text in row["references"]] for row in rows]
+    for name, expected in (("slot_error_rate", 0.0769), ("slots_right", 0.9237)):  # as a report counts
+        mean = sum(sum(one[name] for one in of_row) / len(of_row) for of_row in by_row) / len(by_row)
+        assert mean == pytest.approx(expected, abs=5e-4)
 
 
 def write_csv(path, rows, header=("mr", "ref")):

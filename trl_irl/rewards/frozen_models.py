@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -17,22 +18,27 @@ if TYPE_CHECKING:
 
 
 _HEADS = ("score", "classifier")  # of sequence classification
+_LOADED_ONCE = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # how accelerate's launcher tells transformers of its config's key
 
 
 @contextmanager
 def whole_weights() -> Iterator[None]:
     """
     Models loaded inside keep their whole weights on every rank. Once the arguments of a run under DeepSpeed ZeRO-3 are
-    parsed, transformers shards every model that is loaded by name, and nobody gathers one that only judges.
+    parsed, transformers shards every model that is loaded by name, and nobody gathers one that only judges; under
+    FSDP2 it leaves what was not saved, such as a new head, to the first rank, and nobody sends it round.
     """
     from transformers.integrations import deepspeed
 
     reference = deepspeed._hf_deepspeed_config_weak_ref  # no public way to put it back
     deepspeed.unset_hf_deepspeed_config()
+    sparing = os.environ.pop(_LOADED_ONCE, None)
     try:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = reference
+        if sparing is not None:
+            os.environ[_LOADED_ONCE] = sparing
 
 
 def load_language_model(path: str, key: str = "model", encoder_decoder: bool = False, **options) -> PreTrainedModel:

@@ -15,6 +15,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from trl.trainer.utils import maybe_gather_lm_head_ctx
@@ -62,8 +63,8 @@ class Projection:
         """
         The projection of a causal language model as it is now (FSDP and PEFT may replace the head's parameters).
 
-        A sharded DTensor (FSDP2) is gathered once, differentiably. Parameters partitioned by ZeRO-3 are left as they
-        are: use [`gathered`] around every access, in forward and in backward.
+        A sharded DTensor of tensor parallelism is gathered once, differentiably. Parameters partitioned by ZeRO-3 are
+        left as they are: use [`gathered`] around every access, in forward and in backward.
 
         Args:
             model ([`~transformers.PreTrainedModel`]):
@@ -75,6 +76,11 @@ class Projection:
                 (`trainable_token_indices`), the original head.
         """
         head = model.get_output_embeddings()
+        for module in head.modules():
+            # Nobody calls the head's forward, before which FSDP2 would gather a head that it holds apart: the head of
+            # an adapter (`modules_to_save`), or that of a model of text and images.
+            if isinstance(module, FSDPModule):
+                module.unshard()
         if isinstance(head, ModulesToSaveWrapper):
             if with_adapters and not head.disable_adapters and head.active_adapters:
                 head = head.modules_to_save[head.active_adapters[0]]

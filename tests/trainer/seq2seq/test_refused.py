@@ -223,3 +223,13 @@ def test_rows_that_are_cut_are_told(tokenizer, tmp_path, caplog):
     assert "completions of the train dataset have as many" not in caplog.text
     make(tokenizer, tmp_path, rows=rows * 2, max_length=128, max_completion_length=2)
     assert "4 of 4 completions of the train dataset have as many tokens as `max_completion_length: 2`" in caplog.text
+
+
+@pytest.mark.parametrize("family, is_refused", [("t5", True), ("bart", True), ("t5gemma", False)])
+def test_embeddings_that_fsdp_cannot_shard(family, is_refused, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("trl_irl.trainer.seq2seq.checks.sharding_of", lambda args: "FSDP")
+    if not is_refused:
+        make(tokenizer, tmp_path, make_encoder_decoder(family))
+        return
+    with pytest.raises(ValueError, match="share their embeddings, and the launcher is FSDP.*ddp, zero2 or zero3"):
+        make(tokenizer, tmp_path, make_encoder_decoder(family))

@@ -187,7 +187,8 @@ class SoftQTraining(Interruptible):
     def _not_repeated(self, grid: torch.Tensor) -> torch.Tensor | None:
         """
         Which rows of an evaluation's batch count, a bool per row, where not all do: accelerate fills the last batch of
-        several ranks with rows from the start. Rows of a padding-free batch cannot be told apart, and all count.
+        several ranks with rows from the start. Of a padding-free batch, whose rows cannot be told apart, and of a
+        stream, whose end is not known, all count.
         """
         state, rows = self.accelerator.gradient_state, len(grid)
         if not state.end_of_dataloader or state.remainder <= 0 or getattr(self, "padding_free", False):

@@ -34,6 +34,7 @@ from ..runtime.models import (
     without_trl_head,
 )
 from ..runtime.row_checks import check_not_empty, check_rows, check_token_ids
+from ..runtime.streams import read_on_every_rank
 from .argument_checks import (
     check_arguments,
     check_best_metric,
@@ -152,6 +153,7 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
                 check_language_model(one, key, trust_remote_code=args.trust_remote_code)
         for name, dataset in named(train_dataset, eval_dataset):
             check_not_empty(dataset, name)
+        read_on_every_rank(args, named(train_dataset, eval_dataset))
         check_best_metric(args, eval_dataset)
         given, own_tokenizer = model, processing_class is not None
         model, processing_class, quantization_config = loaded_if_adapter(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from accelerate.logging import get_logger
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
 from ...rewards.adapters import config_of
 from ...soft_q.packed import shifted
+from ..runtime.models import sharding_of
 
 
 logger = get_logger(__name__)
@@ -45,6 +46,19 @@ _NO_START = (
     "The configuration of {} has no `decoder_start_token_id`, the token that its decoder begins with, or no "
     "`pad_token_id`. Set both in `model.config`; T5's are both its padding token."
 )
+
+
+def check_shared_embeddings(args: TrainingArguments, model: PreTrainedModel) -> None:
+    """
+    Raises:
+        `ValueError`: encoder and decoder share their embeddings, as those of T5 and BART do, and the launcher is FSDP.
+    """
+    encoder, decoder = (one.get_input_embeddings() for one in (model.get_encoder(), model.get_decoder()))
+    if sharding_of(args) == "FSDP" and getattr(encoder, "weight", None) is getattr(decoder, "weight", 0):
+        raise ValueError(
+            f"The encoder and the decoder of {type(model).__name__} share their embeddings, and the launcher is FSDP, "
+            "which cannot shard a weight that two of its units hold. Launch with ddp, zero2 or zero3."
+        )
 
 
 def keep_float32_islands(model: PreTrainedModel) -> None:

@@ -49,7 +49,8 @@ from ..runtime.models import (
     loaded_if_adapter,
 )
 from ..runtime.row_checks import check_not_empty, check_token_ids
-from .checks import check_decoder_start, check_encoder_decoder, keep_float32_islands
+from ..runtime.streams import read_on_every_rank
+from .checks import check_decoder_start, check_encoder_decoder, check_shared_embeddings, keep_float32_islands
 from .config import Seq2SeqIRLConfig
 from .packing import PackedCollator, check_documents_apart, packed
 from .rows import check_lengths, encoded
@@ -135,6 +136,7 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
                 check_encoder_decoder(one, key, args.trust_remote_code)
         for name, dataset in named(train_dataset, eval_dataset):
             check_not_empty(dataset, name)
+        read_on_every_rank(args, named(train_dataset, eval_dataset))
         check_best_metric(args, eval_dataset)
         given = model
         model, processing_class, quantization_config = loaded_if_adapter(
@@ -143,6 +145,7 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
         set_seed(args.seed)  # adapters start from random weights
         model, processing_class = _loaded(model, args, processing_class, quantization_config)
         check_decoder_start(causal_lm(model))
+        check_shared_embeddings(args, causal_lm(model))
         keep_float32_islands(causal_lm(model))
         if peft_config is not None:
             model = _with_adapter(model, args, peft_config)

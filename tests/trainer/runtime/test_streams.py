@@ -1,0 +1,45 @@
+"""Streams are read by every rank, whichever trainer and whichever of its datasets they are."""
+
+import warnings
+from types import SimpleNamespace
+
+import pytest
+from datasets import Dataset
+
+from tests.encoder_decoders import make_encoder_decoder
+from tests.trainer.conftest import ROWS
+from tests.trainer.seq2seq.test_trainer import make
+from trl_irl.trainer.runtime.streams import read_on_every_rank
+
+
+STREAM = Dataset.from_list(ROWS).to_iterable_dataset()
+
+
+@pytest.mark.parametrize("key", ["train_dataset", "eval_dataset"])
+def test_of_decoders(key, make_trainer):
+    trainer = make_trainer(**{key: STREAM})
+    assert trainer.args.accelerator_config.dispatch_batches is False and trainer.accelerator.dispatch_batches is False
+
+
+def test_of_encoder_decoders(tokenizer, tmp_path):
+    trainer = make(tokenizer, tmp_path, make_encoder_decoder(), rows=STREAM)
+    assert trainer.accelerator.dispatch_batches is False
+
+
+def arguments(world_size, dispatch=None):
+    config = SimpleNamespace(dispatch_batches=dispatch)
+    return SimpleNamespace(accelerator_config=config, world_size=world_size, per_device_eval_batch_size=4)
+
+
+@pytest.mark.parametrize("world_size, name, said", [(2, "eval", 7), (1, "eval", None), (2, "train", None)])
+def test_rows_that_count_twice_are_told(world_size, name, said):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_on_every_rank(arguments(world_size), [("train", Dataset.from_list(ROWS)), (name, STREAM)])
+    assert [f"up to {said} rows count twice" in str(one.message) for one in caught] == [True] * (said is not None)
+
+
+def test_the_contrary_is_refused():
+    with pytest.raises(ValueError, match="The eval dataset is a stream and `accelerator_config` sets `dispatch_batch"):
+        read_on_every_rank(arguments(1, dispatch=True), [("eval", STREAM)])
+    read_on_every_rank(arguments(1, dispatch=True), [("eval", Dataset.from_list(ROWS))])
