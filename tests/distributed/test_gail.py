@@ -12,7 +12,8 @@ from tests.distributed.launchers import LORA, QUIET, cpu_twin, finish, history, 
 
 CASES = [
     *(pytest.param("ddp", lora, marks=pytest.mark.any_trl) for lora in (False, True)),
-    *(pytest.param("zero3", lora, marks=needs_deepspeed) for lora in (False, True)),
+    pytest.param("zero3", False, marks=[needs_deepspeed, pytest.mark.any_trl]),
+    pytest.param("zero3", True, marks=needs_deepspeed),
     ("fsdp2", False),
     pytest.param("fsdp2", True, marks=pytest.mark.any_trl),
 ]
@@ -81,7 +82,7 @@ SHARED = {"discriminator_lora_r": 4, "discriminator_shares_base": True}
     "launcher, keys",
     [
         ("ddp", SHARED),
-        pytest.param("zero2", SHARED | {"bf16": True}, marks=needs_deepspeed),
+        pytest.param("zero2", SHARED | {"bf16": True}, marks=[needs_deepspeed, pytest.mark.any_trl]),
         pytest.param("zero3", {"bf16": True}, marks=needs_deepspeed),
     ],
 )

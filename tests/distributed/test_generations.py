@@ -43,8 +43,8 @@ def logged(folder):
     "launcher, options",
     [
         ("ddp", {"gradient_checkpointing": True}),
-        ("zero2", {}),
-        ("zero3", {"gradient_checkpointing": True}),
+        pytest.param("zero2", {}, marks=pytest.mark.any_trl),
+        pytest.param("zero3", {"gradient_checkpointing": True}, marks=pytest.mark.any_trl),
         ("zero3", {"eval_ds3_gather_for_generation": False}),
         ("fsdp2", {}),
     ],

@@ -55,7 +55,8 @@ def offline(inputs, tmp_path_factory):
     "launcher, lora",
     [
         *(pytest.param("ddp", x, marks=pytest.mark.any_trl) for x in (False, True)),
-        *(pytest.param("zero3", x, marks=needs_deepspeed) for x in (False, True)),
+        pytest.param("zero3", False, marks=[needs_deepspeed, pytest.mark.any_trl]),
+        pytest.param("zero3", True, marks=needs_deepspeed),
     ],
 )
 def test_with_no_weight_on_the_policy_as_offline(launcher, lora, inputs, offline, tmp_path):
@@ -143,6 +144,7 @@ leave()
 """
 
 
+@pytest.mark.any_trl
 def test_ranks_with_one_prompt_say_different_things(tmp_path):
     """All start from one seed; each draws random numbers of its own, and others at each step."""
     stdout = on_two_processes(_ALIKE, tmp_path)

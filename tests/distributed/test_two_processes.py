@@ -74,7 +74,14 @@ def launch(folder, model_folder, processes, batch, accumulation=1, keys=PLAIN):
     return json.loads((folder / "result.json").read_text()), load_file(folder / "saved/model.safetensors")
 
 
-@pytest.mark.parametrize("keys", [PLAIN, ALL, SMOOTHED], ids=["soft_q", "gem_and_more", "label_smoothing"])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        pytest.param(PLAIN, id="soft_q"),
+        pytest.param(ALL, id="gem_and_more", marks=pytest.mark.any_trl),
+        pytest.param(SMOOTHED, id="label_smoothing", marks=pytest.mark.any_trl),
+    ],
+)
 def test_two_processes_equal_one(keys, model_folder, tmp_path):
     expected, expected_weights = launch(tmp_path / "one", model_folder, 1, 8, keys=keys)
     actual, weights = launch(tmp_path / "two", model_folder, 2, 2, 2, keys=keys)
