@@ -279,6 +279,8 @@ REFEREE = {
         "What was tried, on validation, by a draw between two samplers",
         _TRIED,
     ),
+    "e2e_1000": ("real_model_e2e", 1000, _FRONTIER, ["arm", "seeds", *_E2E]),
+    "e2e_1000_hull": ("real_model_e2e", 1000, "By a draw between two samplers", ["arm", "seeds", *_E2E[:5]]),
     "e2e_1000_each": ("real_model_e2e", 1000, "Each run", ["arm", "seed", *_E2E]),
     "e2e_1000_tried": (
         "real_model_e2e",
