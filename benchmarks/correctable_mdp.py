@@ -86,9 +86,9 @@ def loss_of(q: torch.Tensor, expert, own, method: str, chi2_on: str) -> torch.Te
     terms = soft_q_terms(said, v, actions, {STOP}, gamma=GAMMA, terminal_value="zero")
     lambda_td = 0.0 if method == "MLE" else LAMBDA_TD
     tokens = [torch.tensor(row[0].numel(), dtype=torch.float64) for row in rows]
-    expert_per_policy = tokens[0] / tokens[1] if own is not None else None
+    ratios = [] if own is None else [tokens[0] / tokens[1], torch.tensor(len(expert[0]) / len(own[0]))]
     objective = OnlineInverseSoftQ(policy_weight=0.5, gamma=GAMMA, chi2_on=chi2_on)
-    return objective(terms, SoftQOutput(q=said, v=v), lambda_td, is_policy, expert_per_policy) / tokens[0]
+    return objective(terms, SoftQOutput(q=said, v=v), lambda_td, is_policy, *ratios) / tokens[0]
 
 
 def train(method: str, correctable: bool, seed: int, updates: int = 1000, chi2_on: str = "mixture") -> torch.Tensor:

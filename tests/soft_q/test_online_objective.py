@@ -5,6 +5,7 @@ import torch
 
 from trl_irl.soft_q import SoftQOutput
 from trl_irl.soft_q.objectives import InverseSoftQ, OnlineInverseSoftQ
+from trl_irl.soft_q.objectives.online import value_drop
 from trl_irl.soft_q.terms import soft_q_terms
 
 
@@ -39,20 +40,23 @@ def tokens_of(q, v, labels, gamma):
 
 
 def reference(q, v, labels, is_policy, w, lambda_td, gamma, terminal_value, chi2_on):
-    """-E_E[Q - gamma V'] + E_M[V - gamma V'] + lambda_td E_M[r^2] as it is written, and NLL where V' is not known."""
+    """
+    E_E[-log pi] + w (D_P - D_E) / l_E + lambda_td E_M[r^2], D = V_0 + (1 - gamma) (V_1 + ...) a mean over completions.
+    """
     tokens = tokens_of(q, v, labels, gamma)
     counts = {side: sum(bool(is_policy[row]) == side for row, *_ in tokens) for side in (False, True)}
-    total = 0.0
+    rows = {side: int((is_policy == side).sum()) for side in (False, True)}
+    per_expert = counts[False] / rows[False]
+    total, begun = 0.0, set()
     for row, q_t, v_t, next_v, ends in tokens:
         of_policy = bool(is_policy[row])
-        in_mixture = w / counts[True] if of_policy else (1 - w) / counts[False]
-        if next_v is None:
-            total = total + (0.0 if of_policy else (v_t - q_t) / counts[False])
-            continue
         if not of_policy:
-            total = total - (q_t - gamma * next_v) / counts[False]
-        total = total + in_mixture * (v_t - gamma * next_v)
-        if not (ends and terminal_value == "mask"):
+            total = total + (v_t - q_t) / counts[False]
+        of_state = v_t if row not in begun else (1 - gamma) * v_t
+        begun.add(row)
+        total = total + (w if of_policy else -w) * of_state / rows[of_policy] / per_expert
+        if next_v is not None and not (ends and terminal_value == "mask"):
+            in_mixture = w / counts[True] if of_policy else (1 - w) / counts[False]
             weight = in_mixture if chi2_on == "mixture" else (0.0 if of_policy else 1 / counts[False])
             total = total + lambda_td * weight * (q_t - gamma * next_v) ** 2
     return total
@@ -60,9 +64,11 @@ def reference(q, v, labels, is_policy, w, lambda_td, gamma, terminal_value, chi2
 
 def loss_of(q, v, labels, is_policy, w, lambda_td, gamma, terminal_value, chi2_on="mixture"):
     terms = soft_q_terms(q, v, labels, [STOP], gamma, terminal_value)
-    counts = [(terms.scored & (is_policy[:, None] == side)).sum() for side in (False, True)]
+    tokens = [(terms.scored & (is_policy[:, None] == side)).sum().double() for side in (False, True)]
+    rows = [(is_policy == side).sum().double() for side in (False, True)]
     objective = OnlineInverseSoftQ(w, gamma, chi2_on)
-    return objective(terms, SoftQOutput(q=q, v=v), lambda_td, is_policy, counts[0] / counts[1].double()) / counts[0]
+    ratios = tokens[0] / tokens[1], rows[0] / rows[1]
+    return objective(terms, SoftQOutput(q=q, v=v), lambda_td, is_policy, *ratios) / tokens[0]
 
 
 @pytest.mark.parametrize("w", [0.0, 0.3, 0.5, 1.0])
@@ -89,17 +95,50 @@ def test_without_weight_on_the_policy_it_is_the_offline_objective(values):
     assert loss_of(q, v, labels, is_policy, 0.0, 0.3, 0.9, "zero").item() == pytest.approx(offline.item(), rel=1e-12)
 
 
-def test_finished_completions_leave_the_value_of_the_prompt_alone(values):
-    """With gamma = 1: what the policy's tokens add to the likelihood is w (1 / |policy| - 1 / |expert|) V(s_0)."""
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+def test_over_a_finished_completion_it_is_the_sum_of_v_minus_gamma_v_of_the_next_state(gamma, values):
     q, v, *_ = values
     labels = torch.tensor([[-100, 3, 4, STOP, -100, -100], [-100, 6, 2, 2, 1, STOP]])
-    is_policy, rows = torch.tensor([False, True]), slice(0, 2)
-    value_of_prompt = v[0, 1]
-    v_shared = v[rows].clone()
-    v_shared[:, 1] = value_of_prompt
-    loss = loss_of(q[rows], v_shared, labels, is_policy, 0.4, 0.0, 1.0, "mask")
-    likelihood = soft_q_terms(q[:1], v_shared[:1], labels[:1], [STOP]).nll.sum() / 3
-    assert loss.item() == pytest.approx(likelihood.item() + 0.4 * (1 / 5 - 1 / 3) * value_of_prompt.item(), rel=1e-12)
+    found = value_drop(v[:2], labels != -100, gamma).sum(1)
+    for row in range(2):
+        parts = [v_t - gamma * next_v for at, _, v_t, next_v, _ in tokens_of(q, v, labels, gamma) if at == row]
+        assert found[row].item() == pytest.approx(sum(parts).item(), rel=1e-12)
+
+
+def test_with_gamma_1_it_is_likelihood_and_squares(values):
+    """Where expert and policy go on from one prompt, whatever the lengths and wherever the policy was cut."""
+    q, v, *_ = values
+    labels = torch.tensor([[-100, 3, 4, STOP, -100, -100], [-100, 6, 2, 2, 1, 3]])
+    is_policy, v = torch.tensor([False, True]), v[:2].clone()
+    v[:, 1] = v[0, 1]
+    loss = loss_of(q[:2], v, labels, is_policy, 0.4, 0.0, 1.0, "mask")
+    likelihood = soft_q_terms(q[:1], v[:1], labels[:1], [STOP]).nll.sum() / 3
+    assert loss.item() == pytest.approx(likelihood.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1e-3])
+def test_values_do_not_run_away(scale):
+    """
+    Lengths differ and the policy is cut: neither a constant in all values nor the last values of what was cut pay. A
+    table of Q, a state for each position of each row but for the first, which the rows share.
+    """
+    labels = torch.tensor([[3, 4, STOP, -100, -100, -100], [6, 2, 2, 1, 5, 2]])
+    is_policy = torch.tensor([False, True])
+    table = torch.zeros(2, 6, 8, dtype=torch.float64, requires_grad=True)
+
+    def loss_at(table):
+        shared = torch.cat([table[:1, :1].expand(2, -1, -1), table[:, 1:]], 1)
+        q = shared.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+        return loss_of(q, shared.logsumexp(-1), labels, is_policy, 0.5, scale, 1.0, "mask")
+
+    assert loss_at(table + 1000).item() == pytest.approx(loss_at(table).item(), rel=1e-9)
+    optimizer = torch.optim.Adam([table], lr=0.1)
+    for _ in range(1000):
+        optimizer.zero_grad()
+        loss_at(table).backward()
+        optimizer.step()
+    v = table.detach().logsumexp(-1)
+    assert v.abs().max() < 15 and loss_at(table).item() > 0
 
 
 def test_an_unknown_choice(values):

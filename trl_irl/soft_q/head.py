@@ -225,6 +225,12 @@ def _soft_q_forward(
         kwargs = decoder_inputs(model, kwargs, labels)
         shift_labels = labels
     hidden, output = _run(model, args, kwargs, return_logits)
+    given = labels if shift_labels is None else shift_labels
+    if given.shape != hidden.shape[:-1]:
+        raise ValueError(
+            f"The labels have the shape {tuple(given.shape)} beside ids of {tuple(hidden.shape[:-1])}. Each token has "
+            "a label, its own or -100; they are shifted here."
+        )
     if shift_labels is None:
         hidden, shift_labels = hidden[:, :-1], labels[:, 1:]
     found = _at_labels(model, hidden, shift_labels, what, reference, statistics)

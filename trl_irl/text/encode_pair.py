@@ -54,6 +54,8 @@ def encode_pair(
         row = {**row, "prompt": messages[:-1], "completion": messages[-1:]}
     check_eos(tokenizer)
     text = completion_text(row.get("completion", "")).lstrip()
+    if ended:
+        text = text.removesuffix(tokenizer.eos_token)  # of a row that has it already
     said, end, behind = _parts(tokenizer, text, {tokenizer.eos_token_id, *stop_tokens})
     answer = said + (end or [tokenizer.eos_token_id]) if ended else said
     room = None if max_completion is None else max(max_completion - len(behind), 0)

@@ -66,12 +66,13 @@ def test_without_weight_on_the_policy_it_trains_as_offline(tokenizer, tmp_path):
 
 
 def reference(model, rows, gamma, lambda_td, weight, terminal_value, stop):
-    """The objective as DESIGN 2 writes it, row by row on full float64 logits."""
+    """The objective as docs/online.md writes it, row by row on full float64 logits."""
     model = copy.deepcopy(model).double()
-    sums = {side: [] for side in (False, True)}
+    sums, of_completions = {side: [] for side in (False, True)}, {side: [] for side in (False, True)}
     for ids, start, of_policy in rows:
         logits = model(input_ids=torch.tensor([ids])).logits[0]
         v = logits.logsumexp(-1)
+        of_completions[of_policy].append(v[start - 1] + (1 - gamma) * v[start : len(ids) - 1].sum())
         for t in range(start - 1, len(ids) - 1):
             action = ids[t + 1]
             ends, last = action in stop, t + 1 == len(ids) - 1
@@ -81,17 +82,14 @@ def reference(model, rows, gamma, lambda_td, weight, terminal_value, stop):
     def mean(side, value):
         return sum(value(*token) for token in sums[side]) / len(sums[side])
 
-    def drop(q, v, next_v, ends):
-        return 0.0 if next_v is None else v - gamma * next_v
-
     def squared(q, v, next_v, ends):
         return 0.0 if next_v is None or (ends and terminal_value == "mask") else (q - gamma * next_v) ** 2
 
-    def gain(q, v, next_v, ends):  # Q - gamma V', and V where the next state is not known: that token's NLL is kept
-        return q - v if next_v is None else q - gamma * next_v
-
-    mixture = {term: (1 - weight) * mean(False, term) + weight * mean(True, term) for term in (drop, squared)}
-    return -mean(False, gain) + mixture[drop] + lambda_td * mixture[squared]
+    expert, policy = (torch.stack(of_completions[side]).mean() for side in (False, True))
+    length = len(sums[False]) / len(of_completions[False])
+    squares = (1 - weight) * mean(False, squared) + weight * mean(True, squared)
+    nll = mean(False, lambda q, v, next_v, ends: v - q)
+    return nll + weight * (policy - expert) / length + lambda_td * squares
 
 
 def mixture_of_kl(model, other, rows, weight):

@@ -9,12 +9,18 @@ Since E_E[V - gamma V'] - E_E[Q - gamma V'] = E_E[V - Q] is the negative log-lik
 
 and it is computed so: at w = 0 it is the offline objective, term by term.
 
-What the middle term is: over one finished completion, V_0 - gamma V_1 + V_1 - gamma V_2 + ... + V_T telescopes to
-V_0 + (1 - gamma) (V_1 + ... + V_T). With gamma = 1 only the value of the prompt is left, the same for both completions
-of a prompt, so that per completion the middle term vanishes and the policy's tokens come in through r^2 alone. Means
-here are over tokens, as the offline objective's are: what is left of it is w (1 / mean policy length - 1 / mean expert
-length) V_0, which pulls on the value of prompts, and on no action, where the policy writes shorter or longer than the
-expert.
+The middle term compares two completions and not two tokens: that E[V - gamma V'] is what the value of the first state
+makes it, whoever acts (IQ-Learn's identity), holds of sums over a whole trajectory. Over a finished completion
+V_0 - gamma V_1 + V_1 - gamma V_2 + ... + V_T telescopes to
+
+    D = V_0 + (1 - gamma) (V_1 + ... + V_T)
+
+With D_E and D_P the means over completions, and l_E the expert's mean length, the term is w (D_P - D_E) / l_E. A mean
+over tokens instead would leave w (1 / l_P - 1 / l_E) V_0 of it where lengths differ, and V - gamma V' summed up to
+where a completion was cut would leave -gamma V of its last state: both fall without an end as a constant is added to
+all values, or to those of the states in which the policy is cut off, and neither r^2 with `terminal_value` "mask" nor
+the likelihood sees that constant. With gamma = 1 only V_0 is left, which is the same for both completions of a prompt:
+the term vanishes where each prompt has as many on both sides, and the policy's tokens come in through r^2 alone.
 
 Papers: "IQ-Learn: Inverse soft-Q Learning for Imitation" (arXiv 2106.12142), whose chi-squared term over E alone
 diverges when online; "Imitating Language via Scalable Inverse Reinforcement Learning" (arXiv 2409.01369).
@@ -26,7 +32,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import pad
 
 from ..terms import SoftQTerms
 from .objective import Objective
@@ -39,24 +44,22 @@ if TYPE_CHECKING:
 CHI2_ON = ("mixture", "expert")
 
 
-def value_drop(v: torch.Tensor, terms: SoftQTerms, gamma: float) -> torch.Tensor:
+def value_drop(v: torch.Tensor, scored: torch.Tensor, gamma: float) -> torch.Tensor:
     """
-    V - gamma V' of each token whose next state is known; V' = 0 after a stop token, whatever `terminal_value` says of
-    its temporal-difference term.
+    Each state's part of D, the sum of V - gamma V' over a completion: V of the first scored state, (1 - gamma) V of
+    the later ones. Of a completion that was cut it is D of the states that are known.
 
     Args:
         v (`torch.Tensor` of shape `(batch, positions)`):
             V(s_t).
-        terms ([`SoftQTerms`]):
-            Of the same tokens.
+        scored (`torch.Tensor` of shape `(batch, positions)`, bool)
         gamma (`float`)
 
     Returns:
-        `torch.Tensor` of shape `(batch, positions)`: in nats, 0 where the next state is not known.
+        `torch.Tensor` of shape `(batch, positions)`: in nats, 0 where nothing is scored.
     """
-    continues = terms.has_reward & ~terms.is_terminal
-    next_v = pad(v[:, 1:], (0, 1)).masked_fill(~continues, 0)
-    return (v - gamma * next_v).masked_fill(~(continues | terms.is_terminal), 0)
+    is_first = scored & (scored.cumsum(-1) == 1)
+    return torch.where(is_first, v, (1 - gamma) * v).masked_fill(~scored, 0)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class OnlineInverseSoftQ(Objective):
     lambda_kl: float = 0.0
     measures = ("td_scale",)
     squares_logged = ("td_loss",)
-    formula = "online inverse soft-Q: nll + value drop of the policy + lambda_td / td_scale * r^2"
+    formula = "online inverse soft-Q: nll + V along the policy's completions + lambda_td / td_scale * r^2"
 
     def __post_init__(self):
         if self.chi2_on not in CHI2_ON:
@@ -101,6 +104,7 @@ class OnlineInverseSoftQ(Objective):
         lambda_td: float,
         is_policy: torch.Tensor | None = None,
         expert_per_policy: torch.Tensor | None = None,
+        expert_rows_per_policy_row: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Args:
@@ -112,6 +116,8 @@ class OnlineInverseSoftQ(Objective):
             expert_per_policy (`torch.Tensor`, scalar, *optional*):
                 The whole batch's expert tokens over its policy tokens, of which these rows may hold a part. Without
                 policy tokens it is unset, and the objective is the offline one.
+            expert_rows_per_policy_row (`torch.Tensor`, scalar, *optional*):
+                The same of completions; needed with `expert_per_policy`.
 
         Returns:
             `torch.Tensor`: a scalar, in nats (and squared nats).
@@ -120,17 +126,19 @@ class OnlineInverseSoftQ(Objective):
             is_policy = torch.zeros(len(terms.nll), dtype=torch.bool, device=terms.nll.device)
         is_policy, weight = is_policy[:, None], 0.0 if expert_per_policy is None else self.policy_weight
 
-        def total(values: torch.Tensor, of_policy: bool) -> torch.Tensor:
+        def total(
+            values: torch.Tensor, of_policy: bool, ratio: torch.Tensor | None = expert_per_policy
+        ) -> torch.Tensor:
             summed = values.masked_fill(is_policy != of_policy, 0).sum()
-            return summed * expert_per_policy if of_policy and expert_per_policy is not None else summed
+            return summed * ratio if of_policy and ratio is not None else summed
 
         def mixture(values: torch.Tensor, share: float) -> torch.Tensor:
             return (1 - share) * total(values, False) + share * total(values, True)
 
         loss = total(terms.nll, False)
         if weight > 0:
-            drop = value_drop(output.v, terms, self.gamma)
-            loss = loss + weight * (total(drop, True) - total(drop, False))
+            drop = value_drop(output.v, terms.scored, self.gamma)
+            loss = loss + weight * (total(drop, True, expert_rows_per_policy_row) - total(drop, False))
         if lambda_td > 0:
             on_policy = weight if self.chi2_on == "mixture" else 0.0
             loss = loss + lambda_td * mixture(terms.reward.square(), on_policy)

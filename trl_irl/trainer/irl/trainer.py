@@ -46,7 +46,7 @@ from .argument_checks import (
 from .config import IRLConfig
 from .packing import check_documents_apart
 from .row_ends import check_collator, why_nothing_ends
-from .row_ids import check_kept, ready_rows, what_cannot_be_written
+from .row_ids import check_kept, formatted, ready_rows, warn_of_unused_marks, what_cannot_be_written
 from .soft_q_training import SoftQTraining
 
 
@@ -232,8 +232,11 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
                 "last state would have no value, and the model would not learn to stop. Set `eos_token` in IRLConfig "
                 "to the token that ends a completion, or `tokenizer.eos_token`."
             )
+        if formatting_func is not None and processing_class is self._tokenizer:
+            dataset, formatting_func = formatted(dataset, args, formatting_func, dataset_name), None
         if formatting_func is None:
             dataset = check_rows(dataset, args.dataset_text_field, dataset_name)
+            warn_of_unused_marks(dataset, args, self.completion_only_loss, dataset_name)
             dataset = ready_rows(dataset, args, processing_class, self.completion_only_loss, dataset_name)
         try:
             prepared = super()._prepare_dataset(

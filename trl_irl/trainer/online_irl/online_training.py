@@ -24,6 +24,7 @@ from .policy_samples import (
     prompts_of,
     same_number,
     sample_with_vllm,
+    scored_to_the_stop,
     with_policy_rows,
 )
 
@@ -48,7 +49,8 @@ class OnlineTraining:
         self._watch = GenerationWatch(self.accelerator, args.max_completion_length, "`lambda_td`")
         self._prompts: list[list[list[int]]] = []  # of each micro-batch of the step
         self._groups: list[list[PolicySample]] = []  # the policy's rows of those still to come
-        self._policy_tokens: torch.Tensor | None = None
+        self._policy_tokens: torch.Tensor | None = None  # of the step
+        self._completions: torch.Tensor | None = None  # of the step: how many are the expert's, and the policy's
         self._is_policy: torch.Tensor | None = None
         self._check_room()
         self._vllm = None
@@ -83,7 +85,8 @@ class OnlineTraining:
             check_context(self._causal_lm.config, max(lengths), self.args.max_completion_length)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        own = (scored_to_the_stop(batch, self.stop_token_ids) for batch in epoch_iterator)
+        batches, num_items_in_batch = super().get_batch_samples(own, num_batches, device)
         # A resumed run gets its random states back between here and the first micro-batch: nothing is drawn yet.
         self._prompts = [self._prompts_of(batch) for batch in batches]
         if not isinstance(self.train_dataset, Dataset):
@@ -118,10 +121,11 @@ class OnlineTraining:
             self._replay.add(fresh)
             rows = [*fresh, *rows]
         share = -(-len(rows) // len(self._prompts))
-        tokens = torch.tensor(sum(len(row.completion) for row in rows), device=self.accelerator.device)
+        counts = [sum(len(row.completion) for row in rows), sum(map(len, self._prompts)), len(rows)]
+        counts = torch.tensor(counts, device=self.accelerator.device)
         if self.args.average_tokens_across_devices:  # as `num_items_in_batch` is counted
-            tokens = self.accelerator.reduce(tokens, reduction="sum")
-        self._policy_tokens = tokens
+            counts = self.accelerator.reduce(counts, reduction="sum")
+        self._policy_tokens, self._completions = counts[0], counts[1:].float()
         return [rows[i * share : (i + 1) * share] for i in range(len(self._prompts))]
 
     def _sample(self, prompts: list[list[int]]) -> list[PolicySample]:
@@ -160,8 +164,11 @@ class OnlineTraining:
     def _rows_of(self, tokens):
         if self._is_policy is None:
             return {}
-        some = self._policy_tokens > 0
-        return {"is_policy": self._is_policy, "expert_per_policy": tokens / self._policy_tokens if some else None}
+        if not self._policy_tokens > 0:
+            return {"is_policy": self._is_policy}
+        ratios = {"expert_per_policy": tokens / self._policy_tokens}
+        ratios["expert_rows_per_policy_row"] = self._completions[0] / self._completions[1]
+        return {"is_policy": self._is_policy, **ratios}
 
     def _measure(self, mode, output, terms, lambda_td, seen):
         if self._is_policy is None:

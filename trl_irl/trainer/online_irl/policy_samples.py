@@ -37,6 +37,18 @@ class PolicySample:
         return cls(prompt, cut_at_stop(completion, stop_tokens))
 
 
+def scored_to_the_stop(batch: dict[str, torch.Tensor], stop_tokens: Collection[int]) -> dict[str, torch.Tensor]:
+    """
+    A batch whose rows are scored up to the first stop token among their labels. A chat template may write a newline
+    behind it, or more turns, which no completion of the policy has: scored, they would be what the objective tells
+    the expert by.
+    """
+    labels = batch["labels"]
+    stops = torch.isin(labels, torch.tensor(sorted(stop_tokens), device=labels.device))
+    behind = stops.cumsum(-1) - stops.long() > 0
+    return {**batch, "labels": labels.masked_fill(behind, -100)}
+
+
 def prompts_of(batch: dict[str, torch.Tensor]) -> list[list[int]]:
     """Token ids of each row before its first scored one; rows with nothing scored are left out."""
     prompts = []

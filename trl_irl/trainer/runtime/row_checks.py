@@ -1,6 +1,6 @@
 """What a trainer refuses of its rows before it prepares them: each error says which row, what it has, what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +14,9 @@ from ...text.messages import as_messages, checked, is_messages
 logger = get_logger(__name__)
 
 AS_SFT = "as_sft"  # a column: whether SFTTrainer would have made the same tokens of a row
-_TRL_COLUMNS = {"prompt", "completion", "messages", "chosen", "rejected"}
+_TRL_COLUMNS = {"prompt", "completion", "messages", "conversations", "chosen", "rejected"}
+# What a collator takes for those of the tokens, and a dataset of texts may have for classes or the like.
+_OF_TOKENS = {"labels", "completion_mask", "assistant_masks", "attention_mask", "position_ids", "seq_lengths"}
 
 
 def check_not_empty(dataset: Dataset | IterableDataset, name: str) -> None:
@@ -41,7 +43,7 @@ def check_rows(dataset: Dataset | IterableDataset, text_field: str, name: str) -
             "and their tokens are made before. Apply it first: `dataset.with_transform(None).map(...)`."
         )
     dataset = dataset.with_format(None)  # as numpy's arrays or pandas' series, rows are neither text nor lists
-    columns = dataset.column_names or list(next(iter(dataset)))
+    columns = columns_of(dataset)
     accepted = [{"input_ids"}, {"messages"}, {"conversations"}, {"prompt", "completion"}, {text_field}]
     trained_on = next((wanted for wanted in accepted if wanted <= set(columns)), None)
     if trained_on is None:
@@ -53,8 +55,8 @@ def check_rows(dataset: Dataset | IterableDataset, text_field: str, name: str) -
     if trained_on == {"input_ids"}:
         if isinstance(dataset, Dataset):
             check_token_rows(dataset, name)
-        return dataset
-    beside = _TRL_COLUMNS & set(columns) - trained_on
+        return without_padding(dataset)
+    beside = (_TRL_COLUMNS | _OF_TOKENS) & set(columns) - trained_on
     if trained_on == {"prompt", "completion"}:
         beside |= {"text"} & set(columns)  # to which TRL 1.12 would add the EOS; this can go with it
     if "prompt" in beside:
@@ -67,6 +69,10 @@ def check_rows(dataset: Dataset | IterableDataset, text_field: str, name: str) -
     if beside:
         # TRL (1.12 to 1.16) decides by any one of these whether rows are messages: which one differs from run to run.
         dataset = dataset.remove_columns(sorted(beside))
+    if trained_on == {"conversations"}:
+        messages = next(iter(dataset))["conversations"]
+        if is_messages(messages) and "from" not in messages[0]:  # which TRL renames only with the keys of messages
+            dataset, trained_on = dataset.rename_column("conversations", "messages"), {"messages"}
     if not isinstance(dataset, Dataset):
         options = {"columns": sorted(trained_on), "name": name}
         _check_row(next(iter(dataset)), 0, **options)
@@ -158,6 +164,33 @@ def check_token_rows(dataset: Dataset, name: str, aligned: bool = True) -> None:
                     f"{lengths[column][i]} '{column}'. There is one for each token (the trainer shifts them itself)."
                 )
         start += len(lengths["input_ids"])
+
+
+def without_padding(dataset: Dataset | IterableDataset, columns: Collection[str] = ()) -> Dataset | IterableDataset:
+    """
+    Rows of token ids without those that their `attention_mask` leaves out: a collator pads again, and would take the
+    padding of a row for tokens to read and to learn. `columns` are as long as the ids; if unset, all that may be.
+    """
+    if "attention_mask" not in columns_of(dataset):
+        return dataset
+    if isinstance(dataset, Dataset):
+        masks = dataset.select_columns(["attention_mask"]).with_format("arrow").iter(10_000)
+        if all(pc.min(as_array(batch.column("attention_mask")).flatten()).as_py() != 0 for batch in masks):
+            return dataset
+    aligned = {"input_ids", *(columns or _OF_TOKENS - {"seq_lengths"})} & set(columns_of(dataset))
+
+    def read(row: dict) -> dict:
+        return {
+            column: [x for x, is_read in zip(row[column], row["attention_mask"], strict=True) if is_read]
+            for column in aligned
+        }
+
+    return dataset.map(read)
+
+
+def columns_of(dataset: Dataset | IterableDataset) -> list[str]:
+    """Names of a dataset's columns, of a stream that does not know them by its first row."""
+    return list(dataset.column_names or next(iter(dataset)))
 
 
 def check_token_ids(dataset: Dataset | IterableDataset, size: int, name: str) -> None:

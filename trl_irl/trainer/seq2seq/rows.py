@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ...text.encode_pair import encode_pair
-from ..runtime.row_checks import as_array, check_rows, check_token_rows
+from ..runtime.row_checks import as_array, check_rows, check_token_rows, columns_of, without_padding
 from .config import Seq2SeqIRLConfig
 
 
@@ -34,13 +34,18 @@ def encoded(
     Raises:
         `ValueError`: it has other columns, or a row that cannot be read.
     """
-    columns = list(dataset.column_names or next(iter(dataset)))
+    columns = columns_of(dataset)
     longest = args.max_lengths
     if {"input_ids", "labels"} <= set(columns):
-        ids = dataset.select_columns(["input_ids", "labels"])
+        if isinstance(dataset, Dataset):
+            check_token_rows(dataset, name, aligned=False)
+        ids = without_padding(dataset, ["input_ids"]).select_columns(["input_ids", "labels"])
+        if not any(longest):
+            return ids
+        ids = ids.map(_cut, batched=True, fn_kwargs={"longest": longest})
         if isinstance(ids, Dataset):
-            check_token_rows(ids, name, aligned=False)
-        return ids.map(_cut, batched=True, fn_kwargs={"longest": longest}) if any(longest) else ids
+            _warn_of_cut(ids, args, name)
+        return ids
     if images := {"image", "images"} & set(columns):
         raise ValueError(
             f"The {name} dataset has a column {min(images)!r}, and `Seq2SeqIRLTrainer` reads text alone. Remove it, "
@@ -52,7 +57,7 @@ def encoded(
             "completion: name them `prompt` and `completion`, or give `messages`, or `input_ids` and `labels`."
         )
     dataset = check_rows(dataset, "text", name)
-    options = {"remove_columns": list(dataset.column_names or next(iter(dataset)))}
+    options = {"remove_columns": columns_of(dataset)}
     if isinstance(dataset, Dataset):
         options |= {"num_proc": args.dataset_num_proc, "desc": f"Tokenizing {name} dataset"}
 
