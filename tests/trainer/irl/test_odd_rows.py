@@ -176,3 +176,13 @@ def test_what_the_template_refuses_is_told_with_its_row(kind, make_trainer, tmp_
             )
         else:
             make_trainer(train_dataset=data, processing_class=no_system_role())
+
+
+@pytest.mark.parametrize("kind", ["stream", "json"])
+def test_parts_of_a_later_row_alone(kind, make_trainer, tokenizer):
+    plain = [{"messages": chat} for chat in CHAT]
+    parts = [*plain[:2], {"messages": [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in CHAT[2]]}]
+    rows = IterableDataset.from_generator(lambda: iter(parts)) if kind == "stream" else json_rows(parts, "messages")
+    expected = make_trainer(train_dataset=Dataset.from_list(plain[:3])).train_dataset
+    found = make_trainer(train_dataset=rows).train_dataset
+    assert [row["input_ids"] for row in found] == list(expected["input_ids"])

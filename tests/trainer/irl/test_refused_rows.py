@@ -1,6 +1,8 @@
 """Rows that the trainer cannot learn from are refused before it loads or trains, by dataset, row and column."""
 
+import copy
 import json
+import logging
 
 import pytest
 import torch
@@ -197,3 +199,105 @@ def test_rows_of_both_forms_in_one_file(key, make_trainer):
     found = make_trainer(train_dataset=mixed).train_dataset["input_ids"]
     plain = make_trainer(train_dataset=rows(*[{"messages": CHAT}] * 3)).train_dataset["input_ids"]
     assert list(found) == list(plain)
+
+
+@pytest.mark.parametrize("kind", [rows, stream])
+@pytest.mark.parametrize(
+    "row", [{"text": "The quick fox"}, {"prompt": "One", "completion": " two"}, {"messages": CHAT}]
+)
+@pytest.mark.parametrize(
+    "beside", [{"labels": [3, 7]}, {"labels": 3}, {"attention_mask": [1], "completion_mask": [0]}]
+)
+def test_classes_of_a_text_are_not_the_labels_of_its_tokens(beside, row, kind, make_trainer):
+    alone = next(iter(make_trainer(train_dataset=rows(row)).train_dataset))
+    found = next(iter(make_trainer(train_dataset=kind({**row, **beside})).train_dataset))
+    assert found["input_ids"] == alone["input_ids"]
+    for column in ("labels", "completion_mask"):
+        assert found.get(column) == alone.get(column) or found[column] == found["input_ids"]
+
+
+@pytest.mark.parametrize("kind", [rows, stream])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_of_tokenised_rows_is_not_read(side, kind, make_trainer, tokenizer):
+    texts = ["The quick brown fox", "One"]
+    tokenizer.padding_side = side
+    padded = tokenizer(texts, padding="max_length", max_length=12)
+    plain = [{"input_ids": ids} for ids in tokenizer(texts)["input_ids"]]
+    tokenised = [{key: padded[key][i] for key in ("input_ids", "attention_mask")} for i in range(2)]
+    tokenised = [{**row, "labels": [5 if mask else 0 for mask in row["attention_mask"]]} for row in tokenised]
+    found = list(make_trainer(train_dataset=kind(*tokenised)).train_dataset)
+    assert [row["input_ids"] for row in found] == [row["input_ids"] for row in plain]
+    assert [set(row["labels"]) for row in found] == [{5}, {5}]
+    tokenizer.padding_side = "right"
+
+
+def test_labels_of_another_length_than_the_ids(make_trainer):
+    """Shifted by the user, each token would learn the one after next."""
+
+    def collate(examples):
+        ids = torch.tensor([[4, 5, 6, 7, 1]] * len(examples))
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 1:]}
+
+    trainer = make_trainer(data_collator=collate)
+    with pytest.raises(
+        ValueError, match=r"labels have the shape \(8, 4\) beside ids of \(8, 5\).*they are shifted here"
+    ):
+        trainer.train()
+
+
+@pytest.mark.parametrize("form", ["role", "from"])
+def test_conversations_in_both_forms_alone_and_beside_messages(form, make_trainer):
+    names = {"role": "role", "content": "content"} if form == "role" else {"role": "from", "content": "value"}
+    turns = [{names[key]: value for key, value in turn.items()} for turn in CHAT]
+    other = [{names[key]: value.replace("fox", "dog") for key, value in turn.items()} for turn in CHAT]
+    expected = list(make_trainer(train_dataset=rows({"messages": CHAT})).train_dataset["input_ids"])
+    for kind in (rows, stream):
+        alone = make_trainer(train_dataset=kind({"conversations": turns})).train_dataset
+        beside = make_trainer(train_dataset=kind({"conversations": other, "messages": CHAT})).train_dataset
+        assert [row["input_ids"] for row in alone] == expected == [row["input_ids"] for row in beside]
+
+
+def test_packed_rows_of_which_nothing_is_scored(make_trainer):
+    long = rows(*[{"prompt": "One two three " * 9, "completion": " four"}] * 4)
+    with pytest.raises(ValueError, match="No token of the train dataset is scored: with `max_length=16` none has"):
+        make_trainer(train_dataset=long, packing=True, max_length=16)
+
+
+def test_a_formatting_function_beside_messages(make_trainer):
+    def text_of(row):
+        return f"The {row['word']} jumps"
+
+    given = rows({"messages": CHAT, "word": "fox"}, {"messages": CHAT, "word": "dog"})
+    found = make_trainer(train_dataset=given, formatting_func=text_of).train_dataset
+    expected = make_trainer(train_dataset=rows({"text": "The fox jumps"}, {"text": "The dog jumps"})).train_dataset
+    assert list(found["input_ids"]) == list(expected["input_ids"])
+
+
+@pytest.mark.parametrize("kind", [rows, stream])
+def test_template_arguments_that_some_rows_have_not(kind, make_trainer, tokenizer):
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = "{{ shout | default('quiet') }} " + own.chat_template
+    given = [
+        {"messages": CHAT, "chat_template_kwargs": {"shout": "loud"}},
+        {"messages": CHAT, "chat_template_kwargs": None},
+        {"messages": CHAT, "chat_template_kwargs": {"other": "x"}},
+    ]
+    found = make_trainer(train_dataset=kind(*given), processing_class=own).train_dataset
+    texts = [own.decode(row["input_ids"]).split(" ")[0] for row in found]
+    assert texts == ["loud", "quiet", "quiet"]
+
+
+@pytest.mark.parametrize(
+    "row, keys, evaluated, told",
+    [
+        ({"input_ids": [5, 6, 1], "completion_mask": [0, 1, 1]}, {}, None, "has a `completion_mask`"),
+        ({"messages": CHAT}, {"completion_only_loss": True}, None, "has `messages`, of which `completion_only_loss`"),
+        ({"text": "One two"}, {}, {"prompt": "One", "completion": " two"}, "eval dataset has prompts and completions"),
+        ({"prompt": "One", "completion": " two"}, {}, {"prompt": "One", "completion": " two"}, None),
+        ({"input_ids": [5, 6, 1], "completion_mask": [0, 1, 1]}, {"completion_only_loss": True}, None, None),
+    ],
+)
+def test_marks_that_nothing_asks_for_are_told(row, keys, evaluated, told, make_trainer, caplog):
+    with caplog.at_level(logging.WARNING, logger="trl_irl"):
+        make_trainer(train_dataset=rows(row), eval_dataset=evaluated and rows(evaluated), **keys)
+    assert (told or "prompts are scored as it is") in caplog.text if told else "as it is" not in caplog.text

@@ -342,3 +342,29 @@ def test_prompts_of_a_stream_are_checked_as_they_come(prompt, told, tokenizer, t
     )
     with pytest.raises(ValueError, match=told):
         trainer.train()
+
+
+def test_the_expert_is_scored_to_its_stop_token(tokenizer, tmp_path):
+    """What a template writes behind it, and later turns, no completion of the policy has."""
+    turns = [("user", "One"), ("assistant", "two"), ("user", "fox"), ("assistant", "dog")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    rows = [
+        {"prompt": messages[:1], "completion": messages[1:2]},
+        {"prompt": messages[:1], "completion": messages[1:]},
+    ]
+    own = copy.deepcopy(tokenizer)
+    keys = {"per_device_train_batch_size": 2, "max_steps": 1, "max_completion_length": 6, "eos_token": "<|im_end|>"}
+    trainer = OnlineIRLTrainer(
+        model=make_model("llama"),
+        args=OnlineIRLConfig(str(tmp_path), **keys, **QUIET),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=own,
+    )
+    batches, tokens = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, trainer.args.device)
+    stop = own.convert_tokens_to_ids("<|im_end|>")
+    expected = [*own("two")["input_ids"], stop]
+    assert [row[row != -100].tolist() for row in batches[0]["labels"]] == [expected, expected]
+    assert tokens == 2 * len(expected)
+    trainer.train()
+    (logged,) = (entry for entry in trainer.state.log_history if "expert_length" in entry)
+    assert logged["expert_length"] == len(expected)

@@ -233,3 +233,25 @@ def test_embeddings_that_fsdp_cannot_shard(family, is_refused, tokenizer, tmp_pa
         return
     with pytest.raises(ValueError, match="share their embeddings, and the launcher is FSDP.*ddp, zero2 or zero3"):
         make(tokenizer, tmp_path, make_encoder_decoder(family))
+
+
+@pytest.mark.parametrize("kind", ["rows", "stream"])
+def test_padding_of_tokenised_rows_is_not_read(kind, tokenizer, tmp_path):
+    texts = ["The quick brown fox", "One"]
+    ids, padded = tokenizer(texts)["input_ids"], tokenizer(texts, padding="max_length", max_length=12)
+    given = Dataset.from_list([{key: padded[key][i] for key in padded} | {"labels": [5, 1]} for i in range(2)])
+    given = given.to_iterable_dataset() if kind == "stream" else given
+    assert [row["input_ids"] for row in make(tokenizer, tmp_path, rows=given).train_dataset] == ids
+
+
+def test_tokenised_rows_that_are_cut_are_told(tokenizer, tmp_path, caplog):
+    given = Dataset.from_list([{"input_ids": [9, 10, 11, 12], "labels": [9, 10, 11, 1]}])
+    with caplog.at_level("WARNING", logger="trl_irl"):
+        make(tokenizer, tmp_path, rows=given, max_length=3, max_completion_length=3)
+    assert "1 of 1 prompts of the train dataset" in caplog.text and "1 of 1 completions" in caplog.text
+
+
+def test_an_eos_that_is_there_is_not_written_again(tokenizer, tmp_path):
+    given = [{"prompt": "One", "completion": "two<eos>"}, {"prompt": "One", "completion": "two"}]
+    with_eos, without = make(tokenizer, tmp_path, rows=given).train_dataset["labels"]
+    assert with_eos == without and without.count(tokenizer.eos_token_id) == 1
