@@ -23,8 +23,9 @@ completion's token rewards are summed up: `soft_q` is Q - gamma V' (arXiv 2409.0
 `log_ratio` is log pi - log pi_ref, the dense reward that plain fine-tuning already gives (arXiv 2510.02493) and that \
 any other must beat.
 
-With gamma = 1 and a terminal value of zero, the sum of `soft_q` over a completion that ends with its stop token \
-telescopes to its log-likelihood plus V of the prompt: within a prompt it ranks exactly like `likelihood sum`. \
+With gamma = 1, a terminal value of zero and values at temperature 1, the sum of `soft_q` over a completion that ends \
+with its stop token telescopes to its log-likelihood plus V of the prompt: within a prompt it ranks exactly like \
+`likelihood sum`. \
 Rewards of tokens, gamma < 1, means, and sums with the terminal value masked (which leave out the stop token and the \
 last value) do not."""
 

@@ -87,10 +87,10 @@ class SoftQReward:
     Reads the reward of completions off a language model: `r(s_t, a_t) = Q(s_t, a_t) - gamma * V(s_{t+1})`, the logits
     being Q and their logsumexp V (arXiv 2409.01369), by the rules of training.
 
-    With `gamma = 1` and `terminal_value = "zero"` the sum of `"soft_q"` rewards over a completion that ends with its
-    stop token telescopes to log pi(completion | prompt) + V(s_0): completions of one prompt are ranked as by
-    likelihood. Rewards of tokens, `gamma < 1`, means, and sums with `"mask"`, which leave out the stop token and the
-    last value, are not.
+    With `gamma = 1`, `terminal_value = "zero"` and values at temperature 1 the sum of `"soft_q"` rewards over a
+    completion that ends with its stop token telescopes to log pi(completion | prompt) + V(s_0): completions of one
+    prompt are ranked as by likelihood. Rewards of tokens, `gamma < 1`, means, and sums with `"mask"`, which leave out
+    the stop token and the last value, are not.
 
     An instance is a reward function for [`~trl.GRPOTrainer`] and [`~trl.RLOOTrainer`]:
     `reward_funcs=SoftQReward(...)`.

@@ -409,6 +409,8 @@ def test_generation_there_is_nothing_to_learn_from(ends, start, tmp_path, monkey
         ({"gail_reward": "wgan"}, "`gail_reward='wgan'` is unknown"),
         ({"discriminator_level": "word"}, "`discriminator_level='word'` is unknown"),
         ({"reward_clip": -1.0}, "`reward_clip=-1.0` is out of range"),
+        ({"discriminator_update_ratio": float("inf")}, "`discriminator_update_ratio=inf` is out of range"),
+        ({"mle_coef": float("inf")}, "`mle_coef=inf` must be finite"),
         ({"discriminator_update_ratio": 0.0}, "`discriminator_update_ratio=0.0` is out of range"),
         ({"discriminator_batch_size": 0}, "`discriminator_batch_size=0`"),
         ({"max_completion_length": 300}, "no room for `max_completion_length=300` in the model's context of 256"),

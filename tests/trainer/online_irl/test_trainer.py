@@ -296,6 +296,7 @@ def test_generation_that_never_ends(tokenizer, tmp_path, monkeypatch):
         ({"online_fraction": 1.5}, "`online_fraction=1.5` is out of range"),
         ({"policy_weight": -0.1}, "`policy_weight=-0.1` is out of range"),
         ({"temperature": 0.0}, "`temperature=0.0` must be above 0"),
+        ({"temperature": float("inf")}, "`temperature=inf` must be above 0, and finite"),
         ({"num_generations": 0}, "`num_generations=0` is out of range"),
         ({"replay_size": -1}, "`replay_size=-1` is out of range"),
         ({"chi2_on": "policy"}, "`chi2_on='policy'` is unknown"),

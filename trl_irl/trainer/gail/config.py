@@ -1,5 +1,6 @@
 """Arguments of generative adversarial imitation learning."""
 
+import math
 from dataclasses import dataclass, field
 
 from trl import RLOOConfig
@@ -131,9 +132,11 @@ class GAILConfig(RLOOConfig):
         ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"`{name}={getattr(self, name)}` is out of range. Set it to 0 or more.")
+        if math.isinf(self.mle_coef):
+            raise ValueError(f"`mle_coef={self.mle_coef}` must be finite: it is a weight in the loss.")
         for name in ("discriminator_learning_rate", "discriminator_update_ratio"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}={getattr(self, name)}` is out of range: it is above 0.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}={getattr(self, name)}` is out of range: it is above 0, and finite.")
         if self.discriminator_batch_size is not None and self.discriminator_batch_size < 1:
             raise ValueError(f"`discriminator_batch_size={self.discriminator_batch_size}`: set it to 1 or more.")
         if self.remove_unused_columns:

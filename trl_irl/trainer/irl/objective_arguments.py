@@ -55,7 +55,8 @@ class ObjectiveArguments:
             `objective: soft_q`: weights of the three terms of r^2: (log pi)^2, 2 log pi (V - gamma V') and
             (V - gamma V')^2.
         value_temperature (`float`, *optional*, defaults to `1.0`):
-            `objective: soft_q`: temperature of the values in the reward, V = b logsumexp(Q / b).
+            `objective: soft_q`: temperature of the values in the reward, V = b logsumexp(Q / b); joined by `+`, in the
+            squares of all parts.
         value_origin (`str`, *optional*, defaults to `"zero"`):
             `objective: soft_q`, `value_consistency`, `z_loss`: what Q and V count from in the reward, (V - gamma V')^2
             and V^2. `"reference"`: from the V of the reference at the same state, which is that of `lambda_kl`: values

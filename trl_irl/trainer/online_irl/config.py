@@ -1,5 +1,6 @@
 """Arguments of online IRL."""
 
+import math
 from dataclasses import dataclass, field
 
 from ...soft_q.objectives import CHI2_ON
@@ -60,9 +61,10 @@ class OnlineIRLConfig(VLLMArguments, IRLConfig):
         for name, least in (("num_generations", 1), ("max_completion_length", 1), ("replay_size", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"`{name}={getattr(self, name)}` is out of range. Set it to {least} or more.")
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(
-                f"`temperature={self.temperature}` must be above 0: greedy completions are no samples of the policy."
+                f"`temperature={self.temperature}` must be above 0, and finite: greedy completions are no samples of "
+                "the policy."
             )
         if told := self.strengths_told():
             raise ValueError(
