@@ -140,3 +140,9 @@ def test_processes_that_would_each_train_alone(make_trainer, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(ValueError, match="started 2 processes, and each of them would train alone"):
         check_parallelism(trainer.accelerator, trainer.args)
+
+
+def test_a_batch_size_that_each_process_would_find_for_itself(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.warns(UserWarning, match="`auto_find_batch_size=True` on several processes: .*the others wait for it"):
+        IRLConfig(**settings(tmp_path, auto_find_batch_size=True, use_cpu=False))

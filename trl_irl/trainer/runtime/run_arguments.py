@@ -2,6 +2,7 @@
 
 import copy
 import os
+import warnings
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -88,6 +89,13 @@ class RunArguments:
             raise ValueError(
                 f"`save_steps={self.save_steps}` with `save_strategy='steps'` saves nothing. Set it above 0, or "
                 "`save_strategy='no'`."
+            )
+        if self.auto_find_batch_size and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            warnings.warn(
+                "`auto_find_batch_size=True` on several processes: where one of them alone runs out of memory it "
+                "begins anew, and the others wait for it until `ddp_timeout`. Find a batch size that fits on one process, or "
+                "by `trl-irl plan`, and set `per_device_train_batch_size`.",
+                stacklevel=3,
             )
         self.logit_buffer_mb = read_logit_buffer(self.logit_buffer_mb)
         if self.nan_policy not in NAN_POLICIES:
