@@ -93,8 +93,8 @@ class RunArguments:
         if self.auto_find_batch_size and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             warnings.warn(
                 "`auto_find_batch_size=True` on several processes: where one of them alone runs out of memory it "
-                "begins anew, and the others wait for it until `ddp_timeout`. Find a batch size that fits on one process, or "
-                "by `trl-irl plan`, and set `per_device_train_batch_size`.",
+                "begins anew, and the others wait for it until `ddp_timeout`. Find one on one process or by "
+                "`trl-irl plan`, and set `per_device_train_batch_size`.",
                 stacklevel=3,
             )
         self.logit_buffer_mb = read_logit_buffer(self.logit_buffer_mb)
