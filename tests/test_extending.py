@@ -91,6 +91,45 @@ def test_an_objective(module, name, formula, of_page, tokenizer, tmp_path, accum
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=5e-6)
 
 
+def test_a_named_objective_weighs_the_kl(of_page, tokenizer, tmp_path):
+    """Also where it is a dataclass without a field for it."""
+    (tmp_path / "strong.py").write_text(STRONG, encoding="utf-8")
+    losses = []
+    for weight in (0.0, 5.0):
+        trainer = IRLTrainer(
+            sharp_model(),
+            args=IRLConfig(**settings(tmp_path, objective="strong:Strong", lambda_kl=weight, td_scale=1.0)),
+            train_dataset=Dataset.from_list(ROWS),
+            processing_class=tokenizer,
+            ref_model=make_model(seed=1) if weight else None,
+        )
+        assert trainer.objective.lambda_kl == weight
+        losses.append(float(one_step(trainer)[0]))
+    assert losses[1] > losses[0] + 0.1
+
+
+STRONG = """
+from dataclasses import dataclass
+from trl_irl.soft_q.objectives import Objective
+
+@dataclass(frozen=True)
+class Strong(Objective):
+    strength: float = 2.0
+
+    def __call__(self, terms, output, lambda_td):
+        return self.with_kl(self.strength * terms.nll.sum(), output)
+"""
+
+
+def test_keys_of_a_named_objective(of_page, tmp_path):
+    code = "from trl_irl.soft_q.objectives import PerToken\nclass Plain(PerToken):\n    title = 'plain'\n"
+    (tmp_path / "plain.py").write_text(code, encoding="utf-8")
+    assert IRLConfig(**settings(tmp_path, objective="plain:Plain")).lambda_td_in_use == 0
+    assert IRLConfig(**settings(tmp_path, objective="squared_value:SquaredValue")).lambda_td_in_use == 0.1
+    with pytest.raises(ValueError, match="`lambda_td=0.3` means nothing to `objective='plain:Plain'`"):
+        IRLConfig(**settings(tmp_path, objective="plain:Plain", lambda_td=0.3))
+
+
 def test_named_objectives_join_with_those_of_the_package(of_page, tokenizer, tmp_path):
     losses = {}
     for name in (
@@ -118,6 +157,7 @@ def test_named_objectives_join_with_those_of_the_package(of_page, tokenizer, tmp
         ("nowhere_at_all:Own", {}, "is unknown: `objective: nowhere_at_all:Own` could not be imported: No module"),
         (":Own", {}, "could not be imported"),
         ("squared_value:Nothing", {}, "`squared_value:Nothing` names no subclass of .*Objective"),
+        ("trl_irl.soft_q.objectives:Objective", {}, "names no subclass of"),
         ("json:dumps", {}, "`json:dumps` names no subclass of"),
         ("z_loss:ZLoss+soft_q", {}, "cannot be: ZLoss is no `PerToken`"),
         (
@@ -130,7 +170,7 @@ def test_named_objectives_join_with_those_of_the_package(of_page, tokenizer, tmp
 )
 def test_a_named_objective_that_cannot_be(name, keys, message, of_page, tmp_path):
     code = "from trl_irl.soft_q.objectives import Objective\n"
-    code += "class Choosy(Objective):\n    def __init__(self, weight): ..."
+    code += "class Choosy(Objective):\n    def __init__(self, weight): ...\n    def __call__(self, *terms): ..."
     (tmp_path / "choosy.py").write_text(code, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         IRLConfig(**settings(tmp_path, objective=name, **keys))

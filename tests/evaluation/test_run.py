@@ -263,7 +263,8 @@ def test_a_judge_of_another_tokenizer_reads_the_text(pair, tmp_path):
     (line, *_) = results.lines
     reward = SoftQReward(str(tmp_path / "judge"))
     texts, ended = ([c[key] for c in line["completions"]] for key in ("text", "ended"))
-    assert not reward.reads(texts, [[5, 6, 7]] * len(texts)) and not reward.reads(texts, [None] * len(texts))
+    for ids in ([5, 6, 7], None):
+        assert not reward.reads(texts, [ids] * len(texts), ended)
     expected = [one.sum for one in reward.score([ROWS[0]["prompt"]] * len(texts), texts, ended=ended)]
     assert any("soft_q sum" in one.reward for one in results.findings.agreement) and np.isfinite(expected).all()
 

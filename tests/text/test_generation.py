@@ -226,9 +226,12 @@ def test_a_stop_token_that_is_an_ordinary_one_is_not_in_the_text(tokenizer):
     ((said,),) = sample(model, tokenizer, ["One two"], 8, temperature=0.0)
     assert said == Completion("", 1, True, [token])
     reward = SoftQReward(model, tokenizer)
-    assert reward.reads([said.text], [said.token_ids]) and not reward.reads(["One"], [said.token_ids])
+    assert reward.reads([said.text], [said.token_ids], [True]) and not reward.reads(["One"], [said.token_ids], [True])
+    assert not reward.reads([said.text], [said.token_ids], [False])  # it would be a word
     # TRL's trainers leave such a token in the text.
-    assert reward(["One"], [word], [[token]]) == reward(["One"], [""], [[token]])
+    assert len(reward(["One"], [word], [[token]])) == 1
+    with pytest.raises(ValueError, match="The policy's tokens are not the reward model's"):
+        reward(["One"], [""], [[token]])
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
@@ -243,3 +246,23 @@ def test_the_token_that_a_decoder_must_begin_with(family, tokenizer):
     assert expected == [7, 7]
     assert {one.token_ids[0] for group in (*greedy, *drawn) for one in group} == {7}
     assert any(7 not in one.token_ids[32:33] for group in drawn for one in group)  # but not where it goes on
+
+
+@pytest.mark.parametrize(
+    "options", [{"forced_eos_token_id": 1}, {"exponential_decay_length_penalty": (40, 1.5)}, {"min_length": 60}]
+)
+def test_options_that_look_at_the_whole_completion(options, tokenizer):
+    model = policy()
+    ids = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    found = generate(model, ids, {1}, 0, 80, 0.0, 8, **options)
+    for prompt, said in zip(ids, found, strict=True):
+        with as_it_is(model):
+            (expected,) = model.generate(
+                torch.tensor([prompt]), do_sample=False, max_new_tokens=80, eos_token_id=[1], pad_token_id=0, **options
+            )
+        assert said == expected[len(prompt) :].tolist()
+
+
+def test_a_temperature_that_is_a_whole_number(tokenizer):
+    one, other = (sample(policy(), tokenizer, PROMPTS, 5, temperature=t, num_samples=2) for t in (2, 2.0))
+    assert one == other

@@ -118,7 +118,8 @@ def add_rewards(sampled: dict[tuple[str, Sampler], Sampled], rows: Sequence[dict
     for one in sampled.values():
         flat = [(asked(row), c) for row, group in zip(rows, one.groups, strict=True) for c in group]
         texts, ids, ended = ([c[key] for _, c in flat] for key in ("text", "token_ids", "ended"))
-        said = {"completion_ids": ids} if judge.soft_q.reads(texts, ids) else {"completions": texts, "ended": ended}
+        own = judge.soft_q.reads(texts, ids, ended)
+        said = {"completion_ids": ids} if own else {"completions": texts, "ended": ended}
         returns = judge.returns([prompt for prompt, _ in flat], **said)
         for column, values in returns.items():
             one.rewards[f"{name} {column}"] = np.array(values).reshape(one.scores.shape)

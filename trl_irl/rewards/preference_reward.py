@@ -202,7 +202,7 @@ class PreferenceReward:
         """
         check_no_images(kwargs, "The rows have")
         prompts = with_template_arguments(prompts, self.chat_template_kwargs)
-        if completion_ids is not None and self._are_own(completions, completion_ids):
+        if completion_ids is not None and self._are_own(completions, completion_ids, ended):
             if ended is None:
                 ended = [self._ends_a_text(ids) for ids in completion_ids]
             if all(isinstance(prompt, str) for prompt in prompts):
@@ -231,11 +231,16 @@ class PreferenceReward:
                 ids.append(whole_ids(self.tokenizer, row, end))
         return ids
 
-    def _are_own(self, completions: Sequence[str | list[dict]], completion_ids: Sequence[Sequence[int]]) -> bool:
+    def _are_own(
+        self,
+        completions: Sequence[str | list[dict]],
+        completion_ids: Sequence[Sequence[int]],
+        ended: Sequence[bool] | None,
+    ) -> bool:
         """Whether ids are of this model's tokenizer; if once they are not, they are never taken again."""
         if self._ids_are_own:
-            pairs = zip(completions, completion_ids, strict=True)
-            read = (said_and_read(self.tokenizer, said, ids) for said, ids in pairs)
+            rows = zip(completions, completion_ids, ended or [False] * len(completions), strict=True)
+            read = (said_and_read(self.tokenizer, *row) for row in rows)
             differing = next(((text, ours) for text, ours, is_own in read if not is_own), None)
             if differing is not None:
                 self._ids_are_own = False

@@ -308,11 +308,16 @@ class SoftQReward:
             raise ValueError("Rewards cannot be normalised on completions that all have the same one.")
         self.mean, self.std = float(np.mean(returns)), float(np.std(returns))
 
-    def reads(self, texts: Sequence[str], completion_ids: Sequence[Sequence[int] | None]) -> bool:
-        """Whether these token ids are there and are these texts in the reward model's own tokenizer."""
-        pairs = list(zip(texts, completion_ids, strict=True))
-        return all(ids is not None for _, ids in pairs) and all(
-            said_and_read(self.tokenizer, text, ids)[2] for text, ids in pairs
+    def reads(
+        self, texts: Sequence[str], completion_ids: Sequence[Sequence[int] | None], ended: Sequence[bool]
+    ) -> bool:
+        """
+        Whether these token ids are there and are these texts in the reward model's own tokenizer; those that `ended`
+        have their stop token behind the text.
+        """
+        rows = list(zip(texts, completion_ids, ended, strict=True))
+        return all(ids is not None for _, ids, _ in rows) and all(
+            said_and_read(self.tokenizer, *row)[2] for row in rows
         )
 
     def _check_tokenizer(self, completions: Sequence[Completion], completion_ids: Sequence[Sequence[int]]) -> None:

@@ -63,8 +63,8 @@ class Projection:
         """
         The projection of a causal language model as it is now (FSDP and PEFT may replace the head's parameters).
 
-        A sharded DTensor of tensor parallelism is gathered once, differentiably. Parameters partitioned by ZeRO-3 are
-        left as they are: use [`gathered`] around every access, in forward and in backward.
+        A sharded DTensor that is left is gathered once, for tensor parallelism differentiably. Parameters partitioned
+        by ZeRO-3 are left as they are: use [`gathered`] around every access, in forward and in backward.
 
         Args:
             model ([`~transformers.PreTrainedModel`]):
@@ -78,8 +78,9 @@ class Projection:
         head = model.get_output_embeddings()
         for module in head.modules():
             # Nobody calls the head's forward, before which FSDP2 would gather a head that it holds apart: the head of
-            # an adapter (`modules_to_save`), or that of a model of text and images.
-            if isinstance(module, FSDPModule):
+            # an adapter (`modules_to_save`), or that of a model of text and images. After a backward it is sharded
+            # again; without one it is gathered for this once, below.
+            if isinstance(module, FSDPModule) and torch.is_grad_enabled():
                 module.unshard()
         if isinstance(head, ModulesToSaveWrapper):
             if with_adapters and not head.disable_adapters and head.active_adapters:

@@ -19,6 +19,16 @@ from .stop_tokens import cut_at_stop
 
 
 _STRETCH = 32  # tokens, after which the rows that have ended are left out
+# What means the same stretch by stretch; other options of `generate` look at the whole of a completion.
+_OF_EACH_TOKEN = {
+    "synced_gpus",
+    "use_cache",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "bad_words_ids",
+    "suppress_tokens",
+}
 # `forced_bos_token_id`: the language that an mBART or NLLB writes.
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
 
@@ -91,7 +101,7 @@ def generate(
     """
     choice: dict = {"do_sample": False, "num_beams": beams}
     if temperature > 0:
-        choice = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        choice = {"do_sample": True, "temperature": float(temperature), "top_k": top_k, "top_p": top_p}
         choice |= {"min_p": min_p} if min_p else {}
     if pad_token_id is None:
         pad_token_id = min(stop_tokens, default=0)
@@ -104,8 +114,7 @@ def generate(
         batch = padded_batch(prompts[start : start + batch_size], pad_token_id, side, device=model.device)
         with in_mode(model, training=False), as_it_is(model):
             shared = {} if apart or beams > 1 or options.get("synced_gpus") else read_once(model, batch)
-            # What counts the whole of a completion cannot be asked for stretch by stretch.
-            if shared and options.keys().isdisjoint({"streamer", "min_new_tokens", "max_time", "stopping_criteria"}):
+            if shared and options.keys() <= _OF_EACH_TOKEN:
                 completions += _in_stretches(model, batch, max_new_tokens, **shared, **choice, **options)
                 continue
             generated = model.generate(**batch, **shared, max_new_tokens=max_new_tokens, **choice, **options)

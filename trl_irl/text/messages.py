@@ -162,16 +162,19 @@ def _shown(value) -> str:
 
 
 def said_and_read(
-    tokenizer: PreTrainedTokenizerBase, completion: str | Sequence[Mapping], ids: Sequence[int]
+    tokenizer: PreTrainedTokenizerBase, completion: str | Sequence[Mapping], ids: Sequence[int], ended: bool = False
 ) -> tuple[str, str, bool]:
     """
     The text of a completion, what token ids are in a tokenizer, and whether that is the text. Of messages the
-    assistant's own must be in it: TRL may have parsed thoughts and tool calls out of the ids. A stop token that is an
-    ordinary one is in TRL's texts, and in [`~text.sampling.Completion`]'s it is not.
+    assistant's own must be in it: TRL may have parsed thoughts and tool calls out of the ids. If it is known that they
+    `ended`, the last is a stop token, which need be no special one: it is in TRL's texts, and in
+    [`~text.sampling.Completion`]'s it is not.
     """
     read = tokenizer.decode(list(ids), skip_special_tokens=True)
     if isinstance(completion, str):
-        is_own = completion == read or completion == tokenizer.decode(list(ids[:-1]), skip_special_tokens=True)
+        is_own = completion == read
+        if not is_own and ended:
+            is_own = completion == tokenizer.decode(list(ids[:-1]), skip_special_tokens=True)
         return completion, read, is_own
     texts = [turn["content"] for turn in completion if turn["role"] == "assistant" and turn.get("content")]
     return "".join(texts), read, all(text.strip() in read for text in texts)

@@ -366,6 +366,8 @@ def test_the_expert_is_scored_to_its_stop_token(tokenizer, tmp_path):
     expected = [*own("two")["input_ids"], stop]
     assert [row[row != -100].tolist() for row in batches[0]["labels"]] == [expected, expected]
     assert tokens == 2 * len(expected)
+    evaluated = trainer.evaluate(trainer.train_dataset)
     trainer.train()
     (logged,) = (entry for entry in trainer.state.log_history if "expert_length" in entry)
     assert logged["expert_length"] == len(expected)
+    assert evaluated["eval_nll"] == pytest.approx(logged["nll"], rel=1e-4)  # of the same tokens

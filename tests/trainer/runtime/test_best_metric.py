@@ -118,6 +118,9 @@ def test_ppo_refuses_keys_that_do_nothing(tmp_path):
         "load_best_model_at_end": True,
         "neftune_noise_alpha": 5.0,
         "eval_on_start": True,
+        "gradient_checkpointing": True,
+        "save_strategy": "epoch",
+        "eval_strategy": "epoch",
     }.items():
         more = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
         with pytest.raises(ValueError, match=f"`{name}: .*does nothing in TRL 1.12's PPOTrainer"):

@@ -41,5 +41,8 @@ def test_rows_that_count_twice_are_told(world_size, name, said):
 
 def test_the_contrary_is_refused():
     with pytest.raises(ValueError, match="The eval dataset is a stream and `accelerator_config` sets `dispatch_batch"):
-        read_on_every_rank(arguments(1, dispatch=True), [("eval", STREAM)])
-    read_on_every_rank(arguments(1, dispatch=True), [("eval", Dataset.from_list(ROWS))])
+        read_on_every_rank(arguments(2, dispatch=True), [("eval", STREAM)])
+    read_on_every_rank(arguments(2, dispatch=True), [("eval", Dataset.from_list(ROWS))])
+    alone = arguments(1, dispatch=True)
+    read_on_every_rank(alone, [("eval", STREAM)])
+    assert alone.accelerator_config.dispatch_batches is True  # one process cuts for nobody

@@ -244,6 +244,19 @@ def test_padding_of_tokenised_rows_is_not_read(kind, tokenizer, tmp_path):
     assert [row["input_ids"] for row in make(tokenizer, tmp_path, rows=given).train_dataset] == ids
 
 
+def test_masks_of_tokenised_rows(tokenizer, tmp_path):
+    row = {
+        "input_ids": [9, 10, 0],
+        "attention_mask": [True, True, False],
+        "labels": [5, 1],
+        "completion_mask": "no mask",
+    }
+    (found,) = make(tokenizer, tmp_path, rows=[row]).train_dataset["input_ids"]
+    assert found == [9, 10]
+    with pytest.raises(ValueError, match="Row 0 of the train dataset has 3 'input_ids' and 2 'attention_mask'"):
+        make(tokenizer, tmp_path, rows=[{**row, "attention_mask": [True, True]}])
+
+
 def test_tokenised_rows_that_are_cut_are_told(tokenizer, tmp_path, caplog):
     given = Dataset.from_list([{"input_ids": [9, 10, 11, 12], "labels": [9, 10, 11, 1]}])
     with caplog.at_level("WARNING", logger="trl_irl"):

@@ -35,8 +35,8 @@ OBJECTIVES: dict[str, type[PerToken]] = {
 }
 
 
-# What a class of the user's own is told beside what it `uses`: all that `lambda_td` and the reward depend on.
-_OF_OWN = (*SCHEDULE, "gamma", "td_target_grad")
+# What a class of the user's own is told beside what it `uses`: all that the reward depends on.
+_OF_REWARD = ("gamma", "td_target_grad", "terminal_value")
 
 
 def kinds_of(name: str) -> list[type[Objective]]:
@@ -64,7 +64,7 @@ def _known(name: str) -> type[PerToken]:
 
 def _own(name: str) -> type[Objective]:
     kind = named("objective", name)
-    if not (isinstance(kind, type) and issubclass(kind, Objective)):
+    if not (isinstance(kind, type) and issubclass(kind, Objective)) or kind.__call__ is Objective.__call__:
         raise ValueError(
             f"`{name}` names no subclass of `trl_irl.soft_q.objectives.Objective`; see docs/extending.md."
         )
@@ -73,7 +73,10 @@ def _own(name: str) -> type[Objective]:
 
 def keys_of(kind: type[Objective]) -> tuple[str, ...]:
     """The keys of IRLConfig that mean something to an objective, beside `lambda_kl`."""
-    return kind.uses if kind in OBJECTIVES.values() else (*_OF_OWN, *kind.uses)
+    if kind in OBJECTIVES.values():
+        return kind.uses
+    is_scheduled = not issubclass(kind, PerToken) or kind.squares is not PerToken.squares
+    return (*(SCHEDULE if is_scheduled else ()), *_OF_REWARD, *kind.uses)
 
 
 def objective_of(name: str, settings) -> Objective:
@@ -98,8 +101,7 @@ def _made(kind: type[Objective], settings) -> Objective:
         objective = kind(**{name: getattr(settings, name) for name in told})
     except TypeError as error:
         raise ValueError(f"a {kind.__name__} cannot be made from IRLConfig's keys alone: {error}") from error
-    if not is_dataclass(kind):
-        objective.lambda_kl = settings.lambda_kl
+    object.__setattr__(objective, "lambda_kl", settings.lambda_kl)  # also where it is no field of a frozen dataclass
     return objective
 
 

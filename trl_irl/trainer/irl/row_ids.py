@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import pyarrow.compute as pc
-from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import Dataset, Features, IterableDataset, Json
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl import SFTConfig
 
 from ...text.encode import encode_row, seam_message, whole_ids
 from ...text.messages import RowError, as_messages, is_messages, naming_row
-from ..runtime.row_checks import AS_SFT, as_array, checked_row, columns_of, warned_of_seams
+from ..runtime.row_checks import (
+    AS_SFT,
+    as_array,
+    checked_row,
+    columns_of,
+    mapped,
+    warned_of_seams,
+    without_padding,
+)
 
 
 logger = get_logger(__name__)
@@ -45,9 +51,8 @@ def check_kept(dataset, prepared, max_length: int | None, packing: bool, name: s
             raise ValueError(f"No row of the stream of the {name} dataset is left to train on: {reason}")
         return
     if packing:
-        masks = [name for name in ("labels", "completion_mask", "assistant_masks") if name in prepared.column_names]
-        if any(not _any_scored(prepared, column) for column in masks):
-            raise ValueError(f"No token of the {name} dataset is scored: {reason}")
+        if "labels" in prepared.column_names and not _any_scored(prepared):
+            raise ValueError(f"No token of the {name} dataset is scored: its labels are all -100, or {reason}")
         return
     if not isinstance(dataset, Dataset):
         return
@@ -62,10 +67,9 @@ def check_kept(dataset, prepared, max_length: int | None, packing: bool, name: s
         )
 
 
-def _any_scored(dataset: Dataset, column: str) -> bool:
-    nothing = -100 if column == "labels" else 0
-    batches = dataset.select_columns([column]).with_format("arrow").iter(10_000)
-    return any(pc.any(pc.not_equal(as_array(batch.column(column)).flatten(), nothing)).as_py() for batch in batches)
+def _any_scored(dataset: Dataset) -> bool:
+    batches = dataset.select_columns(["labels"]).with_format("arrow").iter(10_000)
+    return any(pc.any(pc.not_equal(as_array(batch.column("labels")).flatten(), -100)).as_py() for batch in batches)
 
 
 def ready_rows(
@@ -76,10 +80,12 @@ def ready_rows(
     name: str,
 ) -> Dataset | IterableDataset:
     """The rows as SFTTrainer should get them: see the functions below. Rows with images are left to it."""
+    if "input_ids" in columns_of(dataset):
+        return without_padding(dataset, name, args.dataset_num_proc)
     if isinstance(processing_class, ProcessorMixin):
         return with_eos(dataset, args, processing_class.tokenizer.eos_token, name)
     dataset = with_eos(dataset, args, processing_class.eos_token, name)
-    dataset = with_joined_parts(dataset, args, processing_class, name)
+    dataset = with_plain_messages(dataset, args, processing_class, name)
     dataset = with_template_arguments(dataset, args, name)
     # Where every token is scored, the place where a prompt ends decides nothing; where the template marks what is, TRL
     # makes its mask.
@@ -109,6 +115,8 @@ def warn_of_unused_marks(
     """Warns where rows say what of them is to be learnt and the arguments do not."""
     columns = set(columns_of(dataset))
     said = None
+    if args.assistant_only_loss or "assistant_masks" in columns:
+        return
     if not completion_only_loss and args.completion_only_loss is None:
         if {"input_ids", "completion_mask"} <= columns and "labels" not in columns:
             said = "has a `completion_mask`, which `completion_only_loss` asks for. Set it to true"
@@ -177,39 +185,54 @@ def _add_ids_of_stream(row: dict, i: int, tokenizer: PreTrainedTokenizerBase, na
     return columns
 
 
-def with_joined_parts(
+def with_plain_messages(
     dataset: Dataset | IterableDataset, args: SFTConfig, tokenizer: PreTrainedTokenizerBase, name: str
 ) -> Dataset | IterableDataset:
     """
-    Rows of `messages` whose texts come in parts (`[{"type": "text", "text": ...}]`), with the parts joined where the
-    chat template would write the list itself, or fail.
+    Rows of messages in the form that every chat template reads: `conversations` called `messages`, `from` and `value`
+    `role` and `content`, and texts that come in parts (`[{"type": "text", "text": ...}]`) joined.
     """
-    if "messages" not in columns_of(dataset) or tokenizer.chat_template is None:
+    if tokenizer.chat_template is None:
         return dataset
-    if not isinstance(dataset, Dataset) or isinstance(dataset.features["messages"], Json):  # each may be of its own
-        return _map(dataset, args, f"Joining text parts of {name} dataset", _join)
-    messages = next(iter(dataset))["messages"]
-    if not is_messages(messages) or as_messages(messages) == messages:
-        return dataset
-    if {"role", "from"} <= set(messages[0]):  # rows of both forms, of which TRL would rename all
-        return _map(dataset, args, f"Renaming messages of {name} dataset", _join)
-    if _write(tokenizer, messages) == _write(tokenizer, as_messages(messages)):
-        return dataset
-    return _map(dataset, args, f"Joining text parts of {name} dataset", _join)
+    there = columns_of(dataset)
+    if "conversations" in there:
+        rename = {"remove_columns": ["conversations"]}
+        return _map(dataset, args, f"Reading conversations of {name} dataset", _named_messages, **rename)
+    first = next(iter(dataset))
+    columns = [x for x in ("messages", "prompt", "completion") if x in there and is_messages(first[x])]
+    # Rows of a stream, and of such columns, may each be of their own kind; elsewhere the first tells.
+    several = not isinstance(dataset, Dataset) or any(isinstance(dataset.features[x], Json) for x in columns)
+    if columns and (several or not all(map(_is_plain, (first[x] for x in columns)))):
+        return _map(dataset, args, f"Reading messages of {name} dataset", _with_plain, columns=columns)
+    return dataset
+
+
+def _named_messages(row: dict) -> dict:
+    return {"messages": as_messages(row["conversations"])}
+
+
+def _with_plain(row: dict, columns: list[str]) -> dict:
+    return {column: as_messages(row[column]) for column in columns}
+
+
+def _is_plain(messages: list[dict]) -> bool:
+    return not any("from" in message or isinstance(message.get("content"), list) for message in messages)
 
 
 def with_template_arguments(
     dataset: Dataset | IterableDataset, args: SFTConfig, name: str
 ) -> Dataset | IterableDataset:
     """
-    Rows of `messages` whose `chat_template_kwargs` are some without any, which TRL fails on, and some with keys of
-    which others have none: each with its own.
+    Rows whose `chat_template_kwargs` are some without any, which TRL fails on, and some with keys of which others have
+    none: each with its own.
     """
     key = "chat_template_kwargs"
-    if not {"messages", key} <= set(columns_of(dataset)):
+    if key not in columns_of(dataset):
         return dataset
     if not isinstance(dataset, Dataset):
         return dataset.map(_own_arguments)
+    if all(value is not None and None not in value.values() for value in dataset[key]):
+        return dataset
     features = Features({**dataset.features, key: Json()})
     return _map(dataset, args, f"Reading {key} of {name} dataset", _own_arguments, features=features)
 
@@ -219,22 +242,8 @@ def _own_arguments(row: dict) -> dict:
     return {"chat_template_kwargs": {key: value for key, value in given.items() if value is not None}}
 
 
-def _join(row: dict) -> dict:
-    return {"messages": as_messages(row["messages"])}
-
-
-def _write(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> str | None:
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False)
-    except (TypeError, TemplateError):
-        return None
-
-
 def _map(dataset, args: SFTConfig, description: str, function, with_indices: bool = False, **kwargs):
     """`features` and `remove_columns` are of `map`; the rest of `kwargs` of the function."""
-    options = {"remove_columns": kwargs.pop("remove_columns", None)}
-    features = kwargs.pop("features", None)
-    if isinstance(dataset, Dataset):
-        options |= {"desc": description, "num_proc": args.dataset_num_proc, "features": features}
-    with PartialState().main_process_first():
-        return dataset.map(function, with_indices=with_indices, fn_kwargs=kwargs, **options)
+    options = {name: kwargs.pop(name) for name in ("features", "remove_columns") if name in kwargs}
+    options |= {"with_indices": with_indices, "fn_kwargs": kwargs}
+    return mapped(dataset, description, args.dataset_num_proc, function, **options)

@@ -96,6 +96,10 @@ class OnlineTraining:
             self._seen[0] += torch.tensor([bool(labels), len(labels), not self.stop_token_ids.isdisjoint(labels)])
         return batches, num_items_in_batch
 
+    def _prepare_inputs(self, inputs):
+        # What is evaluated too; of a training batch, whose tokens are counted before, it has been done.
+        return super()._prepare_inputs(scored_to_the_stop(inputs, self.stop_token_ids))
+
     def training_step(self, model, inputs, num_items_in_batch=None):
         if not self._groups:
             self._groups = self._policy_rows()

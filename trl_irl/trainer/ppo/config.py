@@ -23,6 +23,7 @@ _DO_NOTHING = (
     ("neftune_noise_alpha", (None,), "Unset it."),
     ("eval_on_start", (False,), "Unset it: evaluations are at `eval_steps`."),
     ("auto_find_batch_size", (False,), "Unset it, and set `per_device_train_batch_size`."),
+    ("gradient_checkpointing", (False,), "Unset it: its own loop never turns it on. Lower the batch, or train LoRA."),
 )
 
 
@@ -55,6 +56,7 @@ class PPOConfig(trl_ppo.PPOConfig):
     num_sample_generations: int = field(
         default=0, metadata={"help": "TRL's own tables of samples, in the terminal; see `eval_generations` too."}
     )
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "Not used: TRL's loop never turns it on."})
     max_prompt_length: int = field(default=512, metadata={"help": "Longer prompts are dropped and counted."})
     normalize_reward: bool = field(
         default=False, metadata={"help": "Shift rewards so that demonstrations get 0 on average."}
@@ -76,6 +78,11 @@ class PPOConfig(trl_ppo.PPOConfig):
         for name, nothing, instead in _DO_NOTHING:
             if getattr(self, name) not in nothing:
                 raise ValueError(f"`{name}: {getattr(self, name)}` does nothing in TRL 1.12's PPOTrainer. {instead}")
+        for name in ("save_strategy", "eval_strategy"):
+            if getattr(self, name) == "epoch":
+                raise ValueError(
+                    f"`{name}: epoch` does nothing in TRL 1.12's PPOTrainer: its loop has no epochs. Set it to steps."
+                )
         if not self.temperature > 0:
             raise ValueError(
                 f"`temperature: {self.temperature}` must be above 0: PPO learns from samples of the policy, and TRL's "

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset, Json
 
@@ -55,7 +56,7 @@ def check_rows(dataset: Dataset | IterableDataset, text_field: str, name: str) -
     if trained_on == {"input_ids"}:
         if isinstance(dataset, Dataset):
             check_token_rows(dataset, name)
-        return without_padding(dataset)
+        return dataset
     beside = (_TRL_COLUMNS | _OF_TOKENS) & set(columns) - trained_on
     if trained_on == {"prompt", "completion"}:
         beside |= {"text"} & set(columns)  # to which TRL 1.12 would add the EOS; this can go with it
@@ -69,10 +70,6 @@ def check_rows(dataset: Dataset | IterableDataset, text_field: str, name: str) -
     if beside:
         # TRL (1.12 to 1.16) decides by any one of these whether rows are messages: which one differs from run to run.
         dataset = dataset.remove_columns(sorted(beside))
-    if trained_on == {"conversations"}:
-        messages = next(iter(dataset))["conversations"]
-        if is_messages(messages) and "from" not in messages[0]:  # which TRL renames only with the keys of messages
-            dataset, trained_on = dataset.rename_column("conversations", "messages"), {"messages"}
     if not isinstance(dataset, Dataset):
         options = {"columns": sorted(trained_on), "name": name}
         _check_row(next(iter(dataset)), 0, **options)
@@ -130,7 +127,8 @@ def _check_value(value, column: str, where: str) -> None:
 
 def check_token_rows(dataset: Dataset, name: str, aligned: bool = True) -> None:
     """
-    Rows that come as token ids: each is a list of whole numbers and, if `aligned`, as long as its labels and masks.
+    Rows that come as token ids: each is a list of whole numbers, as long as its `attention_mask` and, if `aligned`, as
+    its labels and other masks.
 
     Raises:
         `ValueError`: with the column, the row's number and what it has.
@@ -146,7 +144,8 @@ def check_token_rows(dataset: Dataset, name: str, aligned: bool = True) -> None:
         for column in columns:
             values = as_array(batch.column(column))
             kind = getattr(values.type, "value_type", None)
-            if kind is None or not (pa.types.is_integer(kind) or pa.types.is_null(kind)):
+            is_mask = "mask" in column and kind == pa.bool_()
+            if kind is None or not (pa.types.is_integer(kind) or pa.types.is_null(kind) or is_mask):
                 raise ValueError(
                     f"The column '{column}' of the {name} dataset is of the type {values.type}, and token ids, labels "
                     "and masks are lists of whole numbers. Convert it, or remove it and give the text."
@@ -155,7 +154,7 @@ def check_token_rows(dataset: Dataset, name: str, aligned: bool = True) -> None:
                 row = start + pc.indices_nonzero(values.is_null())[0].as_py()
                 raise ValueError(f"Row {row} of the {name} dataset has nothing (null) as its '{column}'. Remove it.")
             lengths[column] = pc.list_value_length(values)
-        for column in columns[1:] if aligned else ():
+        for column in columns[1:] if aligned else {"attention_mask"} & set(columns):
             differs = pc.indices_nonzero(pc.not_equal(lengths[column], lengths["input_ids"]))
             if len(differs):
                 i = differs[0].as_py()
@@ -166,18 +165,21 @@ def check_token_rows(dataset: Dataset, name: str, aligned: bool = True) -> None:
         start += len(lengths["input_ids"])
 
 
-def without_padding(dataset: Dataset | IterableDataset, columns: Collection[str] = ()) -> Dataset | IterableDataset:
+def without_padding(
+    dataset: Dataset | IterableDataset, name: str, num_proc: int | None, columns: Collection[str] = ()
+) -> Dataset | IterableDataset:
     """
     Rows of token ids without those that their `attention_mask` leaves out: a collator pads again, and would take the
-    padding of a row for tokens to read and to learn. `columns` are as long as the ids; if unset, all that may be.
+    padding of a row for tokens to read and to learn. `columns` are as long as the ids; if unset, all that may be. Rows
+    of several documents (`seq_lengths`) stay as they are.
     """
-    if "attention_mask" not in columns_of(dataset):
+    if "attention_mask" not in columns_of(dataset) or "seq_lengths" in columns_of(dataset):
         return dataset
     if isinstance(dataset, Dataset):
         masks = dataset.select_columns(["attention_mask"]).with_format("arrow").iter(10_000)
-        if all(pc.min(as_array(batch.column("attention_mask")).flatten()).as_py() != 0 for batch in masks):
+        if all(pc.all(as_array(batch.column("attention_mask")).flatten().cast(pa.bool_())).as_py() for batch in masks):
             return dataset
-    aligned = {"input_ids", *(columns or _OF_TOKENS - {"seq_lengths"})} & set(columns_of(dataset))
+    aligned = {"input_ids", *(columns or _OF_TOKENS)} & set(columns_of(dataset))
 
     def read(row: dict) -> dict:
         return {
@@ -185,7 +187,17 @@ def without_padding(dataset: Dataset | IterableDataset, columns: Collection[str]
             for column in aligned
         }
 
-    return dataset.map(read)
+    return mapped(dataset, f"Taking padding off {name} dataset", num_proc, read)
+
+
+def mapped(
+    dataset: Dataset | IterableDataset, description: str, num_proc: int | None, function, features=None, **options
+) -> Dataset | IterableDataset:
+    """`dataset.map(function, **options)`, on the first process before the others; a stream's when it is read."""
+    if isinstance(dataset, Dataset):
+        options |= {"desc": description, "num_proc": num_proc, "features": features}
+    with PartialState().main_process_first():
+        return dataset.map(function, **options)
 
 
 def columns_of(dataset: Dataset | IterableDataset) -> list[str]:

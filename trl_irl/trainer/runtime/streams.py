@@ -22,10 +22,10 @@ def read_on_every_rank(args: TrainingArguments, datasets: Iterable[tuple[str, Da
             With their names, the train dataset's first if there is one.
 
     Raises:
-        `ValueError`: `dispatch_batches` is set to the contrary.
+        `ValueError`: `dispatch_batches` is set to the contrary, and there are several.
     """
     streams = [name for name, dataset in datasets if isinstance(dataset, IterableDataset)]
-    if not streams:
+    if not streams or (args.world_size == 1 and args.accelerator_config.dispatch_batches):
         return
     if args.accelerator_config.dispatch_batches:
         raise ValueError(

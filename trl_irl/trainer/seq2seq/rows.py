@@ -37,9 +37,10 @@ def encoded(
     columns = columns_of(dataset)
     longest = args.max_lengths
     if {"input_ids", "labels"} <= set(columns):
-        if isinstance(dataset, Dataset):
-            check_token_rows(dataset, name, aligned=False)
-        ids = without_padding(dataset, ["input_ids"]).select_columns(["input_ids", "labels"])
+        ids = dataset.select_columns([x for x in ("input_ids", "labels", "attention_mask") if x in columns])
+        if isinstance(ids, Dataset):
+            check_token_rows(ids, name, aligned=False)
+        ids = without_padding(ids, name, args.dataset_num_proc, ["input_ids"]).select_columns(["input_ids", "labels"])
         if not any(longest):
             return ids
         ids = ids.map(_cut, batched=True, fn_kwargs={"longest": longest})
