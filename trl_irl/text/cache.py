@@ -58,13 +58,14 @@ def read_once(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[st
         batch (`dict[str, torch.Tensor]`): `input_ids` and `attention_mask`, padded on the left.
 
     Returns:
-        `dict[str, Cache]`: `past_key_values`; empty for a model that counts positions by itself, keeps more than keys
-        and values, or may read a prompt backwards too, as some with images do.
+        `dict[str, Cache]`: under the name that the model has for it; empty for a model that counts positions by
+        itself, keeps more than keys and values, or may read a prompt backwards too, as some with images do.
     """
     owner = model.get_base_model() if isinstance(model, PeftModel) else model
     known = inspect.signature(owner.forward).parameters.keys()
-    keeps = not known.isdisjoint({"past_key_values", "cache"})  # as transformers called it before 5.24, and since
-    if not keeps or "position_ids" not in known or owner.config.sub_configs:
+    # As transformers calls it since 5.24, and called it before.
+    name = next((name for name in ("cache", "past_key_values") if name in known), None)
+    if name is None or "position_ids" not in known or owner.config.sub_configs:
         return {}
     cache = DynamicCache(config=owner.config)
     if not {type(layer) for layer in cache.layers} <= _KEYS_AND_VALUES:
@@ -73,12 +74,12 @@ def read_once(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[st
     ids, mask = batch["input_ids"], batch["attention_mask"]
     rows, places = torch.unique(torch.where(mask.bool(), ids, -1), dim=0, return_inverse=True)
     if len(rows) == len(ids) or ids.size(1) < 2:
-        return {"past_key_values": cache}
+        return {name: cache}
     ids, mask = rows[:, :-1].clamp(min=0), (rows[:, :-1] >= 0).to(mask.dtype)
     positions = (mask.cumsum(1) - 1).clamp(min=0)  # as `generate` counts them
     few = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-    model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **few)
+    model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **{name: cache}, **few)
     if cache.get_seq_length() != ids.size(1):  # a model without a cache leaves it as it is
         return {}
     cache.batch_select_indices(places.cpu())  # layers may lie on several devices
-    return {"past_key_values": cache}
+    return {name: cache}

@@ -115,7 +115,7 @@ def generate(
         with in_mode(model, training=False), as_it_is(model):
             shared = {} if apart or beams > 1 or options.get("synced_gpus") else read_once(model, batch)
             if shared and options.keys() <= _OF_EACH_TOKEN:
-                completions += _in_stretches(model, batch, max_new_tokens, **shared, **choice, **options)
+                completions += _in_stretches(model, batch, max_new_tokens, shared, **choice, **options)
                 continue
             generated = model.generate(**batch, **shared, max_new_tokens=max_new_tokens, **choice, **options)
         width = 1 if apart else batch["input_ids"].size(1)  # of a decoder, the token that it begins with
@@ -124,12 +124,13 @@ def generate(
 
 
 def _in_stretches(
-    model: PreTrainedModel, batch: dict[str, torch.Tensor], max_new_tokens: int, past_key_values: Cache, **choice
+    model: PreTrainedModel, batch: dict[str, torch.Tensor], max_new_tokens: int, shared: dict[str, Cache], **choice
 ) -> list[list[int]]:
     """
     What `generate` says to each row, a stretch of tokens at a time: rows that have ended are then left out, where
     `generate` would compute them until the last one ends.
     """
+    (cache,) = shared.values()
     ids, mask = batch["input_ids"], batch["attention_mask"]
     stop_tokens = ids.new_tensor(choice["eos_token_id"])
     said: list[list[int]] = [[] for _ in ids]
@@ -139,7 +140,7 @@ def _in_stretches(
         ids = model.generate(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=past_key_values,
+            **shared,
             max_new_tokens=min(max_new_tokens, _STRETCH),
             **choice,
         )
@@ -150,7 +151,7 @@ def _in_stretches(
         if not goes_on.any():
             break
         if not goes_on.all():
-            past_key_values.batch_select_indices(goes_on.nonzero()[:, 0].cpu())  # layers may lie on several devices
+            cache.batch_select_indices(goes_on.nonzero()[:, 0].cpu())  # layers may lie on several devices
         ids, left = ids[goes_on], left[goes_on]
         mask = torch.cat([mask, mask.new_ones(len(mask), new.size(1))], dim=1)[goes_on]
         max_new_tokens -= new.size(1)
