@@ -96,7 +96,7 @@ BAD = {
             "dataset_test_split": "train",
         },
         "`task: nowhere:score` could not be imported",
-        "module:function",
+        "module:name",
     ),
     "generations, no evaluation": ({"eval_generations": 4}, "`eval_generations: 4`", "there is none", "do_eval: true"),
     "generations < 0": ({"eval_generations": -1}, "`eval_generations: -1`", "0 or more"),

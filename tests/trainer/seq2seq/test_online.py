@@ -27,15 +27,16 @@ def make(tokenizer, folder, family="t5", **keys):
 
 def reference(model, rows, gamma, lambda_td, weight, stop):
     """
-    -E_E[Q - gamma V'] + E_M[V - gamma V'] + lambda_td E_M[(Q - gamma V')^2], row by row on full float64 logits, with
-    the likelihood kept of a token whose next state is not known, and no square at a stop token.
+    The objective as docs/online.md writes it, row by row on full float64 logits, with no square at a stop token nor
+    where the next state is not known.
     """
     model = copy.deepcopy(model).double()
-    sums = {False: [], True: []}
+    sums, of_completions = {False: [], True: []}, {False: [], True: []}
     for prompt, labels, of_policy in rows:
         labels = torch.tensor([labels])
         logits = model(input_ids=torch.tensor([prompt]), decoder_input_ids=shifted(model, labels)).logits[0]
         v = logits.logsumexp(-1)
+        of_completions[of_policy].append(v[0] + (1 - gamma) * v[1:].sum())
         for t, action in enumerate(labels[0].tolist()):
             ends, last = action in stop, t == len(v) - 1
             sums[of_policy].append((logits[t, action], v[t], 0.0 if ends else None if last else v[t + 1], ends))
@@ -43,17 +44,14 @@ def reference(model, rows, gamma, lambda_td, weight, stop):
     def mean(side, value):
         return sum(value(*token) for token in sums[side]) / len(sums[side])
 
-    def drop(q, v, next_v, ends):
-        return 0.0 if next_v is None else v - gamma * next_v
-
     def squared(q, v, next_v, ends):
         return 0.0 if next_v is None or ends else (q - gamma * next_v) ** 2
 
-    def gain(q, v, next_v, ends):
-        return q - v if next_v is None else q - gamma * next_v
-
-    mixture = {term: (1 - weight) * mean(False, term) + weight * mean(True, term) for term in (drop, squared)}
-    return -mean(False, gain) + mixture[drop] + lambda_td * mixture[squared]
+    expert, policy = (torch.stack(of_completions[side]).mean() for side in (False, True))
+    length = len(sums[False]) / len(of_completions[False])
+    squares = (1 - weight) * mean(False, squared) + weight * mean(True, squared)
+    nll = mean(False, lambda q, v, next_v, ends: v - q)
+    return nll + weight * (policy - expert) / length + lambda_td * squares
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
