@@ -91,14 +91,32 @@ def test_an_objective(module, name, formula, of_page, tokenizer, tmp_path, accum
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=5e-6)
 
 
-def test_a_named_objective_weighs_the_kl(of_page, tokenizer, tmp_path):
-    """Also where it is a dataclass without a field for it."""
+STRONG = """
+from dataclasses import dataclass
+from trl_irl.soft_q.objectives import Objective
+
+class Plain(Objective):
+    def __call__(self, terms, output, lambda_td):
+        return self.with_kl(2.0 * terms.nll.sum(), output)
+
+@dataclass(frozen=True)
+class Strong(Plain):
+    lambda_kl: float = 0.0
+
+@dataclass(frozen=True)
+class Without(Plain):
+    strength: float = 2.0
+"""
+
+
+@pytest.mark.parametrize("name", ["Plain", "Strong"])
+def test_a_named_objective_weighs_the_kl(name, of_page, tokenizer, tmp_path):
     (tmp_path / "strong.py").write_text(STRONG, encoding="utf-8")
     losses = []
     for weight in (0.0, 5.0):
         trainer = IRLTrainer(
             sharp_model(),
-            args=IRLConfig(**settings(tmp_path, objective="strong:Strong", lambda_kl=weight, td_scale=1.0)),
+            args=IRLConfig(**settings(tmp_path, objective=f"strong:{name}", lambda_kl=weight, td_scale=1.0)),
             train_dataset=Dataset.from_list(ROWS),
             processing_class=tokenizer,
             ref_model=make_model(seed=1) if weight else None,
@@ -106,19 +124,8 @@ def test_a_named_objective_weighs_the_kl(of_page, tokenizer, tmp_path):
         assert trainer.objective.lambda_kl == weight
         losses.append(float(one_step(trainer)[0]))
     assert losses[1] > losses[0] + 0.1
-
-
-STRONG = """
-from dataclasses import dataclass
-from trl_irl.soft_q.objectives import Objective
-
-@dataclass(frozen=True)
-class Strong(Objective):
-    strength: float = 2.0
-
-    def __call__(self, terms, output, lambda_td):
-        return self.with_kl(self.strength * terms.nll.sum(), output)
-"""
+    with pytest.raises(ValueError, match="Without is a dataclass without a field `lambda_kl"):
+        IRLConfig(**settings(tmp_path, objective="strong:Without", lambda_kl=5.0))
 
 
 def test_keys_of_a_named_objective(of_page, tmp_path):

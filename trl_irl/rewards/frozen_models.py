@@ -252,8 +252,8 @@ def check_same_tokens(
         return  # none was saved with it
     own = tokenizer.get_vocab()
     differing = [token for token in own.keys() & other.keys() if own[token] != other[token]]
-    if not all_of_them:
-        differing = [token for token in differing if token != tokenizer.pad_token]  # which nobody scores
+    if not all_of_them and tokenizer.pad_token != tokenizer.eos_token:  # a padding alone is never scored
+        differing = [token for token in differing if token != tokenizer.pad_token]
     missing = [token for token in own.keys() ^ other.keys() if token != tokenizer.pad_token]
     if differing or (missing and (all_of_them or not own.keys() & other.keys())):
         token = (differing or missing)[0]

@@ -239,7 +239,8 @@ class PreferenceReward:
     ) -> bool:
         """Whether ids are of this model's tokenizer; if once they are not, they are never taken again."""
         if self._ids_are_own:
-            rows = zip(completions, completion_ids, ended or [False] * len(completions), strict=True)
+            known = [False] * len(completions) if ended is None else ended
+            rows = zip(completions, completion_ids, known, strict=True)
             read = (said_and_read(self.tokenizer, *row) for row in rows)
             differing = next(((text, ours) for text, ours, is_own in read if not is_own), None)
             if differing is not None:

@@ -309,12 +309,16 @@ class SoftQReward:
         self.mean, self.std = float(np.mean(returns)), float(np.std(returns))
 
     def reads(
-        self, texts: Sequence[str], completion_ids: Sequence[Sequence[int] | None], ended: Sequence[bool]
+        self,
+        texts: Sequence[str],
+        completion_ids: Sequence[Sequence[int] | None],
+        ended: Sequence[bool] | None = None,
     ) -> bool:
         """
         Whether these token ids are there and are these texts in the reward model's own tokenizer; those that `ended`
         have their stop token behind the text.
         """
+        ended = [False] * len(texts) if ended is None else ended
         rows = list(zip(texts, completion_ids, ended, strict=True))
         return all(ids is not None for _, ids, _ in rows) and all(
             said_and_read(self.tokenizer, *row)[2] for row in rows

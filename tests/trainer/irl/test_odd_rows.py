@@ -186,3 +186,40 @@ def test_parts_of_a_later_row_alone(kind, make_trainer, tokenizer):
     expected = make_trainer(train_dataset=Dataset.from_list(plain[:3])).train_dataset
     found = make_trainer(train_dataset=rows).train_dataset
     assert [row["input_ids"] for row in found] == list(expected["input_ids"])
+
+
+def in_parts(chat, key="content"):
+    return [{**message, key: [{"type": "text", "text": message[key]}]} for message in chat]
+
+
+@pytest.mark.parametrize("kind", ["stream", "json"])
+def test_rows_of_text_among_rows_of_messages(kind, make_trainer):
+    """Each is of its own kind, and is encoded as it would be alone."""
+    of_chat = {"prompt": CHAT[0][:1], "completion": CHAT[0][1:]}
+    given = [{key: in_parts(turns) for key, turns in of_chat.items()}, {"prompt": "One", "completion": " two"}]
+    alone = [
+        list(make_trainer(train_dataset=Dataset.from_list([row])).train_dataset["input_ids"])[0]
+        for row in (of_chat, given[1])
+    ]
+    for rows in (given, given[::-1]):
+        stream = IterableDataset.from_generator(lambda rows=rows: iter(rows))
+        dataset = stream if kind == "stream" else json_rows(rows, "prompt", "completion")
+        found = [row["input_ids"] for row in make_trainer(train_dataset=dataset).train_dataset]
+        assert found == (alone if rows is given else alone[::-1])
+
+
+@pytest.mark.parametrize("column", ["messages", "prompt", "conversations"])
+def test_keys_that_come_late(column, make_trainer):
+    """`map` tells a column's type by its first thousand rows, if it is not told."""
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
+    early, late = in_parts(CHAT[0]), in_parts([CHAT[0][0], bot("It is.", tool_calls=[call])])
+    rows = [early] * 1010 + [late] * 5
+    if column == "prompt":
+        given = [{"prompt": chat[:1], "completion": chat[1:]} for chat in rows]
+    elif column == "messages":
+        given = [{"messages": chat} for chat in rows]
+    else:
+        given = [{column: [{"from": m["role"], "value": m["content"]} for m in chat]} for chat in rows]
+    dataset = Dataset.from_list(given)
+    keys = {"completion_only_loss": False} if column == "prompt" else {}
+    assert len(make_trainer(train_dataset=dataset, **keys).train_dataset) == 1015

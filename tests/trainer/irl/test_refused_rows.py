@@ -303,6 +303,7 @@ def test_parts_of_prompts_and_completions_that_are_scored_whole(keys, kind, make
     [
         ({"input_ids": [5, 6, 1], "completion_mask": [0, 1, 1]}, {}, None, "has a `completion_mask`"),
         ({"messages": CHAT}, {"completion_only_loss": True}, None, "has `messages`, of which `completion_only_loss`"),
+        ({"conversations": CHAT}, {"completion_only_loss": True}, None, "has `messages`, of which"),
         ({"messages": CHAT}, {"completion_only_loss": True, "assistant_only_loss": True}, None, None),
         ({"text": "One two"}, {}, {"prompt": "One", "completion": " two"}, "eval dataset has prompts and completions"),
         ({"prompt": "One", "completion": " two"}, {}, {"prompt": "One", "completion": " two"}, None),

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from datasets import Dataset
 
 from tests.conftest import make_model
@@ -68,36 +67,6 @@ def test_before_anything_is_generated(policy, tokenizer):
     model = SoftQRewardModel(SoftQReward(make_model("qwen2"), tokenizer), policy)
     with pytest.raises(RuntimeError, match="the same object"):
         model.backbone(torch.ones(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.long))
-
-
-@pytest.fixture
-def fresh_accelerator():
-    AcceleratorState._reset_state()  # the first of a process decides on the precision
-    yield
-    AcceleratorState._reset_state()
-
-
-@pytest.mark.parametrize("bf16", [False, True])
-def test_the_precision_is_the_arguments(bf16, policy, tokenizer, tmp_path, fresh_accelerator):
-    """TRL's own Accelerator knows of `bf16` by the environment alone, which a launcher sets."""
-    from transformers import AutoModelForSequenceClassification
-
-    from trl_irl.trainer.ppo.config import PPOConfig
-    from trl_irl.trainer.ppo.trainer import PPOTrainer
-
-    policy.save_pretrained(tmp_path / "policy")
-    scorer = AutoModelForSequenceClassification.from_pretrained(tmp_path / "policy", num_labels=1)
-    keys = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "num_mini_batches": 1}
-    trainer = PPOTrainer(
-        PPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=bf16, total_episodes=8, **keys),
-        tokenizer,
-        policy,
-        make_model("qwen2", seed=1),
-        scorer,
-        train_dataset=Dataset.from_dict({"input_ids": [[5, 6, 7]] * 8}),
-        value_model=scorer,
-    )
-    assert trainer.accelerator.mixed_precision == ("bf16" if bf16 else "no")
 
 
 @pytest.mark.parametrize("adapter", [False, True])

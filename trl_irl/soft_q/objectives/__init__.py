@@ -75,7 +75,8 @@ def keys_of(kind: type[Objective]) -> tuple[str, ...]:
     """The keys of IRLConfig that mean something to an objective, beside `lambda_kl`."""
     if kind in OBJECTIVES.values():
         return kind.uses
-    is_scheduled = not issubclass(kind, PerToken) or kind.squares is not PerToken.squares
+    says_not = kind.squares is PerToken.squares if issubclass(kind, PerToken) else not kind.is_scheduled
+    is_scheduled = not says_not or kind.__call__ is not PerToken.__call__
     return (*(SCHEDULE if is_scheduled else ()), *_OF_REWARD, *kind.uses)
 
 
@@ -101,7 +102,11 @@ def _made(kind: type[Objective], settings) -> Objective:
         objective = kind(**{name: getattr(settings, name) for name in told})
     except TypeError as error:
         raise ValueError(f"a {kind.__name__} cannot be made from IRLConfig's keys alone: {error}") from error
-    object.__setattr__(objective, "lambda_kl", settings.lambda_kl)  # also where it is no field of a frozen dataclass
+    if is_dataclass(kind):
+        if objective.lambda_kl != settings.lambda_kl:
+            raise ValueError(f"{kind.__name__} is a dataclass without a field `lambda_kl: float = 0.0`. Give it one.")
+    else:
+        objective.lambda_kl = settings.lambda_kl
     return objective
 
 

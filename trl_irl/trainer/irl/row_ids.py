@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 import pyarrow.compute as pc
 from accelerate.logging import get_logger
 from datasets import Dataset, Features, IterableDataset, Json
@@ -22,6 +25,8 @@ from ..runtime.row_checks import (
 
 
 logger = get_logger(__name__)
+
+CHATS = ("messages", "prompt", "completion")  # columns that may hold messages
 
 
 def what_cannot_be_written(dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> str | None:
@@ -82,14 +87,16 @@ def ready_rows(
     """The rows as SFTTrainer should get them: see the functions below. Rows with images are left to it."""
     if "input_ids" in columns_of(dataset):
         return without_padding(dataset, name, args.dataset_num_proc)
+    dataset = with_messages_named(dataset, args, name)
     if isinstance(processing_class, ProcessorMixin):
         return with_eos(dataset, args, processing_class.tokenizer.eos_token, name)
     dataset = with_eos(dataset, args, processing_class.eos_token, name)
-    dataset = with_plain_messages(dataset, args, processing_class, name)
+    own_ids = completion_only_loss and not args.assistant_only_loss
+    dataset = with_joined_parts(dataset, args, processing_class, name, ["messages"] if own_ids else CHATS)
     dataset = with_template_arguments(dataset, args, name)
     # Where every token is scored, the place where a prompt ends decides nothing; where the template marks what is, TRL
     # makes its mask.
-    if completion_only_loss and not args.assistant_only_loss:
+    if own_ids:
         dataset = with_own_ids(dataset, args, processing_class, name)
     return dataset
 
@@ -125,7 +132,7 @@ def warn_of_unused_marks(
                 "has prompts and completions, and the train dataset, which decides on `completion_only_loss`, has "
                 "not. Set it to true"
             )
-    elif args.completion_only_loss and "messages" in columns:
+    elif args.completion_only_loss and {"messages", "conversations"} & columns:
         said = (
             "has `messages`, of which `completion_only_loss` marks nothing: all tokens are learnt. Set "
             "`assistant_only_loss`, or give `prompt` and `completion`"
@@ -185,38 +192,62 @@ def _add_ids_of_stream(row: dict, i: int, tokenizer: PreTrainedTokenizerBase, na
     return columns
 
 
-def with_plain_messages(
-    dataset: Dataset | IterableDataset, args: SFTConfig, tokenizer: PreTrainedTokenizerBase, name: str
-) -> Dataset | IterableDataset:
-    """
-    Rows of messages in the form that every chat template reads: `conversations` called `messages`, `from` and `value`
-    `role` and `content`, and texts that come in parts (`[{"type": "text", "text": ...}]`) joined.
-    """
-    if tokenizer.chat_template is None:
+def with_messages_named(dataset: Dataset | IterableDataset, args: SFTConfig, name: str) -> Dataset | IterableDataset:
+    """`conversations` as `messages`, where TRL does not rename them: without `from` and `value`, or in parts."""
+    if "conversations" not in columns_of(dataset):
         return dataset
-    there = columns_of(dataset)
-    if "conversations" in there:
-        rename = {"remove_columns": ["conversations"]}
-        return _map(dataset, args, f"Reading conversations of {name} dataset", _named_messages, **rename)
-    first = next(iter(dataset))
-    columns = [x for x in ("messages", "prompt", "completion") if x in there and is_messages(first[x])]
-    # Rows of a stream, and of such columns, may each be of their own kind; elsewhere the first tells.
-    several = not isinstance(dataset, Dataset) or any(isinstance(dataset.features[x], Json) for x in columns)
-    if columns and (several or not all(map(_is_plain, (first[x] for x in columns)))):
-        return _map(dataset, args, f"Reading messages of {name} dataset", _with_plain, columns=columns)
-    return dataset
+    first = next(iter(dataset))["conversations"]
+    if "from" not in first[0]:
+        return dataset.rename_column("conversations", "messages")
+    if not any(isinstance(message.get("value"), list) for message in first):
+        return dataset
+    options = {"remove_columns": ["conversations"]}
+    if isinstance(dataset, Dataset):
+        kept = {key: kind for key, kind in dataset.features.items() if key != "conversations"}
+        options["features"] = Features({**kept, "messages": Json()})
+    return _map(dataset, args, f"Reading conversations of {name} dataset", _named_messages, **options)
 
 
 def _named_messages(row: dict) -> dict:
     return {"messages": as_messages(row["conversations"])}
 
 
+def with_joined_parts(
+    dataset: Dataset | IterableDataset,
+    args: SFTConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    columns: Sequence[str],
+) -> Dataset | IterableDataset:
+    """
+    Rows of messages in the form that every chat template reads: `from` and `value` named `role` and `content`, and
+    texts that come in parts (`[{"type": "text", "text": ...}]`) joined.
+    """
+    columns = [column for column in columns if column in columns_of(dataset)]
+    if not columns or tokenizer.chat_template is None:
+        return dataset
+    if isinstance(dataset, Dataset):
+        # Rows of such a column may each be of their own kind; elsewhere the first tells.
+        several = [column for column in columns if isinstance(dataset.features[column], Json)]
+        first = dataset[0]
+        columns = [column for column in columns if column in several or not _is_plain(first[column])]
+        features = Features({**dataset.features, **dict.fromkeys(columns, Json())})  # keys that come late stay
+        options = {"features": features} if columns else {}
+    else:
+        options = {}
+    if not columns:
+        return dataset
+    return _map(dataset, args, f"Reading messages of {name} dataset", _with_plain, columns=columns, **options)
+
+
 def _with_plain(row: dict, columns: list[str]) -> dict:
-    return {column: as_messages(row[column]) for column in columns}
+    return {column: as_messages(row[column]) if is_messages(row[column]) else row[column] for column in columns}
 
 
-def _is_plain(messages: list[dict]) -> bool:
-    return not any("from" in message or isinstance(message.get("content"), list) for message in messages)
+def _is_plain(value) -> bool:
+    return not is_messages(value) or not any(
+        "from" in message or isinstance(message.get("content"), list) for message in value
+    )
 
 
 def with_template_arguments(
@@ -227,11 +258,12 @@ def with_template_arguments(
     none: each with its own.
     """
     key = "chat_template_kwargs"
-    if key not in columns_of(dataset):
+    there = columns_of(dataset)
+    if key not in there or not {"conversations", *CHATS} & set(there):
         return dataset
     if not isinstance(dataset, Dataset):
         return dataset.map(_own_arguments)
-    if all(value is not None and None not in value.values() for value in dataset[key]):
+    if all(isinstance(value, dict) and None not in value.values() for value in dataset[key]):
         return dataset
     features = Features({**dataset.features, key: Json()})
     return _map(dataset, args, f"Reading {key} of {name} dataset", _own_arguments, features=features)
@@ -239,6 +271,7 @@ def with_template_arguments(
 
 def _own_arguments(row: dict) -> dict:
     given = row["chat_template_kwargs"] or {}
+    given = json.loads(given) if isinstance(given, str) else given
     return {"chat_template_kwargs": {key: value for key, value in given.items() if value is not None}}
 
 

@@ -6,7 +6,6 @@ import functools
 
 import numpy as np
 import torch
-from accelerate.utils import patch_environment
 from transformers import TrainerCallback
 
 from ...text.generation import as_it_is
@@ -55,9 +54,7 @@ class PPOTrainer(trl_ppo.PPOTrainer):
                     processing_class.pad_token_id,
                     args.missing_eos_penalty,
                 )
-        # TRL makes an Accelerator of its own, which knows of `bf16` and `fp16` by the environment alone.
-        with patch_environment(ACCELERATE_MIXED_PRECISION=args.mixed_precision):
-            super().__init__(args, processing_class, model, ref_model, reward_model, *positional, **kwargs)
+        super().__init__(args, processing_class, model, ref_model, reward_model, *positional, **kwargs)
         if args.stop_token == "eos":
             # TRL leaves the tokenizer's EOS alone. A response may end in the others too; one is enough for TRL's cut.
             self.policy_model.generation_config.eos_token_id = sorted(stop_tokens)
