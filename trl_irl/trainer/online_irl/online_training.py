@@ -96,10 +96,6 @@ class OnlineTraining:
             self._seen[0] += torch.tensor([bool(labels), len(labels), not self.stop_token_ids.isdisjoint(labels)])
         return batches, num_items_in_batch
 
-    def _prepare_inputs(self, inputs):
-        # What is evaluated too; of a training batch, whose tokens are counted before, it has been done.
-        return super()._prepare_inputs(scored_to_the_stop(inputs, self.stop_token_ids))
-
     def training_step(self, model, inputs, num_items_in_batch=None):
         if not self._groups:
             self._groups = self._policy_rows()
@@ -155,6 +151,8 @@ class OnlineTraining:
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self._is_policy = inputs.pop("is_policy", None)
+        # What is evaluated too; of a training batch, whose tokens are counted before, it has been done.
+        inputs = scored_to_the_stop(inputs, self.stop_token_ids)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _make_objective(self):
