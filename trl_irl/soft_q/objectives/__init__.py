@@ -75,9 +75,9 @@ def keys_of(kind: type[Objective]) -> tuple[str, ...]:
     """The keys of IRLConfig that mean something to an objective, beside `lambda_kl`."""
     if kind in OBJECTIVES.values():
         return kind.uses
-    says_not = kind.squares is PerToken.squares if issubclass(kind, PerToken) else not kind.is_scheduled
-    is_scheduled = not says_not or kind.__call__ is not PerToken.__call__
-    return (*(SCHEDULE if is_scheduled else ()), *_OF_REWARD, *kind.uses)
+    # A `PerToken` that has neither squares nor a sum of its own is never told `lambda_td`'s weight.
+    plain = issubclass(kind, PerToken) and (kind.squares, kind.__call__) == (PerToken.squares, PerToken.__call__)
+    return (*(() if plain else SCHEDULE), *_OF_REWARD, *kind.uses)
 
 
 def objective_of(name: str, settings) -> Objective:

@@ -13,15 +13,8 @@ from trl import SFTConfig
 
 from ...text.encode import encode_row, seam_message, whole_ids
 from ...text.messages import RowError, as_messages, is_messages, naming_row
-from ..runtime.row_checks import (
-    AS_SFT,
-    as_array,
-    checked_row,
-    columns_of,
-    mapped,
-    warned_of_seams,
-    without_padding,
-)
+from ..runtime.row_checks import AS_SFT, checked_row, warned_of_seams
+from ..runtime.row_maps import as_array, columns_of, mapped, without_padding
 
 
 logger = get_logger(__name__)
@@ -226,15 +219,12 @@ def with_joined_parts(
     columns = [column for column in columns if column in columns_of(dataset)]
     if not columns or tokenizer.chat_template is None:
         return dataset
+    options = {}
     if isinstance(dataset, Dataset):
-        # Rows of such a column may each be of their own kind; elsewhere the first tells.
-        several = [column for column in columns if isinstance(dataset.features[column], Json)]
-        first = dataset[0]
-        columns = [column for column in columns if column in several or not _is_plain(first[column])]
-        features = Features({**dataset.features, **dict.fromkeys(columns, Json())})  # keys that come late stay
-        options = {"features": features} if columns else {}
-    else:
-        options = {}
+        kinds, first = dataset.features, dataset[0]
+        # Rows of a Json column may each be of their own kind, as a stream's may; elsewhere the first tells.
+        columns = [column for column in columns if isinstance(kinds[column], Json) or not _is_plain(first[column])]
+        options["features"] = Features({**kinds, **dict.fromkeys(columns, Json())})  # keys that come late stay
     if not columns:
         return dataset
     return _map(dataset, args, f"Reading messages of {name} dataset", _with_plain, columns=columns, **options)

@@ -1,23 +1,21 @@
 """What a trainer refuses of its rows before it prepares them: each error says which row, what it has, what to do."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset, Json
 
 from ...text.encode import seam_message
 from ...text.messages import as_messages, checked, is_messages
+from .row_maps import OF_TOKENS, as_array, columns_of
 
 
 logger = get_logger(__name__)
 
 AS_SFT = "as_sft"  # a column: whether SFTTrainer would have made the same tokens of a row
 _TRL_COLUMNS = {"prompt", "completion", "messages", "conversations", "chosen", "rejected"}
-# What a collator takes for those of the tokens, and a dataset of texts may have for classes or the like.
-_OF_TOKENS = {"labels", "completion_mask", "assistant_masks", "attention_mask", "position_ids", "seq_lengths"}
 
 
 def check_not_empty(dataset: Dataset | IterableDataset, name: str) -> None:
@@ -57,7 +55,7 @@ def check_rows(dataset: Dataset | IterableDataset, text_field: str, name: str) -
         if isinstance(dataset, Dataset):
             check_token_rows(dataset, name)
         return dataset
-    beside = (_TRL_COLUMNS | _OF_TOKENS) & set(columns) - trained_on
+    beside = (_TRL_COLUMNS | OF_TOKENS) & set(columns) - trained_on
     if trained_on == {"prompt", "completion"}:
         beside |= {"text"} & set(columns)  # to which TRL 1.12 would add the EOS; this can go with it
     if "prompt" in beside:
@@ -165,46 +163,6 @@ def check_token_rows(dataset: Dataset, name: str, aligned: bool = True) -> None:
         start += len(lengths["input_ids"])
 
 
-def without_padding(
-    dataset: Dataset | IterableDataset, name: str, num_proc: int | None, columns: Collection[str] = ()
-) -> Dataset | IterableDataset:
-    """
-    Rows of token ids without those that their `attention_mask` leaves out: a collator pads again, and would take the
-    padding of a row for tokens to read and to learn. `columns` are as long as the ids; if unset, all that may be. Rows
-    of several documents (`seq_lengths`) stay as they are.
-    """
-    if "attention_mask" not in columns_of(dataset) or "seq_lengths" in columns_of(dataset):
-        return dataset
-    if isinstance(dataset, Dataset):
-        masks = dataset.select_columns(["attention_mask"]).with_format("arrow").iter(10_000)
-        if all(pc.all(as_array(batch.column("attention_mask")).flatten().cast(pa.bool_())).as_py() for batch in masks):
-            return dataset
-    aligned = {"input_ids", *(columns or _OF_TOKENS)} & set(columns_of(dataset))
-
-    def read(row: dict) -> dict:
-        return {
-            column: [x for x, is_read in zip(row[column], row["attention_mask"], strict=True) if is_read]
-            for column in aligned
-        }
-
-    return mapped(dataset, f"Taking padding off {name} dataset", num_proc, read)
-
-
-def mapped(
-    dataset: Dataset | IterableDataset, description: str, num_proc: int | None, function, features=None, **options
-) -> Dataset | IterableDataset:
-    """`dataset.map(function, **options)`, on the first process before the others; a stream's when it is read."""
-    if isinstance(dataset, Dataset):
-        options |= {"desc": description, "num_proc": num_proc, "features": features}
-    with PartialState().main_process_first():
-        return dataset.map(function, **options)
-
-
-def columns_of(dataset: Dataset | IterableDataset) -> list[str]:
-    """Names of a dataset's columns, of a stream that does not know them by its first row."""
-    return list(dataset.column_names or next(iter(dataset)))
-
-
 def check_token_ids(dataset: Dataset | IterableDataset, size: int, name: str) -> None:
     """
     Raises:
@@ -239,11 +197,6 @@ def _wrong_id(where: str, column: str, token: int, size: int) -> str:
         "another tokenizer, or tokens were added to it and the model was not resized "
         "(`model.resize_token_embeddings(len(tokenizer))`)."
     )
-
-
-def as_array(column: pa.ChunkedArray) -> pa.Array:
-    combined = column.combine_chunks()
-    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
 
 
 def _rows_to_look_at(dataset: Dataset, column: str) -> list[int]:

@@ -11,7 +11,8 @@ from datasets import Dataset, IterableDataset
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ...text.encode_pair import encode_pair
-from ..runtime.row_checks import as_array, check_rows, check_token_rows, columns_of, without_padding
+from ..runtime.row_checks import check_rows, check_token_rows
+from ..runtime.row_maps import as_array, columns_of, without_padding
 from .config import Seq2SeqIRLConfig
 
 
