@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ...text.encode_pair import encode_pair
 from ..runtime.row_checks import check_rows, check_token_rows
-from ..runtime.row_maps import as_array, columns_of, without_padding
+from ..runtime.row_maps import as_array, columns_of, mapped, without_padding
 from .config import Seq2SeqIRLConfig
 
 
@@ -59,9 +59,6 @@ def encoded(
             "completion: name them `prompt` and `completion`, or give `messages`, or `input_ids` and `labels`."
         )
     dataset = check_rows(dataset, "text", name)
-    options = {"remove_columns": columns_of(dataset)}
-    if isinstance(dataset, Dataset):
-        options |= {"num_proc": args.dataset_num_proc, "desc": f"Tokenizing {name} dataset"}
 
     def encode(row: Mapping, i: int) -> dict[str, list[int]]:
         try:
@@ -70,7 +67,8 @@ def encoded(
             raise ValueError(f"Row {i} of the {name} dataset: {error}") from None
         return {"input_ids": prompt, "labels": completion}
 
-    rows = dataset.map(encode, with_indices=True, **options)
+    options = {"with_indices": True, "remove_columns": columns_of(dataset)}
+    rows = mapped(dataset, f"Tokenizing {name} dataset", args.dataset_num_proc, encode, **options)
     if isinstance(rows, Dataset):
         _warn_of_unknown(rows, tokenizer, name)
         _warn_of_cut(rows, args, name)
