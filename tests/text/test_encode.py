@@ -186,6 +186,47 @@ def test_a_stream_has_the_same_rows(tokenizer, tmp_path):
     assert prepared(IRLTrainer, IRLConfig, stream, tokenizer, tmp_path)[1] == expected
 
 
+NOT_THE_ASSISTANTS = [
+    {"prompt": [user("What is 1?"), bot("One.")], "completion": [user("And 2?"), bot("Two.")]},
+    {"prompt": [user("What is 1?"), bot("One.")], "completion": [{"role": "tool", "content": "5"}, bot("Two.")]},
+]
+
+
+@pytest.mark.parametrize("row", NOT_THE_ASSISTANTS, ids=["user", "tool"])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_completion_that_begins_with_another_turn(template, row):
+    """Nobody is asked there: the whole is the conversation as the template writes it, cut behind the prompt."""
+    tokenizer = with_template(template)
+    try:
+        whole = tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=True)["input_ids"]
+    except Exception:  # a template without tools
+        pytest.skip("the template cannot write it")
+    try:
+        found = encode_row(tokenizer, row)
+    except ValueError as error:
+        assert "so that it cannot be told where the completion begins" in str(error)
+        before = tokenizer.apply_chat_template(row["prompt"], return_dict=True)["input_ids"]
+        assert whole[: len(before)] != before
+        return
+    assert found.prompt + found.completion == whole
+    text = tokenizer.decode(found.completion)
+    assert (
+        ("And 2?" in text or "5" in text) and "One." not in text and "assistant" not in text.partition("Two.")[0][:9]
+    )
+    cut = encode_row(tokenizer, row, ended=False)
+    assert cut.prompt == found.prompt and found.completion[: len(cut.completion)] == cut.completion
+
+
+def test_a_completion_that_begins_with_another_turn_has_the_tokens_of_sft(tokenizer, tmp_path):
+    rows = [NOT_THE_ASSISTANTS[0]] * 2
+    irl, sft = (
+        prepared(*of, rows, tokenizer, tmp_path)[1] for of in ((IRLTrainer, IRLConfig), (SFTTrainer, SFTConfig))
+    )
+    assert [ids for ids, _ in irl] == [ids for ids, _ in sft]
+    with pytest.raises(ValueError, match="begins with a turn of the role 'user', and the policy"):
+        expert_ids(tokenizer, rows[0], {1}, 100, {})
+
+
 def test_nothing_is_said_where_nothing_is_moved(tokenizer, tmp_path, caplog, recwarn):
     prepared(IRLTrainer, IRLConfig, ROWS[1:2], tokenizer, tmp_path)
     held_out_sums(make_model("qwen2"), tokenizer, ROWS[1:2])

@@ -4,6 +4,7 @@ import pytest
 from transformers import MBart50Tokenizer, MBartTokenizer
 
 from trl_irl.text.encode_pair import encode_pair
+from trl_irl.text.messages import Turns
 
 
 LETTERS = [(piece, -1.0) for piece in "▁abcdefghijklmnopqrstuvwxyz"]
@@ -22,6 +23,14 @@ def test_a_target_is_what_the_tokenizer_makes_of_it(mbart, row):
     prompt, answer = encode_pair(mbart, row, stop_tokens={mbart.eos_token_id})
     assert prompt == mbart("ab")["input_ids"]
     assert answer == mbart(text_target="cd")["input_ids"]
+
+
+@pytest.mark.parametrize("role", ["user", "system", "tool"])
+def test_a_target_is_what_the_assistant_says(mbart, role):
+    turns = [{"role": role, "content": "ef"}, {"role": "assistant", "content": "cd"}]
+    for completion in (turns, Turns.of(turns)):
+        with pytest.raises(ValueError, match=f"begins with a turn of the role '{role}'"):
+            encode_pair(mbart, {"prompt": "ab", "completion": completion})
 
 
 def test_a_target_that_was_cut_or_is_to_be(mbart):

@@ -11,6 +11,8 @@ since a policy goes on from these, then the completion's own.
   write answers without): then what the conversation has after their common beginning, never later than where the
   answer's own text starts. An answer that holds the thoughts that it is asked for goes on after them in full, where
   the template would drop them.
+- Completions that begin with another's turn (a user's, a tool's): no answer is asked for there, so that the prompt
+  ends with its last message, and what follows is the completion's.
 """
 
 from __future__ import annotations
@@ -214,9 +216,9 @@ def warn_of_seams(rows: Sequence[Encoded]) -> None:
 def seam_message(which: str) -> str:
     return (
         f"In {which} the prompt's tokens are not how prompt and completion begin when they are written together: the "
-        "two merge into one token, or the chat template asks for an answer otherwise than it writes one. There the "
-        "prompt's own tokens are taken, and the completion's own after them, as in sampling; nothing of an answer is "
-        "dropped."
+        "two merge into one token, the chat template asks for an answer otherwise than it writes one, or the "
+        "completion begins with another turn than the assistant's. There the prompt's own tokens are taken, and the "
+        "completion's own after them, as in sampling; nothing of an answer is dropped."
     )
 
 
@@ -231,28 +233,47 @@ def _turns(completion: str | Sequence[Mapping]) -> list[dict]:
 def _conversation(
     tokenizer: PreTrainedTokenizerBase, prompt: list[dict], completion: list[dict], options: dict
 ) -> Encoded:
-    asked = _written(tokenizer, prompt, add_generation_prompt=True, **options)
+    asking = _asks(tokenizer, prompt, completion, options)
+    asked = _written(tokenizer, prompt, add_generation_prompt=asking, **options)
     whole = _written(tokenizer, prompt + completion, **options)
     _check_tool_calls(tokenizer, completion, whole)
     if whole[: len(asked)] == asked:
-        return Encoded(asked, whole[len(asked) :])
+        return Encoded(asked, whole[len(asked) :], asking)
     options = {**options, "tokenize": False}
-    asked_text = from_template(tokenizer, prompt, add_generation_prompt=True, **options)
+    asked_text = from_template(tokenizer, prompt, add_generation_prompt=asking, **options)
     return Encoded(asked, _alone(tokenizer, _answer(tokenizer, prompt, completion, asked_text, options)), False)
 
 
 def _cut_conversation(
     tokenizer: PreTrainedTokenizerBase, prompt: list[dict], completion: list[dict], options: dict
 ) -> Encoded:
-    asked = _written(tokenizer, prompt, add_generation_prompt=True, **options)
+    asking = _asks(tokenizer, prompt, completion, options)
+    asked = _written(tokenizer, prompt, add_generation_prompt=asking, **options)
     options = {**options, "tokenize": False}
-    asked_text = from_template(tokenizer, prompt, add_generation_prompt=True, **options)
+    asked_text = from_template(tokenizer, prompt, add_generation_prompt=asking, **options)
     answer = _answer(tokenizer, prompt, completion, asked_text, options)
     answer = _until_cut(tokenizer, prompt + completion, answer, options)
     both = list(tokenizer(asked_text + answer, add_special_tokens=False)["input_ids"])
     if both[: len(asked)] == asked:
-        return Encoded(asked, both[len(asked) :])
+        return Encoded(asked, both[len(asked) :], asking)
     return Encoded(asked, _alone(tokenizer, answer), False)
+
+
+def _asks(tokenizer: PreTrainedTokenizerBase, prompt: list[dict], completion: list[dict], options: dict) -> bool:
+    """Whether an answer is asked for between the two: not where a user or a tool goes on."""
+    if completion[0].get("role") == "assistant":
+        return True
+    options = {**options, "tokenize": False}
+    whole = from_template(tokenizer, prompt + completion, **options)
+    if whole.startswith(from_template(tokenizer, prompt, add_generation_prompt=True, **options)):
+        return True
+    if not whole.startswith(from_template(tokenizer, prompt, **options)):
+        raise RowError(
+            f"its `completion` begins with a turn of the role {completion[0].get('role')!r}, and the chat template "
+            "writes the prompt otherwise where that follows, so that it cannot be told where the completion begins. "
+            "Let the prompt end before the assistant's turn, or give `messages`."
+        )
+    return False
 
 
 def _until_cut(tokenizer: PreTrainedTokenizerBase, messages: list[dict], text: str, options: dict) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from .messages import RowError, as_messages, completion_text
+from .messages import RowError, Turns, as_messages, completion_text, is_messages
 from .templates import check_eos, from_template, template_arguments
 
 
@@ -52,6 +52,13 @@ def encode_pair(
                 "nothing to say."
             )
         row = {**row, "prompt": messages[:-1], "completion": messages[-1:]}
+    completion = row.get("completion")
+    turns = completion.messages if isinstance(completion, Turns) else completion
+    if is_messages(turns) and (role := as_messages(turns)[0]["role"]) in ("user", "system", "tool"):
+        raise RowError(
+            f"its `completion` begins with a turn of the role {role!r}, and a decoder writes what the assistant says. "
+            "Move that turn into the `prompt`."
+        )
     check_eos(tokenizer)
     text = completion_text(row.get("completion", "")).lstrip()
     if ended:

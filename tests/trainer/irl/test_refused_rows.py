@@ -121,6 +121,45 @@ def test_a_tokenizer_with_more_tokens_than_the_model(make_trainer):
             make_trainer(train_dataset=rows(PAIR, row), processing_class=tokenizer)
 
 
+@pytest.mark.parametrize("keys", [{}, {"packing": True}, {"shuffle_dataset": True}])
+def test_a_token_id_is_told_with_the_row_that_was_given(keys, make_trainer):
+    """Preparation drops the first two rows, and may shuffle or pack the others."""
+    dropped, wrong = {**IDS, "labels": [-100] * 4}, {**IDS, "input_ids": [5, 333, 7, 1]}
+    given = rows(dropped, dropped, IDS, wrong)
+    with pytest.raises(ValueError, match="Row 3 of the train dataset has the token id 333"):
+        make_trainer(train_dataset=given, **keys)
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<think>"])
+    given = rows(LONG, PAIR, {**PAIR, "completion": "<think> blue"})
+    with pytest.raises(ValueError, match="A row of the train dataset has the token id 300"):
+        make_trainer(train_dataset=given, processing_class=tokenizer, **keys)
+
+
+@pytest.mark.parametrize(
+    "dataset, told",
+    [
+        (Dataset.from_list([]), "The eval dataset has no rows"),
+        (Dataset.from_dict({"text": []}), "The eval dataset has no rows"),
+        (stream(), "The eval dataset has no rows"),
+        (rows(IDS, {**IDS, "input_ids": [5, 333, 7, 1]}), "Row 1 of the eval dataset has the token id 333"),
+        (rows(IDS, {**IDS, "labels": [-100, 6, 7]}), "Row 1 of the eval dataset has 4 'input_ids' and 3 'labels'"),
+    ],
+)
+def test_what_is_given_to_evaluate(dataset, told, make_trainer):
+    trainer = make_trainer(train_dataset=rows(PAIR))
+    with pytest.raises(ValueError, match=told):
+        trainer.evaluate(dataset)
+
+
+def test_a_text_field_that_is_a_prompt_or_has_messages(make_trainer):
+    with pytest.raises(ValueError, match="`dataset_text_field='prompt'` of the train dataset"):
+        make_trainer(train_dataset=rows({"prompt": "Sky?"}), dataset_text_field="prompt")
+    with pytest.raises(ValueError, match="Row 0 of the train dataset has messages as its 'text'"):
+        make_trainer(train_dataset=rows({"text": CHAT}))
+    with pytest.raises(ValueError, match="Row 0 of the train dataset has messages as its 'text'"):
+        make_trainer(train_dataset=rows({"word": "fox"}), formatting_func=lambda row: CHAT)
+
+
 def test_a_collator_without_labels(make_trainer):
     def collator(rows):
         return {"input_ids": torch.tensor([row["input_ids"][:3] for row in rows])}
@@ -188,14 +227,14 @@ def test_messages_that_are_text_are_named(make_trainer):
         make_trainer(train_dataset=rows({"messages": json.dumps(CHAT)}))
 
 
-@pytest.mark.parametrize("key", ["messages", "both"])
+@pytest.mark.parametrize("key", ["messages", "conversations", "both"])
 def test_rows_of_both_forms_in_one_file(key, make_trainer):
     """Arrow gives every message the keys of both, of which two are empty."""
     renamed = [{"from": message["role"], "value": message["content"]} for message in CHAT]
     if key == "both":
         mixed = rows(*({"prompt": turns[:1], "completion": turns[1:]} for turns in (CHAT, renamed, CHAT)))
     else:
-        mixed = rows({"messages": CHAT}, {"messages": renamed}, {"messages": CHAT})
+        mixed = rows({key: CHAT}, {key: renamed}, {key: CHAT})
     found = make_trainer(train_dataset=mixed).train_dataset["input_ids"]
     plain = make_trainer(train_dataset=rows(*[{"messages": CHAT}] * 3)).train_dataset["input_ids"]
     assert list(found) == list(plain)
@@ -284,6 +323,24 @@ def test_template_arguments_that_some_rows_have_not(columns, kind, make_trainer,
     found = make_trainer(train_dataset=kind(*given), processing_class=own, completion_only_loss=False).train_dataset
     texts = [own.decode(row["input_ids"]).split(" ")[0] for row in found]
     assert texts == ["loud", "quiet", "quiet"]
+
+
+@pytest.mark.parametrize("columns", [{"messages": CHAT}, SPLIT, {"conversations": AS_SAID}])
+def test_template_arguments_that_later_rows_of_a_stream_have_or_have_not(columns, make_trainer, tokenizer):
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = "{{ shout | default('quiet') }} " + own.chat_template
+    loud, null, none = {"chat_template_kwargs": {"shout": "loud"}}, {"chat_template_kwargs": None}, {}
+    for given in ((loud, none, null), (none, null, loud), (null, loud, none)):
+        dataset = stream(*({**columns, **told} for told in given))
+        found = make_trainer(train_dataset=dataset, processing_class=own, completion_only_loss=False).train_dataset
+        texts = [own.decode(row["input_ids"]).split(" ")[0] for row in found]
+        assert texts == ["loud" if told is loud else "quiet" for told in given]
+
+
+def test_template_arguments_of_rows_of_text_do_nothing(make_trainer):
+    given = [{**PAIR, "chat_template_kwargs": told} for told in ({"shout": "loud"}, None)]
+    found = make_trainer(train_dataset=rows(*given), completion_only_loss=False).train_dataset["input_ids"]
+    assert list(found) == list(make_trainer(train_dataset=rows(PAIR, PAIR)).train_dataset["input_ids"])
 
 
 @pytest.mark.parametrize("kind", [rows, stream])

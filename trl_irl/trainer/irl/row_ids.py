@@ -186,13 +186,17 @@ def _add_ids_of_stream(row: dict, i: int, tokenizer: PreTrainedTokenizerBase, na
 
 
 def with_messages_named(dataset: Dataset | IterableDataset, args: SFTConfig, name: str) -> Dataset | IterableDataset:
-    """`conversations` as `messages`, where TRL does not rename them: without `from` and `value`, or in parts."""
+    """
+    `conversations` as `messages`, where TRL does not rename them well: some or all with `role` and `content`, or in
+    parts.
+    """
     if "conversations" not in columns_of(dataset):
         return dataset
     first = next(iter(dataset))["conversations"]
     if "from" not in first[0]:
         return dataset.rename_column("conversations", "messages")
-    if not any(isinstance(message.get("value"), list) for message in first):
+    # Where some rows have `role` and `content`, a table gives both pairs of keys to all, and TRL takes the empty ones.
+    if "role" not in first[0] and not any(isinstance(message.get("value"), list) for message in first):
         return dataset
     options = {"remove_columns": ["conversations"]}
     if isinstance(dataset, Dataset):
@@ -248,11 +252,10 @@ def with_template_arguments(
     none: each with its own.
     """
     key = "chat_template_kwargs"
-    there = columns_of(dataset)
-    if key not in there or not {"conversations", *CHATS} & set(there):
+    if not isinstance(dataset, Dataset):  # any row may have some
+        return dataset.map(_own_arguments) if key in (dataset.column_names or [key]) else dataset
+    if key not in dataset.column_names:
         return dataset
-    if not isinstance(dataset, Dataset):
-        return dataset.map(_own_arguments)
     if all(isinstance(value, dict) and None not in value.values() for value in dataset[key]):
         return dataset
     features = Features({**dataset.features, key: Json()})
@@ -260,7 +263,7 @@ def with_template_arguments(
 
 
 def _own_arguments(row: dict) -> dict:
-    given = row["chat_template_kwargs"] or {}
+    given = row.get("chat_template_kwargs") or {}
     given = json.loads(given) if isinstance(given, str) else given
     return {"chat_template_kwargs": {key: value for key, value in given.items() if value is not None}}
 

@@ -51,6 +51,12 @@ def check_rows(dataset: Dataset | IterableDataset, text_field: str, name: str) -
             f"'completion'; 'messages'; '{text_field}' (`dataset_text_field`); 'input_ids'. Rename its columns, set "
             "`dataset_text_field`, or pass a `formatting_func`."
         )
+    if trained_on == {"prompt"}:
+        raise ValueError(
+            f"`dataset_text_field='prompt'` of the {name} dataset: TRL takes rows with a 'prompt' for prompts and "
+            "completions. Rename the column: `dataset.rename_column('prompt', 'text')`, and leave "
+            "`dataset_text_field` unset."
+        )
     if trained_on == {"input_ids"}:
         if isinstance(dataset, Dataset):
             check_token_rows(dataset, name)
@@ -108,6 +114,11 @@ def _check_value(value, column: str, where: str) -> None:
             f"{where} has an empty list as its '{column}', where text or a list of messages is needed. Remove such "
             f"rows: `dataset.filter(lambda row: row['{column}'])`."
         )
+    if is_messages(value) and column not in _TRL_COLUMNS:
+        raise ValueError(
+            f"{where} has messages as its '{column}', where text is needed. Name the column 'messages'; a "
+            "`formatting_func` gives text."
+        )
     if not is_messages(value):
         raise ValueError(
             f"{where} has {value!r} as its '{column}', which is neither text nor a list of messages. Convert the "
@@ -163,8 +174,10 @@ def check_token_rows(dataset: Dataset, name: str, aligned: bool = True) -> None:
         start += len(lengths["input_ids"])
 
 
-def check_token_ids(dataset: Dataset | IterableDataset, size: int, name: str) -> None:
+def check_token_ids(dataset: Dataset | IterableDataset, size: int, name: str, as_given: bool = True) -> None:
     """
+    The error names the row, if the dataset is `as_given`: one made ready may have others, in another order.
+
     Raises:
         `ValueError`: a row of `input_ids` has one that a model with `size` embeddings has not, or a row of `labels`
             one that is neither such a token nor -100.
@@ -184,7 +197,8 @@ def check_token_ids(dataset: Dataset | IterableDataset, size: int, name: str) ->
             if pc.any(wrong).as_py():
                 at = pc.indices_nonzero(wrong)[0].as_py()
                 row = start + pc.list_parent_indices(values)[at].as_py()
-                raise ValueError(_wrong_id(f"Row {row} of the {name} dataset", column, ids[at].as_py(), size))
+                which = f"Row {row}" if as_given else "A row"
+                raise ValueError(_wrong_id(f"{which} of the {name} dataset", column, ids[at].as_py(), size))
             start += len(values)
 
 
