@@ -25,7 +25,7 @@ INSIDE = {
     "soft_q": ("objectives",),
     "commands": ("console",),
 }
-GROUND = {"_lazy", "_modes", "_moved", "_named"}  # which every package may import
+GROUND = {"_fields", "_lazy", "_modes", "_moved", "_named"}  # which every package may import
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -28,6 +28,7 @@ IMPORTED = {
     ("trl.models.utils", "prepare_fsdp"),
     ("trl.models.utils", "unwrap_model_for_generation"),
     ("trl.trainer.base_trainer", "_BaseTrainer"),
+    ("trl.trainer.sft_trainer", "DataCollatorForLanguageModeling"),
     ("trl.trainer.utils", "create_model_from_path"),
     ("trl.trainer.utils", "get_config_model_id"),
     ("trl.trainer.utils", "maybe_gather_lm_head_ctx"),

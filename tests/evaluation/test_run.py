@@ -339,7 +339,48 @@ def test_prompts_that_stand_there_twice_are_told(pair):
     assert not evaluate({"given": pair}, ROWS, settings).notes
     again = {"prompt": ROWS[0]["prompt"], "completion": " red fox"}
     (note,) = evaluate({"given": pair}, [*ROWS, again], settings).notes
-    assert note.startswith("1 of 4 rows ask what another one asks") and "`references`" in note
+    assert note.startswith("1 of 4 rows have the same prompt as another row") and "`references`" in note
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("metrics", ["blue"], "`metrics: blue` is unknown; there are accuracy"),
+        ("metrics", "blue", "`metrics: blue` is unknown"),
+        ("backend", "tgi", "`backend: tgi` is unknown; there are transformers, vllm"),
+        ("dtype", "fp8", "`dtype: fp8` is unknown"),
+        ("terminal_value", "one", "`terminal_value: one` is unknown"),
+        ("on_bad_row", "keep", "`on_bad_row: keep` is unknown"),
+        ("num_samples", "2", "`num_samples='2'` is of the type str. Set it to a number"),
+        ("gamma", "1", "`gamma='1'` is of the type str"),
+    ],
+)
+def test_settings_from_python_are_looked_at_as_those_of_the_command_line(key, value, told):
+    with pytest.raises(ValueError, match=told):
+        EvaluationSettings(**{**SETTINGS, key: value})
+
+
+def test_one_value_for_a_list_is_a_list_of_one():
+    settings = EvaluationSettings(metrics="rouge", temperatures=1.0, samplers="t=1,top_k=5", seeds=3)
+    assert settings.metrics == ["rouge"] and settings.temperatures == [1.0] and settings.seeds == [3]
+    assert [str(sampler) for sampler in settings.plan] == ["t=1", "t=1,top_k=5"]
+
+
+def test_rows_and_settings_of_another_kind(pair):
+    with pytest.raises(ValueError, match=r"`rows\[1\]` is 'hello'. A row is a mapping"):
+        evaluate({"given": pair}, [ROWS[0], "hello"], EvaluationSettings(**SETTINGS))
+    with pytest.raises(TypeError, match="`settings` is a dict. Give an `EvaluationSettings"):
+        evaluate({"given": pair}, ROWS, SETTINGS)
+
+
+def test_a_column_that_no_row_has_is_not_to_be_skipped(pair):
+    with pytest.raises(ValueError) as told:
+        evaluate({"given": pair}, [{"text": "The quick"}] * 2, EvaluationSettings(**SETTINGS))
+    assert "this data has the columns text" in str(told.value) and "on_bad_row" not in str(told.value)
+    with pytest.raises(ValueError, match="Or leave such rows out: `on_bad_row: skip`"):
+        evaluate({"given": pair}, [ROWS[0], {"prompt": "One", "completion": None}], EvaluationSettings(**SETTINGS))
+    skipping = EvaluationSettings(**SETTINGS, on_bad_row="skip")
+    assert evaluate({"given": pair}, [*ROWS, {"text": "The quick"}], skipping).prompts == len(ROWS)
 
 
 @pytest.mark.parametrize("seeds", [[], [0, 0], [-1], [1, 2**32]])

@@ -14,12 +14,18 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerFast,
+)
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from tests.conftest import make_model, make_tokenizer
 from tests.trainer.conftest import ROWS, settings
-from trl_irl import IRLConfig, IRLTrainer, SoftQReward, evaluate
+from trl_irl import IRLConfig, IRLTrainer, PreferenceReward, SoftQReward, evaluate
 from trl_irl.evaluation import EvaluationSettings
 from trl_irl.rewards.adapters import default_device
 from trl_irl.rewards.held_out_loss import held_out_sums
@@ -41,6 +47,23 @@ def log_likelihood(model, tokenizer, prompt, completion):
 @pytest.fixture
 def reward(tokenizer):
     return SoftQReward(make_model("qwen2"), tokenizer, terminal_value="zero")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "completions", "told"),
+    [
+        ("One", ["two"], "`prompts` is one, 'One', where a list is needed"),
+        (["One"], "two", "`completions` is one, 'two', where a list is needed"),
+        ({"prompt": "One"}, ["two"], "`prompts` is one"),
+        (["One", "Two"], ["three"], "There are 2 `prompts` and 1 `completions`"),
+    ],
+)
+def test_lists_of_prompts_and_completions(prompts, completions, told, reward, tokenizer, tmp_path):
+    AutoModelForSequenceClassification.from_config(make_model("llama", num_labels=1).config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for judge in (reward, reward.score, PreferenceReward(str(tmp_path))):
+        with pytest.raises(ValueError, match=told):
+            judge(prompts, completions)
 
 
 def test_without_discount_returns_rank_as_likelihood_does(reward, tokenizer):

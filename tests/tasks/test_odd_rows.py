@@ -105,6 +105,16 @@ def test_columns_of_numbers_are_their_text(tmp_path):
     assert (row["prompt"], row["completion"]) == ("2", " 4")
 
 
+@pytest.mark.parametrize(("template", "completion"), [("{source}:", " 4"), ("{source}: ", "4"), ("{source}\n", "4")])
+def test_one_space_stands_between_prompt_and_completion(template, completion, tmp_path):
+    Dataset.from_list([{"q": "2+2", "a": " 4"}]).to_json(tmp_path / "rows.jsonl")
+    columns = {"source_column": "q", "target_column": "a", "prompt_template": template}
+    (row,) = load_task(TaskData(dataset_name=str(tmp_path / "rows.jsonl"), **columns))["train"]
+    assert row["completion"] == completion
+    row = as_prompt_completion({"prompt": template, "references": [" 4", "four"]})
+    assert row["completion"] == completion
+
+
 @pytest.mark.parametrize("column", ["q", "a"])
 @pytest.mark.parametrize(
     "value, told",

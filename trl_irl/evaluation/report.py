@@ -63,9 +63,9 @@ def report_text(results, pictures: Sequence[str] = ()) -> str:
         f"{results.prompts} prompts{of_split}, {settings.num_samples} samples per prompt and "
         f"seed (one when greedy), seeds {', '.join(map(str, settings.seeds))}, at most {settings.max_new_tokens} "
         "tokens. Means over prompts, with 95 % bootstrap intervals over prompts"
-        f"{', which with so few are too narrow' if results.prompts < _FEW else ''}: other prompts would give other "
-        "numbers, and another training of the same models others again. Of twenty differences one leaves out 0 by "
-        "chance. "
+        f"{', which are too narrow with so few' if results.prompts < _FEW else ''}. They say how much other prompts "
+        "would change the numbers, and not how much training the same models anew would. Of twenty differences one "
+        "leaves out 0 by chance. "
         f"{_explained(shown, results)}",
         *_told_of_judge(settings.reward_model_path),
         *_told_of_given(settings),

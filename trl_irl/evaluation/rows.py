@@ -59,8 +59,8 @@ def rows_to_judge(
     notes += [left_out] if left_out else []
     if repeated := len(kept) - len({repr(rows[i]["prompt"]) for i in kept}):
         notes.append(
-            f"{repeated} of {len(kept)} rows ask what another one asks. Intervals are over rows, and so too narrow: "
-            "give each prompt one row, with its several answers as a list in `references`."
+            f"{repeated} of {len(kept)} rows have the same prompt as another row. Intervals are over rows, and so "
+            "too narrow: give each prompt one row, with its several answers as a list in `references`."
         )
     return [rows[i] for i in kept], [given.get(i, []) for i in kept], metrics, notes
 

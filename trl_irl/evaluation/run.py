@@ -68,7 +68,9 @@ def evaluate(
             or does not fit into a context; there is nothing to judge by, or not one completion could be scored.
         `ImportError`: a library of the `eval` extra is missing.
     """
-    settings = settings or EvaluationSettings()
+    settings = EvaluationSettings() if settings is None else settings
+    if not isinstance(settings, EvaluationSettings):
+        raise TypeError(f"`settings` is a {type(settings).__name__}. Give an `EvaluationSettings(...)` with its keys.")
     if isinstance(models, str):
         raise ValueError(f"`models` is the text {models!r}. Give a list of paths, or a mapping of names to models.")
     models = dict(models) if isinstance(models, Mapping) else named(models, "models")
@@ -118,6 +120,12 @@ class _Evaluation:
             split = list(rows)[: settings.num_prompts]
             if not split:
                 raise ValueError("`rows` is empty. Give at least one, or leave it unset for those of the settings.")
+            wrong = next((i for i, row in enumerate(split) if not isinstance(row, Mapping)), None)
+            if wrong is not None:
+                raise ValueError(
+                    f"`rows[{wrong}]` is {split[wrong]!r:.80}. A row is a mapping: "
+                    '`{"prompt": ..., "completion": ...}`, or with `messages`.'
+                )
         self.rows_given = rows is not None
         lent = lend_templates({**self.models, **self.judges}, split, settings)
         judging_rows = self.judges if settings.judges_by_rewards else {}

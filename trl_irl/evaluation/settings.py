@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .._fields import as_lists, check_choices, check_numbers
 from ..rewards.soft_q_settings import check_discount
 from ..tasks.arguments import BadRowArguments, EndArguments, TaskArguments
 from ..tasks.scoring import METRICS, default_metrics
@@ -150,6 +151,9 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
     output_dir: str | None = field(default=None, metadata={"help": "Where samples and report go."})
 
     def __post_init__(self):
+        as_lists(self)
+        check_numbers(self, type(self))
+        check_choices(self)
         self.task_data(needs_target=False)  # is the task one?
         self.metrics_are_defaults = self.metrics is None
         if self.metrics is None:

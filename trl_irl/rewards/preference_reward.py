@@ -13,7 +13,7 @@ import torch
 from .._modes import in_mode
 from ..text.context import context_length, over
 from ..text.encode import as_row, prompt_ids, whole_ids, with_template_arguments
-from ..text.messages import check_no_images, checked, naming_row, said_and_read
+from ..text.messages import check_alike, check_no_images, checked, naming_row, said_and_read
 from ..text.padding import padded_batch
 from .adapters import check_layers_adapted, config_of, default_device, is_adapter, is_peft, naming, tokenizer_of
 from .frozen_models import check_whole, load_classifier, whole_language_model, whole_weights
@@ -201,6 +201,7 @@ class PreferenceReward:
                 and nothing is written behind them.
         """
         check_no_images(kwargs, "The rows have")
+        check_alike(prompts=prompts, completions=completions, completion_ids=completion_ids, ended=ended)
         prompts = with_template_arguments(prompts, self.chat_template_kwargs)
         if completion_ids is not None and self._are_own(completions, completion_ids, ended):
             if ended is None:

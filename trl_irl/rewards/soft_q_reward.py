@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..text.encode import as_row, encode_rows, prompt_ids, warn_of_seams, with_template_arguments
-from ..text.messages import check_no_images, checked, said_and_read
+from ..text.messages import check_alike, check_no_images, checked, said_and_read
 from ..text.stop_tokens import stop_token_ids
 from .adapters import check_layers_adapted, default_device, is_peft, tokenizer_of
 from .frozen_models import check_language_model, check_same_tokens, load_language_model, whole_weights
@@ -228,6 +228,7 @@ class SoftQReward:
         """
         if completions is None and completion_ids is None:
             raise ValueError("There is nothing to score: give `completions` or `completion_ids`.")
+        check_alike(prompts=prompts, completions=completions, completion_ids=completion_ids, ended=ended)
         prompts = with_template_arguments(prompts, self.chat_template_kwargs)
         if completion_ids is None:
             prompts = [as_row(prompt) for prompt in prompts]

@@ -11,6 +11,10 @@ from ..text.messages import Turns, check_no_images, checked
 from .data import PLACEHOLDER, TaskData
 
 
+class NoSuchColumn(ValueError):
+    """What is read is in no column of a row, as in the others of its file."""
+
+
 def from_columns(row: Mapping, data: TaskData, where: str) -> dict:
     """`prompt` and, if there is a column for it, `completion`."""
     made = {"prompt": prompt_from_columns(row, data, where)}
@@ -19,7 +23,13 @@ def from_columns(row: Mapping, data: TaskData, where: str) -> dict:
     text = _column(row, data.target_column, where)
     if data.kind.target is not None:
         text = data.kind.target(text, data)
-    return {**made, "completion": f" {text.lstrip()}"}
+    return {**made, "completion": _behind(made["prompt"], text)}
+
+
+def _behind(prompt, text: str) -> str:
+    """A completion of its own column, one space behind the prompt, unless that ends in white space."""
+    ends_open = isinstance(prompt, str) and prompt[-1:].isspace()
+    return text.lstrip() if ends_open else f" {text.lstrip()}"
 
 
 def format_row(row: Mapping, data: TaskData, where: str = "A row", reference: bool = True) -> dict:
@@ -159,12 +169,12 @@ def as_prompt_completion(row: dict, where: str = "", reference: bool = True) -> 
             raise ValueError(f"{at} `{key}` do not end in the assistant's, so there is nothing to compare with.")
         return {**row, "prompt": messages[:-1], "completion": one_text(messages[-1:])}
     if not ({"prompt", "completion"} if reference else {"prompt"}) <= row.keys():
-        raise ValueError(
+        raise NoSuchColumn(
             f"There are no `prompt` and `completion`, and no `messages`: this data has the columns {', '.join(row)}. "
             "Name the columns to make them from with `source_column` and `target_column`."
             if reference
             else f"There is no prompt: this data has the columns {', '.join(row)}. Name the one to make it from with "
-            "`source_column`."
+            "`source_column`; of a text that nothing asks for the `prompt` is empty."
         )
     prompt = row["prompt"]
     if not (isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt)):
@@ -199,7 +209,9 @@ def with_references(row: dict, where: str) -> dict:
     wrong = [one for one in references if not isinstance(one, str) or not one.strip()]
     if wrong:
         raise ValueError(f"{at} `references` have {wrong[0]!r} among them, which is no text. {rename}.")
-    return row if row.get("completion") is not None else {**row, "completion": f" {references[0].lstrip()}"}
+    if row.get("completion") is not None:
+        return row
+    return {**row, "completion": _behind(row.get("prompt"), references[0])}
 
 
 def as_chat(row: Mapping, where: str = "A row") -> dict:

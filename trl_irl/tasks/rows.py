@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ..text.messages import checked, is_messages
-from .columns import format_row, nested, one_text
+from .columns import NoSuchColumn, format_row, nested, one_text
 from .data import TaskData
 
 
@@ -48,6 +48,8 @@ class BadRows:
             yield
         except ValueError as error:
             if self.on_bad_row != "skip":
+                if isinstance(error, NoSuchColumn):  # it is so in every row of a file
+                    raise
                 raise ValueError(f"{error} Or leave such rows out: `on_bad_row: skip`.") from error
             self.left_out[number] = str(error)
 
@@ -114,7 +116,7 @@ def given_completions(
         known = (("completions",), ("chosen", "rejected"), ("completion",))
         columns = next((names for names in known if set(names) <= row.keys()), ())
     if not columns:
-        raise ValueError(
+        raise NoSuchColumn(
             f"{where} has no completion: its columns are {', '.join(row)}. Name those that hold some with "
             "`completion_columns`, or sample some with `trl-irl evaluate`."
         )

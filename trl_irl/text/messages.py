@@ -134,6 +134,21 @@ def checked(value, key: str, where: str = ""):
     return messages
 
 
+def check_alike(**lists: Sequence | None) -> None:
+    """
+    Raises:
+        `ValueError`: one of the arguments is a text or a mapping and not a list of them, or their lengths differ.
+    """
+    there = {name: value for name, value in lists.items() if value is not None}
+    for name, value in there.items():
+        if isinstance(value, str | Mapping):
+            raise ValueError(f"`{name}` is one, {value!r:.60}, where a list is needed: `{name}=[...]`.")
+    lengths = {name: len(value) for name, value in there.items()}
+    if len(set(lengths.values())) > 1:
+        told = " and ".join(f"{length} `{name}`" for name, length in lengths.items())
+        raise ValueError(f"There are {told}: there must be as many of each.")
+
+
 def check_no_images(columns: Mapping, where: str) -> None:
     """
     Args:

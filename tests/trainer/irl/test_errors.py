@@ -3,6 +3,7 @@
 import copy
 import re
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from peft import LoraConfig
@@ -10,6 +11,7 @@ from peft import LoraConfig
 from tests.conftest import make_model
 from tests.trainer.conftest import ROWS, settings
 from trl_irl import IRLConfig
+from trl_irl.soft_q.objectives import Objective
 from trl_irl.trainer.irl.argument_checks import check_parallelism
 
 
@@ -70,6 +72,47 @@ def test_trainer(bad, message, make_trainer, tmp_path):
     with pytest.raises(ValueError, match=re.escape(message)):
         make_trainer(**{"train_dataset": rows, **bad})
     assert not list((tmp_path / "run").glob("*")) if (tmp_path / "run").exists() else True
+
+
+class Returns(Objective):
+    def __init__(self, what):
+        self.what = what
+
+    def __call__(self, terms, output, lambda_td):
+        return self.what(terms)
+
+
+@pytest.mark.parametrize(
+    "objective, told",
+    [
+        (Returns, "`objective=<class .*Returns'>` is no objective. Pass an instance"),
+        ("z_loss", "'z_loss'` is no objective. .* A name is for the arguments"),
+        (lambda terms, output, lambda_td: terms.nll.sum(), "is no objective. Pass an instance of a subclass"),
+    ],
+)
+def test_what_is_no_objective(objective, told, make_trainer):
+    with pytest.raises(TypeError, match=told):
+        make_trainer(trainer_objective=objective)
+
+
+@pytest.mark.parametrize("what", [lambda terms: terms.nll, lambda terms: None, lambda terms: 1.0])
+def test_what_an_objective_returns(what, make_trainer):
+    trainer = make_trainer(trainer_objective=Returns(what))
+    with pytest.raises(ValueError, match="The objective Returns returned .* It must be a scalar tensor"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("name", ["lambda_td", "gamma", "lambda_kl", "td_scale", "gem_beta", "mle_warmup_steps"])
+def test_numbers_that_are_none(name, tmp_path):
+    for value in ("0.1", [1.0], True):
+        with pytest.raises(ValueError, match=f"`{name}=.*` is of the type {type(value).__name__}. Set it to a number"):
+            IRLConfig(**settings(tmp_path, **{name: value}))
+    assert IRLConfig(**settings(tmp_path, lambda_td=np.float32(0.5))).lambda_td == 0.5
+
+
+def test_rows_that_nothing_has_prepared(make_trainer):
+    with pytest.raises(ValueError, match=r"leaves rows as they are, .* \['prompt', 'completion'\]"):
+        make_trainer(dataset_kwargs={"skip_prepare_dataset": True})
 
 
 def test_some_rows_dropped_is_a_warning(make_trainer, caplog):

@@ -164,7 +164,7 @@ class Terminal(ProgressCallback):
         commands = next_commands(self.trainer, self.script_args, self.split, self.rows)
         if commands:
             trained = self.split == self.script_args.dataset_train_split
-            note = "\nNothing was held out: the rows of these commands are those of the training." if trained else ""
+            note = "\nNothing was held out: these commands use the training rows." if trained else ""
             print(f"{note}\nNext:\n" + "\n".join(f"  {command}" for command in commands), flush=True)
 
 

@@ -68,7 +68,10 @@ class Objective:
         raise NotImplementedError
 
     def with_kl(self, loss: torch.Tensor, output: SoftQOutput) -> torch.Tensor:
-        """The loss, and the KL to the reference with its weight where there is a reference."""
+        """
+        The loss, and the KL to the reference with its weight where there is a reference. Without this call `lambda_kl`
+        does nothing.
+        """
         return loss if output.kl is None else loss + self.lambda_kl * output.kl.sum()
 
     def first_step(self, terms: SoftQTerms, output: SoftQOutput) -> Numbers:

@@ -61,6 +61,13 @@ def check_objective_and_reference(
     objective: Objective | None,
 ) -> None:
     """What any trainer refuses of its objective, of an adapter on the head, and of a reference."""
+    if objective is not None and not isinstance(objective, Objective):
+        if isinstance(objective, type):
+            hint = f"Pass an instance: `objective={objective.__name__}(...)`"
+        else:
+            hint = "Pass an instance of a subclass of `trl_irl.soft_q.objectives.Objective`"
+        by_name = " A name is for the arguments: `IRLConfig(objective=...)`." if isinstance(objective, str) else ""
+        raise TypeError(f"`objective={objective!r}` is no objective. {hint}.{by_name}")
     if objective is not None and args.objective != "soft_q":
         raise ValueError(
             f"Both `objective` and `args.objective={args.objective!r}` say what to minimise. Leave one of them out."
@@ -73,7 +80,8 @@ def check_objective_and_reference(
     if objective is not None and objective.lambda_kl != args.lambda_kl:
         raise ValueError(
             f"`args.lambda_kl={args.lambda_kl}` makes the reference, and the objective that was passed has "
-            f"`lambda_kl={objective.lambda_kl}` as the weight of its KL. Set both to the same."
+            f"`lambda_kl={objective.lambda_kl}` as the weight of its KL. Set both to the same (an attribute of the "
+            f"objective: `objective.lambda_kl = {args.lambda_kl}`)."
         )
     targets = getattr(peft_config, "target_modules", None)
     if isinstance(targets, list | set | tuple) and any(name.split(".")[-1] == "lm_head" for name in targets):

@@ -8,17 +8,27 @@ from itertools import islice
 import torch
 from datasets import Dataset, IterableDataset
 from trl import SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ...text.random_states import random_states_kept
+from ..runtime.row_maps import columns_of
 
 
 def check_collator(trainer: SFTTrainer) -> None:
     """
     Raises:
-        `ValueError`: the data collator makes no labels of the first training row.
+        `ValueError`: the data collator makes no labels of the first training row, or is for rows of other columns.
     """
     if not isinstance(trainer.train_dataset, Dataset | IterableDataset):
         return
+    if (trainer.args.dataset_kwargs or {}).get("skip_prepare_dataset"):
+        columns = columns_of(trainer.train_dataset)
+        if isinstance(trainer.data_collator, DataCollatorForLanguageModeling) and "input_ids" not in columns:
+            raise ValueError(
+                "`dataset_kwargs={'skip_prepare_dataset': True}` leaves rows as they are, and TRL's collator takes "
+                f"`input_ids`: the train dataset has the columns {columns}. Unset it, or pass a `data_collator` that "
+                "makes batches of such rows."
+            )
     _, labels = _first_labels(trainer, 1)
     if labels is None:
         raise ValueError(

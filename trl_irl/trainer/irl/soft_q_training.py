@@ -135,7 +135,14 @@ class SoftQTraining(Interruptible):
         # Clamped, so that a batch with nothing to learn from gives a zero with gradients rather than 0 / 0.
         tokens = self._tokens_of(terms) if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         tokens = tokens.clamp(min=1).to(terms.nll.device)
-        loss = self.objective(terms, output, lambda_td / self.td_scale, **self._rows_of(tokens)) / tokens
+        loss = self.objective(terms, output, lambda_td / self.td_scale, **self._rows_of(tokens))
+        if not isinstance(loss, torch.Tensor) or loss.ndim:
+            found = f"a tensor of the shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
+            raise ValueError(
+                f"The objective {type(self.objective).__name__} returned {found}. It must be a scalar tensor with "
+                "gradient: the sum over the scored tokens of the micro-batch."
+            )
+        loss = loss / tokens
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             # `num_items_in_batch` counts the tokens of all ranks, and DDP averages the ranks' gradients.
             loss = loss * (self.accelerator.num_processes // self._tensor_parallel)
