@@ -31,6 +31,20 @@ def arguments(world_size, dispatch=None):
     return SimpleNamespace(accelerator_config=config, world_size=world_size, per_device_eval_batch_size=4)
 
 
+@pytest.mark.parametrize("rows, ends", [(5, False), (8, False), (9, True), (12, True)])
+def test_a_stream_shorter_than_a_step_ends_with_an_error(rows, ends, make_trainer):
+    """A step takes 3 batches of 4 rows. SFTTrainer reads such a stream for ever."""
+    stream = Dataset.from_list((ROWS * 2)[:rows]).to_iterable_dataset()
+    keys = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3, "max_steps": 4}
+    trainer = make_trainer(train_dataset=stream, **keys)
+    if ends:
+        trainer.train()
+        assert trainer.state.global_step == 4
+        return
+    with pytest.raises(ValueError, match="without one optimiser step: a step takes .*=3` batches of .*=4`"):
+        trainer.train()
+
+
 @pytest.mark.parametrize("world_size, name, said", [(2, "eval", 7), (1, "eval", None), (2, "train", None)])
 def test_rows_that_count_twice_are_told(world_size, name, said):
     with warnings.catch_warnings(record=True) as caught:

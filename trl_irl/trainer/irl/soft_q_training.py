@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.trainer_utils import PredictionOutput
@@ -21,6 +21,7 @@ from ...soft_q.objectives import Objective, objective_of
 from ..runtime.interruption import Interruptible
 from ..runtime.models import causal_lm, check_no_other_adapter, rows_per_step, why_reference
 from ..runtime.step_guard import StepGuard
+from ..runtime.streams import EpochsWithoutStep
 from .first_step import FirstStep, FreshStart, ScheduleCheck, drowning
 from .reference import own_reference, prepared_reference
 from .token_metrics import TokenMetrics
@@ -53,6 +54,8 @@ class SoftQTraining(Interruptible):
         self._watch_signals()
         self.add_callback(ScheduleCheck())
         self.add_callback(FreshStart(self))
+        if isinstance(self.train_dataset, IterableDataset):
+            self.add_callback(EpochsWithoutStep())
         self.objective = self._make_objective() if objective is None else objective
         self._first_step = FirstStep(self, args.objective if objective is None else type(objective).__name__)
         if isinstance(given, str) and Path(given).is_dir():

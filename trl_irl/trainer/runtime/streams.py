@@ -6,7 +6,30 @@ import warnings
 from collections.abc import Iterable
 
 from datasets import Dataset, IterableDataset
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
+
+
+class EpochsWithoutStep(TrainerCallback):
+    """
+    Ends a training that would go on for ever: of a stream with fewer batches than a step takes, Trainer reads epoch
+    after epoch and never comes to a step. After a resume one epoch without a step is what was trained before.
+    """
+
+    def __init__(self):
+        self._steps, self._idle = 0, 0
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self._steps = state.global_step
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self._idle = self._idle + 1 if state.global_step == self._steps else 0
+        if self._idle == 2 and not control.should_training_stop:
+            raise ValueError(
+                "The stream of the train dataset ended twice without one optimiser step: a step takes "
+                f"`gradient_accumulation_steps={args.gradient_accumulation_steps}` batches of "
+                f"`per_device_train_batch_size={args.per_device_train_batch_size}` rows on each process, and it has "
+                "fewer. Lower one of them, or give more rows."
+            )
 
 
 def read_on_every_rank(args: TrainingArguments, datasets: Iterable[tuple[str, Dataset | IterableDataset]]) -> None:
