@@ -5,46 +5,74 @@ from __future__ import annotations
 import dataclasses
 import functools
 import types
-from numbers import Real
-from typing import Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+
+class _Kind(NamedTuple):
+    of: Any  # the annotation of a value, or of those in its list
+    is_list: bool
+    may_be_none: bool
+    choices: list | None
 
 
 @functools.cache
-def _kinds(of: type) -> dict[str, tuple[type, dict]]:
-    """Fields of a dataclass: what each holds where it holds something, and its metadata."""
-    hints = get_type_hints(of)
+def _kinds(of: type) -> dict[str, _Kind]:
+    """Fields of a dataclass and what each holds, but for those whose annotation cannot be resolved."""
+    hints = {}
+    for parent in reversed(of.__mro__):
+        try:
+            hints |= get_type_hints(parent)
+        except NameError:  # of a subclass of the user's
+            continue
     kinds = {}
     for field in dataclasses.fields(of):
-        kind = hints[field.name]
+        if field.name not in hints:
+            continue
+        kind, optional = hints[field.name], False
         if get_origin(kind) in (Union, types.UnionType):
+            optional = type(None) in get_args(kind)
             kind = next(one for one in get_args(kind) if one is not type(None))
-        kinds[field.name] = (kind, field.metadata)
+        is_list = get_origin(kind) is list
+        of_value = (get_args(kind) or (Any,))[0] if is_list else kind
+        kinds[field.name] = _Kind(of_value, is_list, optional, field.metadata.get("choices"))
     return kinds
 
 
-def check_numbers(settings: object, of: type) -> None:
+def check_kinds(settings: object, of: type) -> None:
     """
     Args:
         settings: a dataclass instance.
         of (`type`): the dataclass, it or a parent of it, whose fields are looked at.
 
     Raises:
-        `ValueError`: a field of numbers has something else.
+        `ValueError`: a number, a whole number, or true or false is wanted, and something else is there.
     """
-    for name, (kind, _) in _kinds(of).items():
+    for name, kind in _kinds(of).items():
         value = getattr(settings, name)
-        if value is None or kind not in (int, float):
+        if kind.of not in (int, float, bool) or (value is None and kind.may_be_none):
             continue
-        if not isinstance(value, Real) or isinstance(value, bool):
-            raise ValueError(f"`{name}={value!r}` is of the type {type(value).__name__}. Set it to a number.")
+        for one in value if kind.is_list and value is not None else [value]:
+            if kind.of is bool:
+                if not isinstance(one, str) and one is not None:
+                    continue
+                wanted = "True or False"
+            elif one is None or isinstance(one, str | bytes | bool) or not hasattr(one, "__float__"):
+                wanted = "a number"
+            elif kind.of is int and float(one) % 1:  # an infinite one is none either
+                wanted = "a whole number"
+            else:
+                continue
+            what = value if kind.is_list else one
+            raise ValueError(f"`{name}={what!r}`: {one!r} is of the type {type(one).__name__}. Set it to {wanted}.")
 
 
 def as_lists(settings: object) -> None:
     """Makes a list of one of a single value where a list is wanted, as the command line does, in place."""
-    for name, (kind, _) in _kinds(type(settings)).items():
+    for name, kind in _kinds(type(settings)).items():
         value = getattr(settings, name)
-        if value is not None and get_origin(kind) is list:
-            several = isinstance(value, list | tuple | set | range)
+        if kind.is_list and value is not None:
+            several = isinstance(value, Iterable) and not isinstance(value, str)
             setattr(settings, name, list(value) if several else [value])
 
 
@@ -53,10 +81,10 @@ def check_choices(settings: object) -> None:
     Raises:
         `ValueError`: a field, or one of its list, is none of the choices that its metadata has.
     """
-    for name, (kind, metadata) in _kinds(type(settings)).items():
-        value, choices = getattr(settings, name), metadata.get("choices")
-        if value is None or choices is None:
+    for name, kind in _kinds(type(settings)).items():
+        value = getattr(settings, name)
+        if kind.choices is None or (value is None and kind.may_be_none):
             continue
-        for one in value if get_origin(kind) is list else [value]:
-            if one not in choices:
-                raise ValueError(f"`{name}: {one}` is unknown; there are {', '.join(map(str, choices))}.")
+        for one in value if kind.is_list else [value]:
+            if one not in kind.choices:
+                raise ValueError(f"`{name}: {one}` is unknown; there are {', '.join(map(str, kind.choices))}.")

@@ -4,9 +4,11 @@ import copy
 import json
 import os
 import shutil
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
 from sacrebleu.metrics import BLEU, CHRF
 from scipy.stats import spearmanr
@@ -351,13 +353,35 @@ def test_prompts_that_stand_there_twice_are_told(pair):
         ("dtype", "fp8", "`dtype: fp8` is unknown"),
         ("terminal_value", "one", "`terminal_value: one` is unknown"),
         ("on_bad_row", "keep", "`on_bad_row: keep` is unknown"),
-        ("num_samples", "2", "`num_samples='2'` is of the type str. Set it to a number"),
-        ("gamma", "1", "`gamma='1'` is of the type str"),
+        ("num_samples", "2", "`num_samples='2'`: '2' is of the type str. Set it to a number"),
+        ("num_samples", 2.5, "`num_samples=2.5`: 2.5 is of the type float. Set it to a whole number"),
+        ("num_samples", None, "`num_samples=None`: None is of the type NoneType. Set it to a number"),
+        ("gamma", "1", "`gamma='1'`: '1' is of the type str"),
+        ("temperatures", ["0.5"], r"`temperatures=\['0.5'\]`: '0.5' is of the type str. Set it to a number"),
+        ("seeds", "3", r"`seeds=\['3'\]`: '3' is of the type str"),
+        ("seeds", [0.5], r"`seeds=\[0.5\]`: 0.5 is of the type float. Set it to a whole number"),
+        ("rerank", "false", "`rerank='false'`: 'false' is of the type str. Set it to True or False"),
     ],
 )
 def test_settings_from_python_are_looked_at_as_those_of_the_command_line(key, value, told):
     with pytest.raises(ValueError, match=told):
         EvaluationSettings(**{**SETTINGS, key: value})
+
+
+def test_what_is_like_a_list_or_a_name():
+    settings = EvaluationSettings(metrics={"rouge": 1}.keys(), temperatures=np.linspace(0, 1, 3), dtype=torch.bfloat16)
+    assert settings.metrics == ["rouge"] and settings.temperatures == [0, 0.5, 1] and settings.dtype == "bfloat16"
+    assert EvaluationSettings(metrics=frozenset({"rouge"}), samplers=(x for x in ["t=0"])).samplers == ["t=0"]
+
+
+def test_a_subclass_of_settings_whose_annotations_nobody_can_resolve():
+    @dataclass
+    class Mine(EvaluationSettings):
+        note: "Nowhere | None" = None  # noqa: F821
+
+    assert Mine(**SETTINGS).note is None
+    with pytest.raises(ValueError, match="`metrics: blue` is unknown"):
+        Mine(metrics="blue")
 
 
 def test_one_value_for_a_list_is_a_list_of_one():
@@ -377,6 +401,12 @@ def test_a_column_that_no_row_has_is_not_to_be_skipped(pair):
     with pytest.raises(ValueError) as told:
         evaluate({"given": pair}, [{"text": "The quick"}] * 2, EvaluationSettings(**SETTINGS))
     assert "this data has the columns text" in str(told.value) and "on_bad_row" not in str(told.value)
+    columns = {"source_column": "nope", "target_column": "text"}
+    with pytest.raises(ValueError, match="`nope` is not among the dataset's columns") as told:
+        evaluate({"given": pair}, [{"text": "The quick"}] * 2, EvaluationSettings(**SETTINGS, **columns))
+    assert "on_bad_row" not in str(told.value)
+    with pytest.raises(ValueError, match="Or leave such rows out: `on_bad_row: skip`"):
+        evaluate({"given": pair}, [*ROWS, {"text": "The quick"}], EvaluationSettings(**SETTINGS))
     with pytest.raises(ValueError, match="Or leave such rows out: `on_bad_row: skip`"):
         evaluate({"given": pair}, [ROWS[0], {"prompt": "One", "completion": None}], EvaluationSettings(**SETTINGS))
     skipping = EvaluationSettings(**SETTINGS, on_bad_row="skip")

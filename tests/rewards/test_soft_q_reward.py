@@ -52,10 +52,11 @@ def reward(tokenizer):
 @pytest.mark.parametrize(
     ("prompts", "completions", "told"),
     [
-        ("One", ["two"], "`prompts` is one, 'One', where a list is needed"),
-        (["One"], "two", "`completions` is one, 'two', where a list is needed"),
-        ({"prompt": "One"}, ["two"], "`prompts` is one"),
+        ("One", ["two"], "`prompts` is a single value, 'One', where a list is needed"),
+        (["One"], "two", "`completions` is a single value, 'two', where a list is needed"),
+        ({"prompt": "One"}, ["two"], "`prompts` is a single value"),
         (["One", "Two"], ["three"], "There are 2 `prompts` and 1 `completions`"),
+        ([{"role": "user", "content": "One"}], ["two"], "`prompts` is a single value, .* where a list is needed"),
     ],
 )
 def test_lists_of_prompts_and_completions(prompts, completions, told, reward, tokenizer, tmp_path):

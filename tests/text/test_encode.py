@@ -6,17 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
+from jinja2 import TemplateError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
 from tests.conftest import make_model, make_tokenizer
 from tests.trainer.conftest import settings
-from trl_irl import IRLConfig, IRLTrainer, SoftQReward
+from trl_irl import IRLConfig, IRLTrainer, OnlineIRLConfig, OnlineIRLTrainer, SoftQReward
 from trl_irl.rewards.held_out_loss import held_out_sums
 from trl_irl.text.encode import encode, encode_row, encode_rows, prompt_ids, whole_ids
 from trl_irl.trainer.gail.expert_tokens import expert_ids
 from trl_irl.trainer.online_irl.policy_samples import prompts_of
+from trl_irl.trainer.ppo.inputs import demonstrations_of
 
 
 FOLDER = Path(__file__).parent / "templates"
@@ -192,39 +194,74 @@ NOT_THE_ASSISTANTS = [
 ]
 
 
+def written(tokenizer, messages):
+    return tokenizer.apply_chat_template(messages, tokenize=False)
+
+
 @pytest.mark.parametrize("row", NOT_THE_ASSISTANTS, ids=["user", "tool"])
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_completion_that_begins_with_another_turn(template, row):
-    """Nobody is asked there: the whole is the conversation as the template writes it, cut behind the prompt."""
+    """Nobody is asked there: the whole is the conversation as the template writes it, cut where the turn begins."""
     tokenizer = with_template(template)
     try:
-        whole = tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=True)["input_ids"]
-    except Exception:  # a template without tools
-        pytest.skip("the template cannot write it")
-    try:
-        found = encode_row(tokenizer, row)
-    except ValueError as error:
-        assert "so that it cannot be told where the completion begins" in str(error)
-        before = tokenizer.apply_chat_template(row["prompt"], return_dict=True)["input_ids"]
-        assert whole[: len(before)] != before
-        return
-    assert found.prompt + found.completion == whole
-    text = tokenizer.decode(found.completion)
-    assert (
-        ("And 2?" in text or "5" in text) and "One." not in text and "assistant" not in text.partition("Two.")[0][:9]
-    )
+        text = written(tokenizer, row["prompt"] + row["completion"])
+    except TemplateError:
+        pytest.skip("the template has no tools, or wants turns in another order")
+    found = encode_row(tokenizer, row)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert found.prompt + found.completion == ids and not found.as_sft
+    # A turn is written alike after any other: what comes before it here is what comes before "One." and behind it.
+    before = tokenizer.decode(tokenizer(text[: text.index("One.") + 4], add_special_tokens=False)["input_ids"])
+    prompt = tokenizer.decode(found.prompt)
+    assert prompt.startswith(before) and "Two." not in prompt and row["completion"][0]["content"] not in prompt[-20:]
+    said = tokenizer.decode(found.completion)
+    header = said[: said.index(row["completion"][0]["content"])]
+    assert header.strip() and header in tokenizer.decode(ids).replace(prompt, "", 1)
     cut = encode_row(tokenizer, row, ended=False)
     assert cut.prompt == found.prompt and found.completion[: len(cut.completion)] == cut.completion
+    assert tokenizer.decode(cut.completion).endswith("Two.")
+
+
+CHATML = "<|im_start|>user\nWhat is 1?<|im_end|>\n<|im_start|>assistant\nOne.<|im_end|>\n"
+
+
+@pytest.mark.parametrize("template", ["qwen2_5", "qwen3", "qwen3_5_nothink", "smollm2"])
+def test_where_a_completion_of_another_turn_begins(template):
+    tokenizer = with_template(template)
+    found = encode_row(tokenizer, NOT_THE_ASSISTANTS[0])
+    assert tokenizer.decode(found.prompt).endswith(CHATML)
+    assert tokenizer.decode(found.completion).startswith("<|im_start|>user\nAnd 2?<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_a_completion_that_begins_with_another_turn_has_the_tokens_of_sft(tokenizer, tmp_path):
+    """SFTTrainer learns it from its fourth token on, where the prompt would be if an answer were asked for."""
     rows = [NOT_THE_ASSISTANTS[0]] * 2
     irl, sft = (
         prepared(*of, rows, tokenizer, tmp_path)[1] for of in ((IRLTrainer, IRLConfig), (SFTTrainer, SFTConfig))
     )
     assert [ids for ids, _ in irl] == [ids for ids, _ in sft]
-    with pytest.raises(ValueError, match="begins with a turn of the role 'user', and the policy"):
-        expert_ids(tokenizer, rows[0], {1}, 100, {})
+    for (_, ours), (_, theirs) in zip(irl, sft, strict=True):
+        assert ours[-theirs[::-1].index(-100) :] == theirs[-theirs[::-1].index(-100) :]
+        assert sum(token != -100 for token in ours) > sum(token != -100 for token in theirs)
+
+
+@pytest.mark.parametrize("role", ["user", "tool", "developer", "human", "gpt", "User"])
+def test_no_policy_is_asked_for_another_turn_than_the_assistants(role, tokenizer, tmp_path):
+    row = {"prompt": [user("What is 1?")], "completion": [{"role": role, "content": "So"}, bot("One.")]}
+    told = f"begins with a turn of the role '{role}', and a policy is asked for the assistant's answer"
+    with pytest.raises(ValueError, match=told):
+        expert_ids(tokenizer, row, {1}, 100, {})
+    with pytest.raises(ValueError, match=f"Row 0 of the train dataset: .*{told}"):
+        prepared(OnlineIRLTrainer, OnlineIRLConfig, [row] * 2, tokenizer, tmp_path)
+    with pytest.raises(ValueError, match=f"Row 0 of the demonstrations: .*{told}"):
+        demonstrations_of([row], tokenizer)
+
+
+def test_a_turn_that_the_template_does_not_write():
+    tokenizer = with_template("deepseek_r1_distill")
+    row = {"prompt": [user("What is 1?")], "completion": [{"role": "gpt", "content": "One."}]}
+    with pytest.raises(ValueError, match="of the role 'gpt', and the chat template writes nothing for it"):
+        encode_row(tokenizer, row)
 
 
 def test_nothing_is_said_where_nothing_is_moved(tokenizer, tmp_path, caplog, recwarn):

@@ -25,7 +25,7 @@ def test_a_target_is_what_the_tokenizer_makes_of_it(mbart, row):
     assert answer == mbart(text_target="cd")["input_ids"]
 
 
-@pytest.mark.parametrize("role", ["user", "system", "tool"])
+@pytest.mark.parametrize("role", ["user", "system", "tool", "developer", "human"])
 def test_a_target_is_what_the_assistant_says(mbart, role):
     turns = [{"role": role, "content": "ef"}, {"role": "assistant", "content": "cd"}]
     for completion in (turns, Turns.of(turns)):

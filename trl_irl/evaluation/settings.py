@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .._fields import as_lists, check_choices, check_numbers
+from .._fields import as_lists, check_choices, check_kinds
 from ..rewards.soft_q_settings import check_discount
 from ..tasks.arguments import BadRowArguments, EndArguments, TaskArguments
 from ..tasks.scoring import METRICS, default_metrics
@@ -152,7 +152,8 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
 
     def __post_init__(self):
         as_lists(self)
-        check_numbers(self, type(self))
+        self.dtype = str(self.dtype).removeprefix("torch.")
+        check_kinds(self, type(self))
         check_choices(self)
         self.task_data(needs_target=False)  # is the task one?
         self.metrics_are_defaults = self.metrics is None

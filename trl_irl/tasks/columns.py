@@ -107,7 +107,7 @@ def nested(row: Mapping, name: str):
             break
         if not isinstance(value, Mapping) or part not in value:
             there = ", ".join(value) if isinstance(value, Mapping) else "no nested ones"
-            raise ValueError(f"`{name}` is not among the dataset's columns: at `{part}` there are {there}.")
+            raise NoSuchColumn(f"`{name}` is not among the dataset's columns: at `{part}` there are {there}.")
         value = value[part]
     return value
 
@@ -174,7 +174,7 @@ def as_prompt_completion(row: dict, where: str = "", reference: bool = True) -> 
             "Name the columns to make them from with `source_column` and `target_column`."
             if reference
             else f"There is no prompt: this data has the columns {', '.join(row)}. Name the one to make it from with "
-            "`source_column`; of a text that nothing asks for the `prompt` is empty."
+            "`source_column`; for text without a prompt give an empty `prompt`."
         )
     prompt = row["prompt"]
     if not (isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt)):

@@ -48,7 +48,7 @@ class BadRows:
             yield
         except ValueError as error:
             if self.on_bad_row != "skip":
-                if isinstance(error, NoSuchColumn):  # it is so in every row of a file
+                if isinstance(error, NoSuchColumn) and number == 0:  # it is so in every row of a file
                     raise
                 raise ValueError(f"{error} Or leave such rows out: `on_bad_row: skip`.") from error
             self.left_out[number] = str(error)

@@ -17,6 +17,7 @@ since a policy goes on from these, then the completion's own.
 
 from __future__ import annotations
 
+import bisect
 import os
 import re
 import warnings
@@ -116,7 +117,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, row: Mapping, **template_kwargs) 
 
 
 def encode_row(
-    tokenizer: PreTrainedTokenizerBase, row: Mapping, ended: bool = True, apart: bool = False, **template_kwargs
+    tokenizer: PreTrainedTokenizerBase,
+    row: Mapping,
+    ended: bool = True,
+    apart: bool = False,
+    answers: bool = False,
+    **template_kwargs,
 ) -> Encoded:
     """
     Token ids of a row in TRL's prompt-completion format, as training has them: see [`~text.encode`].
@@ -133,17 +139,28 @@ def encode_row(
         apart (`bool`, *optional*, defaults to `False`):
             Whether for an encoder-decoder, which reads the prompt and writes the completion: see
             [`~text.encode_pair`].
+        answers (`bool`, *optional*, defaults to `False`):
+            Whether a policy is to answer as the completion does: it must then begin where an answer is asked for.
         **template_kwargs:
             Arguments of the chat template.
+
+    Raises:
+        `ValueError`: the chat template cannot write the row, or it is no answer.
     """
     if apart:
         return Encoded(*encode_pair(tokenizer, row, ended=ended))
     prompt, completion = row["prompt"], row["completion"]
     if not isinstance(prompt, str) and prompt and not isinstance(prompt[0], int):
         options = template_arguments(row, **template_kwargs)
-        if not ended:
-            return _cut_conversation(tokenizer, as_messages(prompt), _turns(completion), options)
-        return _conversation(tokenizer, as_messages(prompt), _turns(completion), options)
+        prompt, turns = as_messages(prompt), _turns(completion)
+        unasked = _unasked(tokenizer, prompt, turns, options)
+        if answers and unasked is not None:
+            raise RowError(
+                f"its `completion` begins with a turn of the role {turns[0].get('role')!r}, and a policy is asked for "
+                "the assistant's answer. Move that turn into the `prompt`, or give the role its name."
+            )
+        of_row = _conversation if ended else _cut_conversation
+        return of_row(tokenizer, prompt, turns, unasked, options)
     text = completion_text(completion)
     text = with_eos(tokenizer, text) if ended else text
     asked = prompt_ids(tokenizer, prompt)
@@ -160,10 +177,11 @@ def encode_rows(
     of: str = "",
     ended: Sequence[bool] | None = None,
     apart: bool = False,
+    answers: bool = False,
 ) -> list[Encoded]:
     """
     [`encode_row`] of several rows; `of` says what they are of, for the message of an error, and `ended` which of their
-    completions did, all if it is not given. `apart` is for an encoder-decoder.
+    completions did, all if it is not given. `apart` is for an encoder-decoder, `answers` for what a policy imitates.
 
     Raises:
         `ValueError`: the chat template cannot write a row.
@@ -171,7 +189,7 @@ def encode_rows(
     encoded = []
     for i, row in enumerate(rows):
         with naming_row(f"Row {i} of {of}" if of else f"Row {i}"):
-            encoded.append(encode_row(tokenizer, row, ended is None or ended[i], apart))
+            encoded.append(encode_row(tokenizer, row, ended is None or ended[i], apart, answers))
     return encoded
 
 
@@ -191,7 +209,7 @@ def whole_ids(tokenizer: PreTrainedTokenizerBase, row: Mapping, ended: bool = Tr
     if not ended:
         options = {**template_arguments(row), "tokenize": False}
         text = _until_cut(tokenizer, messages, from_template(tokenizer, messages, **options), options)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return _ids(tokenizer, text)
     return _written(tokenizer, messages, **template_arguments(row))
 
 
@@ -216,9 +234,9 @@ def warn_of_seams(rows: Sequence[Encoded]) -> None:
 def seam_message(which: str) -> str:
     return (
         f"In {which} the prompt's tokens are not how prompt and completion begin when they are written together: the "
-        "two merge into one token, the chat template asks for an answer otherwise than it writes one, or the "
-        "completion begins with another turn than the assistant's. There the prompt's own tokens are taken, and the "
-        "completion's own after them, as in sampling; nothing of an answer is dropped."
+        "two merge into one token, or the chat template asks for an answer otherwise than it writes one, or the "
+        "completion begins with a turn other than the assistant's, and no answer is asked for. There the prompt's own "
+        "tokens are taken, and the completion's own after them; nothing of an answer is dropped."
     )
 
 
@@ -231,49 +249,70 @@ def _turns(completion: str | Sequence[Mapping]) -> list[dict]:
 
 
 def _conversation(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[dict], completion: list[dict], options: dict
+    tokenizer: PreTrainedTokenizerBase, prompt: list[dict], completion: list[dict], unasked: str | None, options: dict
 ) -> Encoded:
-    asking = _asks(tokenizer, prompt, completion, options)
-    asked = _written(tokenizer, prompt, add_generation_prompt=asking, **options)
     whole = _written(tokenizer, prompt + completion, **options)
     _check_tool_calls(tokenizer, completion, whole)
+    if unasked is None:
+        asked = _written(tokenizer, prompt, add_generation_prompt=True, **options)
+    else:
+        asked = _ids(tokenizer, unasked)
     if whole[: len(asked)] == asked:
-        return Encoded(asked, whole[len(asked) :], asking)
+        return Encoded(asked, whole[len(asked) :], unasked is None)
     options = {**options, "tokenize": False}
-    asked_text = from_template(tokenizer, prompt, add_generation_prompt=asking, **options)
-    return Encoded(asked, _alone(tokenizer, _answer(tokenizer, prompt, completion, asked_text, options)), False)
-
-
-def _cut_conversation(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[dict], completion: list[dict], options: dict
-) -> Encoded:
-    asking = _asks(tokenizer, prompt, completion, options)
-    asked = _written(tokenizer, prompt, add_generation_prompt=asking, **options)
-    options = {**options, "tokenize": False}
-    asked_text = from_template(tokenizer, prompt, add_generation_prompt=asking, **options)
-    answer = _answer(tokenizer, prompt, completion, asked_text, options)
-    answer = _until_cut(tokenizer, prompt + completion, answer, options)
-    both = list(tokenizer(asked_text + answer, add_special_tokens=False)["input_ids"])
-    if both[: len(asked)] == asked:
-        return Encoded(asked, both[len(asked) :], asking)
+    if unasked is None:
+        asked_text = from_template(tokenizer, prompt, add_generation_prompt=True, **options)
+        answer = _answer(tokenizer, prompt, completion, asked_text, options)
+    else:
+        answer = from_template(tokenizer, prompt + completion, **options)[len(unasked) :]
     return Encoded(asked, _alone(tokenizer, answer), False)
 
 
-def _asks(tokenizer: PreTrainedTokenizerBase, prompt: list[dict], completion: list[dict], options: dict) -> bool:
-    """Whether an answer is asked for between the two: not where a user or a tool goes on."""
-    if completion[0].get("role") == "assistant":
-        return True
+def _cut_conversation(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[dict], completion: list[dict], unasked: str | None, options: dict
+) -> Encoded:
+    text_options = {**options, "tokenize": False}
+    if unasked is None:
+        asked = _written(tokenizer, prompt, add_generation_prompt=True, **options)
+        asked_text = from_template(tokenizer, prompt, add_generation_prompt=True, **text_options)
+        answer = _answer(tokenizer, prompt, completion, asked_text, text_options)
+    else:
+        asked, asked_text = _ids(tokenizer, unasked), unasked
+        answer = from_template(tokenizer, prompt + completion, **text_options)[len(unasked) :]
+    answer = _until_cut(tokenizer, prompt + completion, answer, text_options)
+    both = _ids(tokenizer, asked_text + answer)
+    if both[: len(asked)] == asked:
+        return Encoded(asked, both[len(asked) :], unasked is None)
+    return Encoded(asked, _alone(tokenizer, answer), False)
+
+
+def _unasked(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[dict], completion: list[dict], options: dict
+) -> str | None:
+    """
+    The prompt as it is written before a completion that begins with a user's or a tool's turn, which nobody asks for;
+    `None` where an answer is asked for.
+    """
+    role = completion[0].get("role")
+    if role == "assistant":
+        return None
     options = {**options, "tokenize": False}
     whole = from_template(tokenizer, prompt + completion, **options)
     if whole.startswith(from_template(tokenizer, prompt, add_generation_prompt=True, **options)):
-        return True
-    if not whole.startswith(from_template(tokenizer, prompt, **options)):
+        return None
+    alone = from_template(tokenizer, prompt, **options).removesuffix(tokenizer.eos_token or "")
+    # A template may write earlier turns otherwise where more follows, such as without their thoughts. What the prompt
+    # ends with is there all the same.
+    start = bisect.bisect_left(range(len(alone)), True, key=lambda i: alone[i:] in whole)
+    ending = alone[start:]
+    before = whole[: whole.find(ending) + len(ending)]
+    if not ending.strip() or whole.count(ending) != 1 or before == whole:
+        what = "writes nothing for it" if before == whole else "writes the prompt otherwise where it follows"
         raise RowError(
-            f"its `completion` begins with a turn of the role {completion[0].get('role')!r}, and the chat template "
-            "writes the prompt otherwise where that follows, so that it cannot be told where the completion begins. "
-            "Let the prompt end before the assistant's turn, or give `messages`."
+            f"its `completion` begins with a turn of the role {role!r}, and the chat template {what}. Move that turn "
+            "into the `prompt`, give the role its name, or give `messages`."
         )
-    return False
+    return before
 
 
 def _until_cut(tokenizer: PreTrainedTokenizerBase, messages: list[dict], text: str, options: dict) -> str:
@@ -335,6 +374,10 @@ def _written(tokenizer: PreTrainedTokenizerBase, messages: list[dict], **options
     return list(from_template(tokenizer, messages, tokenize=True, return_dict=True, **options)["input_ids"])
 
 
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a text that begins a row; without the EOS that some tokenizers put behind every text."""
     ids, eos = list(tokenizer(text)["input_ids"]), tokenizer.eos_token_id
@@ -347,12 +390,8 @@ def _text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def _alone(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a text that goes on from others: without special tokens, and without a space of its own."""
-
-    def ids(of: str) -> list[int]:
-        return list(tokenizer(of, add_special_tokens=False)["input_ids"])
-
-    if not tokenizer.convert_ids_to_tokens(ids("a")[:1])[0].startswith("\u2581"):
-        return ids(text)
+    if not tokenizer.convert_ids_to_tokens(_ids(tokenizer, "a")[:1])[0].startswith("\u2581"):
+        return _ids(tokenizer, text)
     # SentencePiece's tokenizers begin a text with a space of their own. Behind a line they do not.
-    line, both = ids("\n"), ids(f"\n{text}")
-    return both[len(line) :] if both[: len(line)] == line else ids(text)
+    line, both = _ids(tokenizer, "\n"), _ids(tokenizer, f"\n{text}")
+    return both[len(line) :] if both[: len(line)] == line else _ids(tokenizer, text)

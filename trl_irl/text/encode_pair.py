@@ -54,10 +54,10 @@ def encode_pair(
         row = {**row, "prompt": messages[:-1], "completion": messages[-1:]}
     completion = row.get("completion")
     turns = completion.messages if isinstance(completion, Turns) else completion
-    if is_messages(turns) and (role := as_messages(turns)[0]["role"]) in ("user", "system", "tool"):
+    if is_messages(turns) and (role := as_messages(turns)[0]["role"]) != "assistant":
         raise RowError(
             f"its `completion` begins with a turn of the role {role!r}, and a decoder writes what the assistant says. "
-            "Move that turn into the `prompt`."
+            "Move that turn into the `prompt`, or give the role its name."
         )
     check_eos(tokenizer)
     text = completion_text(row.get("completion", "")).lstrip()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -137,13 +137,15 @@ def checked(value, key: str, where: str = ""):
 def check_alike(**lists: Sequence | None) -> None:
     """
     Raises:
-        `ValueError`: one of the arguments is a text or a mapping and not a list of them, or their lengths differ.
+        `ValueError`: one of the arguments is a single value (a text, a row, one conversation, the ids of one text) and
+            not a list of them, or their lengths differ.
     """
     there = {name: value for name, value in lists.items() if value is not None}
     for name, value in there.items():
-        if isinstance(value, str | Mapping):
-            raise ValueError(f"`{name}` is one, {value!r:.60}, where a list is needed: `{name}=[...]`.")
-    lengths = {name: len(value) for name, value in there.items()}
+        one = isinstance(value, str | Mapping) or is_messages(value)
+        if one or (name == "completion_ids" and isinstance(value, Sequence) and value and isinstance(value[0], int)):
+            raise ValueError(f"`{name}` is a single value, {value!r:.60}, where a list is needed: `{name}=[...]`.")
+    lengths = {name: len(value) for name, value in there.items() if isinstance(value, Sized)}
     if len(set(lengths.values())) > 1:
         told = " and ".join(f"{length} `{name}`" for name, length in lengths.items())
         raise ValueError(f"There are {told}: there must be as many of each.")

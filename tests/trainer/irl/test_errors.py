@@ -2,11 +2,14 @@
 
 import copy
 import re
+from decimal import Decimal
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from peft import LoraConfig
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tests.conftest import make_model
 from tests.trainer.conftest import ROWS, settings
@@ -95,7 +98,9 @@ def test_what_is_no_objective(objective, told, make_trainer):
         make_trainer(trainer_objective=objective)
 
 
-@pytest.mark.parametrize("what", [lambda terms: terms.nll, lambda terms: None, lambda terms: 1.0])
+@pytest.mark.parametrize(
+    "what", [lambda terms: terms.nll, lambda terms: None, lambda terms: 1.0, lambda terms: terms.nll.sum().detach()]
+)
 def test_what_an_objective_returns(what, make_trainer):
     trainer = make_trainer(trainer_objective=Returns(what))
     with pytest.raises(ValueError, match="The objective Returns returned .* It must be a scalar tensor"):
@@ -105,9 +110,32 @@ def test_what_an_objective_returns(what, make_trainer):
 @pytest.mark.parametrize("name", ["lambda_td", "gamma", "lambda_kl", "td_scale", "gem_beta", "mle_warmup_steps"])
 def test_numbers_that_are_none(name, tmp_path):
     for value in ("0.1", [1.0], True):
-        with pytest.raises(ValueError, match=f"`{name}=.*` is of the type {type(value).__name__}. Set it to a number"):
+        with pytest.raises(ValueError, match=f"`{name}=.* is of the type {type(value).__name__}. Set it to a number"):
             IRLConfig(**settings(tmp_path, **{name: value}))
-    assert IRLConfig(**settings(tmp_path, lambda_td=np.float32(0.5))).lambda_td == 0.5
+    if name != "td_scale":
+        with pytest.raises(ValueError, match=f"`{name}=None`"):
+            IRLConfig(**settings(tmp_path, **{name: None}))
+    for half in (np.float32(0.5), np.array(0.5), torch.tensor(0.5), Decimal("0.5")):
+        assert IRLConfig(**settings(tmp_path, lambda_td=half)).lambda_td == 0.5
+    with pytest.raises(ValueError, match="`td_target_grad='false'`: 'false' is of the type str. Set it to True or Fa"):
+        IRLConfig(**settings(tmp_path, td_target_grad="false"))
+
+
+def test_rows_that_a_transform_or_a_collator_prepares(make_trainer, tokenizer):
+    def encode(batch):
+        ids = [tokenizer(text)["input_ids"] + [1] for text in batch["text"]]
+        return {"input_ids": ids, "labels": ids}
+
+    class Collator(DataCollatorForLanguageModeling):
+        def torch_call(self, rows):
+            return super().torch_call(
+                [{key: x[0] for key, x in encode({"text": [row["text"]]}).items()} for row in rows]
+            )
+
+    rows = Dataset.from_list([{"text": "The quick fox"}] * 2)
+    keys = {"dataset_kwargs": {"skip_prepare_dataset": True}, "remove_unused_columns": False, "max_steps": 1}
+    make_trainer(train_dataset=rows.with_transform(encode), **keys).train()
+    make_trainer(train_dataset=rows, data_collator=Collator(pad_token_id=0), **keys).train()
 
 
 def test_rows_that_nothing_has_prepared(make_trainer):

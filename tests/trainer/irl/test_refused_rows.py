@@ -130,6 +130,14 @@ def test_a_token_id_is_told_with_the_row_that_was_given(keys, make_trainer):
         make_trainer(train_dataset=given, **keys)
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["<think>"])
+    masked = {
+        "input_ids": [5, 6, 7, 1, 300, 300],
+        "labels": [-100, 6, 7, 1, -1, -1],
+        "attention_mask": [1] * 4 + [0] * 2,
+    }
+    assert len(make_trainer(train_dataset=rows(masked, masked), **keys).train_dataset["input_ids"][0]) in (4, 8)
+    beyond = {"input_ids": [5, 6, 7, 1, 300], "labels": [-100, 6, 7, 1, 300]}
+    make_trainer(train_dataset=rows(beyond, beyond), max_length=4)  # cut off
     given = rows(LONG, PAIR, {**PAIR, "completion": "<think> blue"})
     with pytest.raises(ValueError, match="A row of the train dataset has the token id 300"):
         make_trainer(train_dataset=given, processing_class=tokenizer, **keys)

@@ -10,7 +10,7 @@ from datasets import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from ...text.encode import Encoded, encode_row
-from ...text.messages import RowError, is_messages, naming_row
+from ...text.messages import naming_row
 from ...text.stop_tokens import cut_at_stop
 from ..runtime.generation_watch import check_prompt
 from ..runtime.row_checks import AS_SFT, check_not_empty, check_rows, checked_row, warned_of_seams
@@ -63,13 +63,7 @@ def expert_ids(
             Arguments of the chat template.
     """
     # Without the row's own `tools`: RLOO asks the policy without them.
-    completion = row["completion"]
-    if is_messages(completion) and (role := completion[0].get("role")) in ("user", "system", "tool"):
-        raise RowError(
-            f"its `completion` begins with a turn of the role {role!r}, and the policy, which it is compared with, "
-            "writes what the assistant says. Move that turn into the `prompt`."
-        )
-    encoded = encode_row(tokenizer, {key: row[key] for key in ("prompt", "completion")}, **template)
+    encoded = encode_row(tokenizer, {key: row[key] for key in ("prompt", "completion")}, answers=True, **template)
     return encoded._replace(completion=cut_at_stop(encoded.completion, stop_tokens)[:max_length])
 
 

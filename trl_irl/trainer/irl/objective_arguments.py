@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from ..._fields import check_numbers
+from ..._fields import check_kinds
 from ...soft_q.objectives import CENTERS, OBJECTIVES, keys_of, kinds_of, objective_of
 from ...soft_q.objectives.per_token import ORIGINS, SCHEDULE
 from ...soft_q.statistics import GEM_FORMS
@@ -212,7 +212,7 @@ class ObjectiveArguments:
             kinds = kinds_of(self.objective)
         except ValueError as error:
             raise ValueError(f"`objective={self.objective!r}` is unknown: {error}") from None
-        check_numbers(self, ObjectiveArguments)
+        check_kinds(self, ObjectiveArguments)
         self._check_strengths()
         self._check_schedule()
         try:

@@ -11,7 +11,6 @@ from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from ...text.random_states import random_states_kept
-from ..runtime.row_maps import columns_of
 
 
 def check_collator(trainer: SFTTrainer) -> None:
@@ -22,8 +21,8 @@ def check_collator(trainer: SFTTrainer) -> None:
     if not isinstance(trainer.train_dataset, Dataset | IterableDataset):
         return
     if (trainer.args.dataset_kwargs or {}).get("skip_prepare_dataset"):
-        columns = columns_of(trainer.train_dataset)
-        if isinstance(trainer.data_collator, DataCollatorForLanguageModeling) and "input_ids" not in columns:
+        columns = list(next(iter(trainer.train_dataset)))  # as a transform may give them
+        if type(trainer.data_collator) is DataCollatorForLanguageModeling and "input_ids" not in columns:
             raise ValueError(
                 "`dataset_kwargs={'skip_prepare_dataset': True}` leaves rows as they are, and TRL's collator takes "
                 f"`input_ids`: the train dataset has the columns {columns}. Unset it, or pass a `data_collator` that "

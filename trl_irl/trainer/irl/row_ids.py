@@ -76,8 +76,12 @@ def ready_rows(
     processing_class: PreTrainedTokenizerBase | ProcessorMixin,
     completion_only_loss: bool,
     name: str,
+    answers: bool = False,
 ) -> Dataset | IterableDataset:
-    """The rows as SFTTrainer should get them: see the functions below. Rows with images are left to it."""
+    """
+    The rows as SFTTrainer should get them: see the functions below. Rows with images are left to it. With `answers` a
+    policy is asked with their prompts.
+    """
     if "input_ids" in columns_of(dataset):
         return without_padding(dataset, name, args.dataset_num_proc)
     dataset = with_messages_named(dataset, args, name)
@@ -90,7 +94,7 @@ def ready_rows(
     # Where every token is scored, the place where a prompt ends decides nothing; where the template marks what is, TRL
     # makes its mask.
     if own_ids:
-        dataset = with_own_ids(dataset, args, processing_class, name)
+        dataset = with_own_ids(dataset, args, processing_class, name, answers)
     return dataset
 
 
@@ -154,7 +158,11 @@ def _add_eos(row: dict, column: str, eos_token: str) -> dict:
 
 
 def with_own_ids(
-    dataset: Dataset | IterableDataset, args: SFTConfig, tokenizer: PreTrainedTokenizerBase, name: str
+    dataset: Dataset | IterableDataset,
+    args: SFTConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    answers: bool = False,
 ) -> Dataset | IterableDataset:
     """
     Rows of `prompt` and `completion` with `input_ids` and `completion_mask` by [`~text.encode.encode_row`]:
@@ -164,22 +172,23 @@ def with_own_ids(
     columns = columns_of(dataset)
     if "input_ids" in columns or not {"prompt", "completion"} <= set(columns):
         return dataset
+    given = {"tokenizer": tokenizer, "name": name, "answers": answers}
     if not isinstance(dataset, Dataset):  # its rows come when they are asked for
-        return dataset.map(_add_ids_of_stream, with_indices=True, fn_kwargs={"tokenizer": tokenizer, "name": name})
-    with_ids = _map(dataset, args, f"Tokenizing {name} dataset", _add_ids, True, tokenizer=tokenizer, name=name)
+        return dataset.map(_add_ids_of_stream, with_indices=True, fn_kwargs=given)
+    with_ids = _map(dataset, args, f"Tokenizing {name} dataset", _add_ids, True, **given)
     return warned_of_seams(with_ids, name)
 
 
-def _add_ids(row: dict, i: int, tokenizer: PreTrainedTokenizerBase, name: str) -> dict:
+def _add_ids(row: dict, i: int, tokenizer: PreTrainedTokenizerBase, name: str, answers: bool) -> dict:
     where = f"Row {i} of the {name} dataset"
     with naming_row(where):
-        prompt, completion, as_sft = encode_row(tokenizer, checked_row(row, where))
+        prompt, completion, as_sft = encode_row(tokenizer, checked_row(row, where), answers=answers)
     mask = [0] * len(prompt) + [1] * len(completion)
     return {"input_ids": prompt + completion, "completion_mask": mask, AS_SFT: as_sft}
 
 
-def _add_ids_of_stream(row: dict, i: int, tokenizer: PreTrainedTokenizerBase, name: str) -> dict:
-    columns = _add_ids(row, i, tokenizer, name)
+def _add_ids_of_stream(row: dict, i: int, tokenizer: PreTrainedTokenizerBase, name: str, answers: bool) -> dict:
+    columns = _add_ids(row, i, tokenizer, name, answers)
     if not columns.pop(AS_SFT):
         logger.warning_once(seam_message("a row of the stream, and perhaps others,"))
     return columns
@@ -263,7 +272,9 @@ def with_template_arguments(
 
 
 def _own_arguments(row: dict) -> dict:
-    given = row.get("chat_template_kwargs") or {}
+    if "chat_template_kwargs" not in row:  # of a stream
+        return {}
+    given = row["chat_template_kwargs"] or {}
     given = json.loads(given) if isinstance(given, str) else given
     return {"chat_template_kwargs": {key: value for key, value in given.items() if value is not None}}
 

@@ -139,8 +139,10 @@ class SoftQTraining(Interruptible):
         tokens = self._tokens_of(terms) if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         tokens = tokens.clamp(min=1).to(terms.nll.device)
         loss = self.objective(terms, output, lambda_td / self.td_scale, **self._rows_of(tokens))
-        if not isinstance(loss, torch.Tensor) or loss.ndim:
-            found = f"a tensor of the shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
+        if not isinstance(loss, torch.Tensor) or loss.ndim or (training and not loss.requires_grad):
+            found = repr(loss)
+            if isinstance(loss, torch.Tensor):
+                found = f"a tensor of the shape {tuple(loss.shape)}{'' if loss.requires_grad else ' without gradient'}"
             raise ValueError(
                 f"The objective {type(self.objective).__name__} returned {found}. It must be a scalar tensor with "
                 "gradient: the sum over the scored tokens of the micro-batch."

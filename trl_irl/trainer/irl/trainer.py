@@ -34,7 +34,6 @@ from ..runtime.models import (
     without_trl_head,
 )
 from ..runtime.row_checks import check_not_empty, check_rows, check_token_ids
-from ..runtime.row_maps import columns_of
 from ..runtime.streams import read_on_every_rank
 from .argument_checks import (
     check_arguments,
@@ -120,6 +119,8 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
             }"""),  # noqa: E501
     }
 
+    _answers = False  # whether a policy is asked with the prompts of the rows
+
     def __init__(
         self,
         model: str | PreTrainedModel | PeftModel,
@@ -183,15 +184,9 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
         if not own_tokenizer:
             check_has_words(self._tokenizer, self._tokenizer.name_or_path)
         check_parallelism(self.accelerator, self.args)
-        size = embedding_rows(causal_lm(self.model))
         prepared = named(self.train_dataset, self.eval_dataset)
         for (name, dataset), (_, rows) in zip(named(train_dataset, eval_dataset), prepared, strict=True):
-            if "input_ids" in (dataset.column_names or ()):
-                check_token_ids(dataset, size, name)
-            elif len(self._tokenizer) > size:  # else the model has embeddings for all ids that this tokenizer makes
-                others = args.packing or args.eval_packing or args.shuffle_dataset
-                as_given = not others and isinstance(dataset, Dataset) and len(rows) == len(dataset)
-                check_token_ids(rows, size, name, as_given)
+            self._check_token_ids(dataset, rows, name)
 
         self._loss_shifts_labels = True  # Trainer goes by the class's name, which for GPT-2 and others says otherwise
         self._causal_lm = causal_lm(self.model)
@@ -236,15 +231,16 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
                 "last state would have no value, and the model would not learn to stop. Set `eos_token` in IRLConfig "
                 "to the token that ends a completion, or `tokenizer.eos_token`."
             )
+        given = dataset
         check_not_empty(dataset, dataset_name)
         if formatting_func is not None and processing_class is self._tokenizer:
             dataset, formatting_func = formatted(dataset, args, formatting_func, dataset_name), None
         if formatting_func is None:
             dataset = check_rows(dataset, args.dataset_text_field, dataset_name)
-            if getattr(self, "model", None) is not None and "input_ids" in columns_of(dataset):  # one for `evaluate`
-                check_token_ids(dataset, embedding_rows(causal_lm(self.model)), dataset_name)
             warn_of_unused_marks(dataset, args, self.completion_only_loss, dataset_name)
-            dataset = ready_rows(dataset, args, processing_class, self.completion_only_loss, dataset_name)
+            dataset = ready_rows(
+                dataset, args, processing_class, self.completion_only_loss, dataset_name, self._answers
+            )
         try:
             prepared = super()._prepare_dataset(
                 dataset, processing_class, args, packing, formatting_func, dataset_name
@@ -253,4 +249,15 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
             message = what_cannot_be_written(dataset, self._tokenizer, dataset_name)
             raise ValueError(message or f"The {dataset_name} dataset: {error}") from error
         check_kept(dataset, prepared, args.max_length, packing, dataset_name)
+        if getattr(self, "model", None) is not None:  # a dataset for `evaluate`
+            self._check_token_ids(given, prepared, dataset_name)
         return prepared
+
+    def _check_token_ids(self, given, prepared, name: str) -> None:
+        size = embedding_rows(causal_lm(self.model))
+        # Ids that this tokenizer makes need no look where the model has embeddings for all of them.
+        if len(self._tokenizer) > size or "input_ids" in (given.column_names or ()):
+            args = self.args
+            others = args.packing or args.eval_packing or args.shuffle_dataset or not isinstance(given, Dataset)
+            in_order = not others and isinstance(prepared, Dataset) and len(prepared) == len(given)
+            check_token_ids(prepared, size, name, None if in_order else given)

@@ -52,6 +52,7 @@ class OnlineIRLTrainer(OnlineTraining, IRLTrainer):
     """
 
     _tag_names = ["trl", "online-irl"]
+    _answers = True
     _name = "online IRL (online IQ-Learn)"
 
     def __init__(

@@ -122,7 +122,7 @@ def demonstrations_of(rows: Sequence[dict], tokenizer) -> list[tuple[list[int], 
     if not all("completion" in row and "prompt" in row for row in rows[:_DEMONSTRATIONS]):
         raise ValueError("`normalize_reward` needs demonstrations: a column `completion` beside `prompt`.")
     demonstrations = []
-    for prompt, completion, _ in encode_rows(tokenizer, rows[:_DEMONSTRATIONS], "the demonstrations"):
+    for prompt, completion, _ in encode_rows(tokenizer, rows[:_DEMONSTRATIONS], "the demonstrations", answers=True):
         # As PPO cuts a response: a chat template may put a newline after the end of a turn.
         demonstrations.append((prompt, cut_at_stop(completion, {tokenizer.eos_token_id})))
     return demonstrations

@@ -117,7 +117,7 @@ def _check_value(value, column: str, where: str) -> None:
     if is_messages(value) and column not in _TRL_COLUMNS:
         raise ValueError(
             f"{where} has messages as its '{column}', where text is needed. Name the column 'messages'; a "
-            "`formatting_func` gives text."
+            "`formatting_func` must return text."
         )
     if not is_messages(value):
         raise ValueError(
@@ -174,9 +174,19 @@ def check_token_rows(dataset: Dataset, name: str, aligned: bool = True) -> None:
         start += len(lengths["input_ids"])
 
 
-def check_token_ids(dataset: Dataset | IterableDataset, size: int, name: str, as_given: bool = True) -> None:
+def check_token_ids(
+    dataset: Dataset | IterableDataset, size: int, name: str, given: Dataset | IterableDataset | None = None
+) -> None:
     """
-    The error names the row, if the dataset is `as_given`: one made ready may have others, in another order.
+    Args:
+        dataset (`Dataset`):
+            Rows that are made ready.
+        size (`int`):
+            How many embeddings the model has.
+        name (`str`):
+            The dataset's, for the message.
+        given (`Dataset`, *optional*):
+            The rows that they were made of, which the message is about, where they are others or in another order.
 
     Raises:
         `ValueError`: a row of `input_ids` has one that a model with `size` embeddings has not, or a row of `labels`
@@ -196,10 +206,26 @@ def check_token_ids(dataset: Dataset | IterableDataset, size: int, name: str, as
                 wrong = pc.and_(wrong, pc.not_equal(ids, -100))
             if pc.any(wrong).as_py():
                 at = pc.indices_nonzero(wrong)[0].as_py()
-                row = start + pc.list_parent_indices(values)[at].as_py()
-                which = f"Row {row}" if as_given else "A row"
-                raise ValueError(_wrong_id(f"{which} of the {name} dataset", column, ids[at].as_py(), size))
+                row, token = start + pc.list_parent_indices(values)[at].as_py(), ids[at].as_py()
+                if given is not None:
+                    row = _row_given(given, column, token)
+                which = "A row" if row is None else f"Row {row}"
+                raise ValueError(_wrong_id(f"{which} of the {name} dataset", column, token, size))
             start += len(values)
+
+
+def _row_given(given: Dataset | IterableDataset, column: str, token: int) -> int | None:
+    """The only row that has this token, if there is one."""
+    if not isinstance(given, Dataset) or column not in given.column_names:
+        return None
+    rows = given.select_columns([column]).with_format("arrow")
+    found, start = [], 0
+    for batch in rows.iter(10_000):
+        values = as_array(batch.column(column))
+        of_token = pc.list_parent_indices(values).filter(pc.equal(values.flatten(), token))
+        found += [start + i for i in of_token.unique().to_pylist()]
+        start += len(values)
+    return found[0] if len(found) == 1 else None
 
 
 def _wrong_id(where: str, column: str, token: int, size: int) -> str:
