@@ -41,6 +41,8 @@ def _kinds(of: type) -> dict[str, _Kind]:
 
 def check_kinds(settings: object, of: type) -> None:
     """
+    Numbers of other libraries become Python's, in place.
+
     Args:
         settings: a dataclass instance.
         of (`type`): the dataclass, it or a parent of it, whose fields are looked at.
@@ -52,19 +54,33 @@ def check_kinds(settings: object, of: type) -> None:
         value = getattr(settings, name)
         if kind.of not in (int, float, bool) or (value is None and kind.may_be_none):
             continue
-        for one in value if kind.is_list and value is not None else [value]:
-            if kind.of is bool:
-                if not isinstance(one, str) and one is not None:
-                    continue
-                wanted = "True or False"
-            elif one is None or isinstance(one, str | bytes | bool) or not hasattr(one, "__float__"):
-                wanted = "a number"
-            elif kind.of is int and float(one) % 1:  # an infinite one is none either
-                wanted = "a whole number"
-            else:
-                continue
-            what = value if kind.is_list else one
-            raise ValueError(f"`{name}={what!r}`: {one!r} is of the type {type(one).__name__}. Set it to {wanted}.")
+        is_list = kind.is_list and value is not None
+        numbers = []
+        for one in value if is_list else [value]:
+            try:
+                numbers.append(_number(one, kind.of))
+            except (TypeError, ValueError, RuntimeError):
+                wanted = {int: "a whole number", float: "a number", bool: "True or False"}[kind.of]
+                told = f"{one!r} in it" if is_list else "it"
+                raise ValueError(
+                    f"`{name}={value!r}`: {told} is of the type {type(one).__name__}. Set it to {wanted}."
+                ) from None
+        setattr(settings, name, numbers if is_list else numbers[0])
+
+
+def _number(value, of: type):
+    if of is bool:
+        if isinstance(value, str):
+            raise TypeError
+        return value
+    if type(value) in (int, of):
+        return value
+    if isinstance(value, str | bytes | bool):
+        raise TypeError
+    number = float(value)
+    if of is int and number % 1:  # of an infinite one it is NaN
+        raise ValueError
+    return of(number)
 
 
 def as_lists(settings: object) -> None:
@@ -72,7 +88,7 @@ def as_lists(settings: object) -> None:
     for name, kind in _kinds(type(settings)).items():
         value = getattr(settings, name)
         if kind.is_list and value is not None:
-            several = isinstance(value, Iterable) and not isinstance(value, str)
+            several = isinstance(value, Iterable) and not isinstance(value, str) and getattr(value, "ndim", 1)
             setattr(settings, name, list(value) if several else [value])
 
 

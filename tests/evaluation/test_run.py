@@ -353,14 +353,14 @@ def test_prompts_that_stand_there_twice_are_told(pair):
         ("dtype", "fp8", "`dtype: fp8` is unknown"),
         ("terminal_value", "one", "`terminal_value: one` is unknown"),
         ("on_bad_row", "keep", "`on_bad_row: keep` is unknown"),
-        ("num_samples", "2", "`num_samples='2'`: '2' is of the type str. Set it to a number"),
-        ("num_samples", 2.5, "`num_samples=2.5`: 2.5 is of the type float. Set it to a whole number"),
-        ("num_samples", None, "`num_samples=None`: None is of the type NoneType. Set it to a number"),
-        ("gamma", "1", "`gamma='1'`: '1' is of the type str"),
-        ("temperatures", ["0.5"], r"`temperatures=\['0.5'\]`: '0.5' is of the type str. Set it to a number"),
-        ("seeds", "3", r"`seeds=\['3'\]`: '3' is of the type str"),
-        ("seeds", [0.5], r"`seeds=\[0.5\]`: 0.5 is of the type float. Set it to a whole number"),
-        ("rerank", "false", "`rerank='false'`: 'false' is of the type str. Set it to True or False"),
+        ("num_samples", "2", "`num_samples='2'`: it is of the type str. Set it to a whole number"),
+        ("num_samples", 2.5, "`num_samples=2.5`: it is of the type float. Set it to a whole number"),
+        ("num_samples", None, "`num_samples=None`: it is of the type NoneType. Set it to a whole number"),
+        ("gamma", "1", "`gamma='1'`: it is of the type str"),
+        ("temperatures", ["0.5"], r"`temperatures=\['0.5'\]`: '0.5' in it is of the type str. Set it to a number"),
+        ("seeds", "3", r"`seeds=\['3'\]`: '3' in it is of the type str"),
+        ("seeds", [0.5], r"`seeds=\[0.5\]`: 0.5 in it is of the type float. Set it to a whole number"),
+        ("rerank", "false", "`rerank='false'`: it is of the type str. Set it to True or False"),
     ],
 )
 def test_settings_from_python_are_looked_at_as_those_of_the_command_line(key, value, told):
@@ -371,6 +371,7 @@ def test_settings_from_python_are_looked_at_as_those_of_the_command_line(key, va
 def test_what_is_like_a_list_or_a_name():
     settings = EvaluationSettings(metrics={"rouge": 1}.keys(), temperatures=np.linspace(0, 1, 3), dtype=torch.bfloat16)
     assert settings.metrics == ["rouge"] and settings.temperatures == [0, 0.5, 1] and settings.dtype == "bfloat16"
+    assert EvaluationSettings(num_samples=2.0, temperatures=np.array(1.0), dtype=None, backend=None).num_samples == 2
     assert EvaluationSettings(metrics=frozenset({"rouge"}), samplers=(x for x in ["t=0"])).samplers == ["t=0"]
 
 

@@ -191,51 +191,56 @@ def test_a_stream_has_the_same_rows(tokenizer, tmp_path):
 NOT_THE_ASSISTANTS = [
     {"prompt": [user("What is 1?"), bot("One.")], "completion": [user("And 2?"), bot("Two.")]},
     {"prompt": [user("What is 1?"), bot("One.")], "completion": [{"role": "tool", "content": "5"}, bot("Two.")]},
+    {"prompt": [user("What is 1?"), bot("One.")], "completion": [user("What is 1?"), bot("One.")]},
+    {"prompt": [user("What is 1?")], "completion": [user("And 2?"), bot("Two.")]},
+    {
+        "prompt": [user("What is 1?"), bot("<think>\nhm\n</think>\n\nOne.")],
+        "completion": [user("And 2?"), bot("<think>\nhm\n</think>\n\nOne.")],
+    },
 ]
+# How a turn begins and ends, by template, with what it writes before the first.
+TURNS_OF = {
+    "qwen2_5": ("<|im_start|>{role}\n", "<|im_end|>\n"),
+    "qwen3": ("<|im_start|>{role}\n", "<|im_end|>\n"),
+    "qwen3_5_nothink": ("<|im_start|>{role}\n", "<|im_end|>\n"),
+    "smollm2": ("<|im_start|>{role}\n", "<|im_end|>\n"),
+    "llama3": ("<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>"),
+    "gemma": ("<start_of_turn>{role}\n", "<end_of_turn>\n"),
+    "nemotron_3_nano": ("<|im_start|>{role}\n", "<|im_end|>\n"),
+    "deepseek_r1_distill": ("<｜User｜>", "<｜end▁of▁sentence｜>"),
+}
 
 
-def written(tokenizer, messages):
-    return tokenizer.apply_chat_template(messages, tokenize=False)
-
-
-@pytest.mark.parametrize("row", NOT_THE_ASSISTANTS, ids=["user", "tool"])
+@pytest.mark.parametrize("ends_turns", [False, True], ids=["eos", "eos-ends-turns"])
+@pytest.mark.parametrize("row", NOT_THE_ASSISTANTS, ids=["user", "tool", "repeated", "two-users", "thoughts"])
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_a_completion_that_begins_with_another_turn(template, row):
-    """Nobody is asked there: the whole is the conversation as the template writes it, cut where the turn begins."""
-    tokenizer = with_template(template)
+def test_a_completion_that_begins_with_another_turn(template, row, ends_turns):
+    """Nobody is asked there: the whole is as the template writes it, cut where the turn's header begins."""
+    tokenizer, first = with_template(template), row["completion"][0]
+    begin, end = TURNS_OF[template]
+    if ends_turns:
+        tokenizer.add_special_tokens({"eos_token": end.strip()})
     try:
-        text = written(tokenizer, row["prompt"] + row["completion"])
+        text = tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False)
     except TemplateError:
-        pytest.skip("the template has no tools, or wants turns in another order")
+        pytest.skip("the template wants turns in another order")
+    header = begin.format(role=first["role"])
+    if header + first["content"] not in text:
+        pytest.skip("the template writes a tool's turn into another one")
+    start = text.rindex(header + first["content"])
     found = encode_row(tokenizer, row)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert found.prompt + found.completion == ids and not found.as_sft
-    # A turn is written alike after any other: what comes before it here is what comes before "One." and behind it.
-    before = tokenizer.decode(tokenizer(text[: text.index("One.") + 4], add_special_tokens=False)["input_ids"])
-    prompt = tokenizer.decode(found.prompt)
-    assert prompt.startswith(before) and "Two." not in prompt and row["completion"][0]["content"] not in prompt[-20:]
-    said = tokenizer.decode(found.completion)
-    header = said[: said.index(row["completion"][0]["content"])]
-    assert header.strip() and header in tokenizer.decode(ids).replace(prompt, "", 1)
+    assert not found.as_sft
+    assert found.prompt == tokenizer(text[:start], add_special_tokens=False)["input_ids"]
+    assert found.prompt + found.completion == tokenizer(text, add_special_tokens=False)["input_ids"]
     cut = encode_row(tokenizer, row, ended=False)
     assert cut.prompt == found.prompt and found.completion[: len(cut.completion)] == cut.completion
-    assert tokenizer.decode(cut.completion).endswith("Two.")
-
-
-CHATML = "<|im_start|>user\nWhat is 1?<|im_end|>\n<|im_start|>assistant\nOne.<|im_end|>\n"
-
-
-@pytest.mark.parametrize("template", ["qwen2_5", "qwen3", "qwen3_5_nothink", "smollm2"])
-def test_where_a_completion_of_another_turn_begins(template):
-    tokenizer = with_template(template)
-    found = encode_row(tokenizer, NOT_THE_ASSISTANTS[0])
-    assert tokenizer.decode(found.prompt).endswith(CHATML)
-    assert tokenizer.decode(found.completion).startswith("<|im_start|>user\nAnd 2?<|im_end|>\n<|im_start|>assistant\n")
+    said = row["completion"][-1]["content"].rpartition("\n")[2]
+    assert tokenizer.decode(cut.completion).endswith(said)
 
 
 def test_a_completion_that_begins_with_another_turn_has_the_tokens_of_sft(tokenizer, tmp_path):
     """SFTTrainer learns it from its fourth token on, where the prompt would be if an answer were asked for."""
-    rows = [NOT_THE_ASSISTANTS[0]] * 2
+    rows = [NOT_THE_ASSISTANTS[0], NOT_THE_ASSISTANTS[2]]
     irl, sft = (
         prepared(*of, rows, tokenizer, tmp_path)[1] for of in ((IRLTrainer, IRLConfig), (SFTTrainer, SFTConfig))
     )
@@ -245,9 +250,18 @@ def test_a_completion_that_begins_with_another_turn_has_the_tokens_of_sft(tokeni
         assert sum(token != -100 for token in ours) > sum(token != -100 for token in theirs)
 
 
-@pytest.mark.parametrize("role", ["user", "tool", "developer", "human", "gpt", "User"])
-def test_no_policy_is_asked_for_another_turn_than_the_assistants(role, tokenizer, tmp_path):
-    row = {"prompt": [user("What is 1?")], "completion": [{"role": role, "content": "So"}, bot("One.")]}
+WITHOUT_ASKING = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% else %} {{ m['content'] }}<eos>{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [None, WITHOUT_ASKING], ids=["chatml", "without-asking"])
+@pytest.mark.parametrize("role", ["user", "tool", "developer", "human", "User"])
+def test_no_policy_is_asked_for_another_turn_than_the_assistants(role, template, tokenizer, tmp_path):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = template or tokenizer.chat_template
+    row = {"prompt": [user("What is 1?"), bot("One.")], "completion": [{"role": role, "content": "So"}, bot("Two.")]}
     told = f"begins with a turn of the role '{role}', and a policy is asked for the assistant's answer"
     with pytest.raises(ValueError, match=told):
         expert_ids(tokenizer, row, {1}, 100, {})
@@ -255,6 +269,12 @@ def test_no_policy_is_asked_for_another_turn_than_the_assistants(role, tokenizer
         prepared(OnlineIRLTrainer, OnlineIRLConfig, [row] * 2, tokenizer, tmp_path)
     with pytest.raises(ValueError, match=f"Row 0 of the demonstrations: .*{told}"):
         demonstrations_of([row], tokenizer)
+
+
+def test_the_assistant_by_the_name_that_a_template_has_for_it():
+    tokenizer = with_template("gemma")
+    named = {**PLAIN, "completion": [{**PLAIN["completion"][0], "role": "model"}]}
+    assert encode_row(tokenizer, named, answers=True) == encode_row(tokenizer, PLAIN)
 
 
 def test_a_turn_that_the_template_does_not_write():

@@ -152,7 +152,9 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
 
     def __post_init__(self):
         as_lists(self)
-        self.dtype = str(self.dtype).removeprefix("torch.")
+        dtype = getattr(self.dtype, "value", self.dtype)  # of an enumeration
+        self.dtype = "auto" if dtype is None else str(dtype).removeprefix("torch.")
+        self.backend = self.backend or "transformers"
         check_kinds(self, type(self))
         check_choices(self)
         self.task_data(needs_target=False)  # is the task one?

@@ -48,7 +48,7 @@ class BadRows:
             yield
         except ValueError as error:
             if self.on_bad_row != "skip":
-                if isinstance(error, NoSuchColumn) and number == 0:  # it is so in every row of a file
+                if isinstance(error, NoSuchColumn) and number == 0:  # then all rows of a file lack it
                     raise
                 raise ValueError(f"{error} Or leave such rows out: `on_bad_row: skip`.") from error
             self.left_out[number] = str(error)
@@ -125,7 +125,7 @@ def given_completions(
         try:
             value = row[column] if column in row else nested(row, column)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+            raise type(error)(f"{where}: {error}") from error
         several = isinstance(value, Sequence) and not isinstance(value, str) and not is_messages(value)
         values = list(value) if several else [value]
         if not values:

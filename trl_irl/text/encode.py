@@ -11,13 +11,12 @@ since a policy goes on from these, then the completion's own.
   write answers without): then what the conversation has after their common beginning, never later than where the
   answer's own text starts. An answer that holds the thoughts that it is asked for goes on after them in full, where
   the template would drop them.
-- Completions that begin with another's turn (a user's, a tool's): no answer is asked for there, so that the prompt
-  ends with its last message, and what follows is the completion's.
+- Completions that begin with another's turn (a user's, a tool's): no answer is asked for there. The prompt is what
+  the whole has of it, to the end of its last message, and what follows is the completion's.
 """
 
 from __future__ import annotations
 
-import bisect
 import os
 import re
 import warnings
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .encode_pair import encode_pair
 from .messages import RowError, Turns, as_messages, completion_text, naming_row
 from .templates import check_eos, from_template, template_arguments
+from .unasked import prompt_unasked
 
 
 if TYPE_CHECKING:
@@ -153,11 +153,11 @@ def encode_row(
     if not isinstance(prompt, str) and prompt and not isinstance(prompt[0], int):
         options = template_arguments(row, **template_kwargs)
         prompt, turns = as_messages(prompt), _turns(completion)
-        unasked = _unasked(tokenizer, prompt, turns, options)
+        unasked = prompt_unasked(tokenizer, prompt, turns, options)
         if answers and unasked is not None:
             raise RowError(
                 f"its `completion` begins with a turn of the role {turns[0].get('role')!r}, and a policy is asked for "
-                "the assistant's answer. Move that turn into the `prompt`, or give the role its name."
+                "the assistant's answer. Move that turn into the `prompt`, or call the role `assistant`."
             )
         of_row = _conversation if ended else _cut_conversation
         return of_row(tokenizer, prompt, turns, unasked, options)
@@ -234,9 +234,9 @@ def warn_of_seams(rows: Sequence[Encoded]) -> None:
 def seam_message(which: str) -> str:
     return (
         f"In {which} the prompt's tokens are not how prompt and completion begin when they are written together: the "
-        "two merge into one token, or the chat template asks for an answer otherwise than it writes one, or the "
-        "completion begins with a turn other than the assistant's, and no answer is asked for. There the prompt's own "
-        "tokens are taken, and the completion's own after them; nothing of an answer is dropped."
+        "two merge into one token, or the chat template asks for an answer otherwise than it writes one. There the "
+        "prompt's own tokens are taken, and the completion's own after them, as in sampling. Or the completion begins "
+        "with a turn other than the assistant's: there all of that turn is the completion's. Nothing is dropped."
     )
 
 
@@ -284,35 +284,6 @@ def _cut_conversation(
     if both[: len(asked)] == asked:
         return Encoded(asked, both[len(asked) :], unasked is None)
     return Encoded(asked, _alone(tokenizer, answer), False)
-
-
-def _unasked(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[dict], completion: list[dict], options: dict
-) -> str | None:
-    """
-    The prompt as it is written before a completion that begins with a user's or a tool's turn, which nobody asks for;
-    `None` where an answer is asked for.
-    """
-    role = completion[0].get("role")
-    if role == "assistant":
-        return None
-    options = {**options, "tokenize": False}
-    whole = from_template(tokenizer, prompt + completion, **options)
-    if whole.startswith(from_template(tokenizer, prompt, add_generation_prompt=True, **options)):
-        return None
-    alone = from_template(tokenizer, prompt, **options).removesuffix(tokenizer.eos_token or "")
-    # A template may write earlier turns otherwise where more follows, such as without their thoughts. What the prompt
-    # ends with is there all the same.
-    start = bisect.bisect_left(range(len(alone)), True, key=lambda i: alone[i:] in whole)
-    ending = alone[start:]
-    before = whole[: whole.find(ending) + len(ending)]
-    if not ending.strip() or whole.count(ending) != 1 or before == whole:
-        what = "writes nothing for it" if before == whole else "writes the prompt otherwise where it follows"
-        raise RowError(
-            f"its `completion` begins with a turn of the role {role!r}, and the chat template {what}. Move that turn "
-            "into the `prompt`, give the role its name, or give `messages`."
-        )
-    return before
 
 
 def _until_cut(tokenizer: PreTrainedTokenizerBase, messages: list[dict], text: str, options: dict) -> str:

@@ -57,7 +57,7 @@ def encode_pair(
     if is_messages(turns) and (role := as_messages(turns)[0]["role"]) != "assistant":
         raise RowError(
             f"its `completion` begins with a turn of the role {role!r}, and a decoder writes what the assistant says. "
-            "Move that turn into the `prompt`, or give the role its name."
+            "Move that turn into the `prompt`, or call the role `assistant`."
         )
     check_eos(tokenizer)
     text = completion_text(row.get("completion", "")).lstrip()

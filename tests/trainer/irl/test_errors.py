@@ -116,8 +116,15 @@ def test_numbers_that_are_none(name, tmp_path):
         with pytest.raises(ValueError, match=f"`{name}=None`"):
             IRLConfig(**settings(tmp_path, **{name: None}))
     for half in (np.float32(0.5), np.array(0.5), torch.tensor(0.5), Decimal("0.5")):
-        assert IRLConfig(**settings(tmp_path, lambda_td=half)).lambda_td == 0.5
-    with pytest.raises(ValueError, match="`td_target_grad='false'`: 'false' is of the type str. Set it to True or Fa"):
+        config = IRLConfig(**settings(tmp_path, lambda_td=half))
+        assert (
+            config.lambda_td == 0.5
+            and type(config.lambda_td) is float
+            and '"lambda_td": 0.5' in config.to_json_string()
+        )
+    with pytest.raises(ValueError, match="is of the type ndarray. Set it to a number"):
+        IRLConfig(**settings(tmp_path, lambda_td=np.array([0.5, 1.0])))
+    with pytest.raises(ValueError, match="`td_target_grad='false'`: it is of the type str. Set it to True or Fa"):
         IRLConfig(**settings(tmp_path, td_target_grad="false"))
 
 

@@ -142,7 +142,8 @@ class SoftQTraining(Interruptible):
         if not isinstance(loss, torch.Tensor) or loss.ndim or (training and not loss.requires_grad):
             found = repr(loss)
             if isinstance(loss, torch.Tensor):
-                found = f"a tensor of the shape {tuple(loss.shape)}{'' if loss.requires_grad else ' without gradient'}"
+                detached = " without gradient" if training and not loss.requires_grad else ""
+                found = f"a tensor of the shape {tuple(loss.shape)}{detached}"
             raise ValueError(
                 f"The objective {type(self.objective).__name__} returned {found}. It must be a scalar tensor with "
                 "gradient: the sum over the scored tokens of the micro-batch."
