@@ -254,6 +254,15 @@ REFEREE = {
     "referee_300_hull": ("referee", 300, "By a draw between two samplers", _FIRST[:4]),
     "referee_300_chosen": ("referee", 300, "What was chosen", None),
     "referee_300_shares": ("referee", 300, "shares", None),
+    "referee_2500": ("referee", 2500, _FRONTIER, ["arm", "seeds", *_FIRST[1:]]),
+    "referee_2500_more": ("referee", 2500, _FRONTIER, _SECOND),
+    "referee_2500_chosen": ("referee", 2500, "What was chosen", None),
+    "referee_2500_tried": (
+        "referee",
+        2500,
+        "What was tried, on validation",
+        ["arm", "strength", "learning_rate", "steps", "nll", "accuracy on the frontier"],
+    ),
     "smollm2_300_each": (
         "real_model_arithmetic",
         300,
