@@ -251,39 +251,40 @@ def _turns(completion: str | Sequence[Mapping]) -> list[dict]:
 def _conversation(
     tokenizer: PreTrainedTokenizerBase, prompt: list[dict], completion: list[dict], unasked: str | None, options: dict
 ) -> Encoded:
+    asked = _asked_ids(tokenizer, prompt, unasked, options)
     whole = _written(tokenizer, prompt + completion, **options)
     _check_tool_calls(tokenizer, completion, whole)
-    if unasked is None:
-        asked = _written(tokenizer, prompt, add_generation_prompt=True, **options)
-    else:
-        asked = _ids(tokenizer, unasked)
     if whole[: len(asked)] == asked:
         return Encoded(asked, whole[len(asked) :], unasked is None)
     options = {**options, "tokenize": False}
-    if unasked is None:
-        asked_text = from_template(tokenizer, prompt, add_generation_prompt=True, **options)
-        answer = _answer(tokenizer, prompt, completion, asked_text, options)
-    else:
-        answer = from_template(tokenizer, prompt + completion, **options)[len(unasked) :]
-    return Encoded(asked, _alone(tokenizer, answer), False)
+    asked_text = _asked_text(tokenizer, prompt, unasked, options)
+    return Encoded(asked, _alone(tokenizer, _answer(tokenizer, prompt, completion, asked_text, options)), False)
 
 
 def _cut_conversation(
     tokenizer: PreTrainedTokenizerBase, prompt: list[dict], completion: list[dict], unasked: str | None, options: dict
 ) -> Encoded:
-    text_options = {**options, "tokenize": False}
-    if unasked is None:
-        asked = _written(tokenizer, prompt, add_generation_prompt=True, **options)
-        asked_text = from_template(tokenizer, prompt, add_generation_prompt=True, **text_options)
-        answer = _answer(tokenizer, prompt, completion, asked_text, text_options)
-    else:
-        asked, asked_text = _ids(tokenizer, unasked), unasked
-        answer = from_template(tokenizer, prompt + completion, **text_options)[len(unasked) :]
-    answer = _until_cut(tokenizer, prompt + completion, answer, text_options)
+    asked = _asked_ids(tokenizer, prompt, unasked, options)
+    options = {**options, "tokenize": False}
+    asked_text = _asked_text(tokenizer, prompt, unasked, options)
+    answer = _answer(tokenizer, prompt, completion, asked_text, options)
+    answer = _until_cut(tokenizer, prompt + completion, answer, options)
     both = _ids(tokenizer, asked_text + answer)
     if both[: len(asked)] == asked:
         return Encoded(asked, both[len(asked) :], unasked is None)
     return Encoded(asked, _alone(tokenizer, answer), False)
+
+
+def _asked_ids(tokenizer, prompt: list[dict], unasked: str | None, options: dict) -> list[int]:
+    if unasked is not None:
+        return _ids(tokenizer, unasked)
+    return _written(tokenizer, prompt, add_generation_prompt=True, **options)
+
+
+def _asked_text(tokenizer, prompt: list[dict], unasked: str | None, options: dict) -> str:
+    if unasked is not None:
+        return unasked
+    return from_template(tokenizer, prompt, add_generation_prompt=True, **options)
 
 
 def _until_cut(tokenizer: PreTrainedTokenizerBase, messages: list[dict], text: str, options: dict) -> str:

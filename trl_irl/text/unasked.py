@@ -39,9 +39,10 @@ def prompt_unasked(
 
     whole, alone = write(first), from_template(tokenizer, prompt, **options)
     # Some templates do not say where they ask, and some write a tool's result into the assistant's turn.
-    if str(role).lower() not in _OTHERS:
-        if whole.startswith(from_template(tokenizer, prompt, add_generation_prompt=True, **options)):
-            return None  # the assistant by another name
+    if str(role).lower() not in _OTHERS and whole.startswith(
+        from_template(tokenizer, prompt, add_generation_prompt=True, **options)
+    ):
+        return None  # the assistant by another name
     ending = before = alone
     if not whole.startswith(alone):
         # A template may write earlier turns otherwise where more follows, such as without their thoughts, and behind

@@ -30,6 +30,19 @@ from .token_metrics import TokenMetrics
 logger = get_logger(__name__)
 
 
+def _check_total(total, objective: Objective, training: bool) -> None:
+    is_tensor = isinstance(total, torch.Tensor)
+    detached = is_tensor and training and not total.requires_grad
+    if is_tensor and total.ndim == 0 and not detached:
+        return
+    without = " without gradient" if detached else ""
+    found = f"a tensor of the shape {tuple(total.shape)}{without}" if is_tensor else repr(total)
+    raise ValueError(
+        f"The objective {type(objective).__name__} returned {found}. It must be a scalar tensor with gradient: the "
+        "sum over the scored tokens of the micro-batch."
+    )
+
+
 class SoftQTraining(Interruptible):
     """
     For a [`~transformers.Trainer`], before it among the bases: a loss of the soft-Q terms of a micro-batch, normalised
@@ -138,17 +151,9 @@ class SoftQTraining(Interruptible):
         # Clamped, so that a batch with nothing to learn from gives a zero with gradients rather than 0 / 0.
         tokens = self._tokens_of(terms) if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         tokens = tokens.clamp(min=1).to(terms.nll.device)
-        loss = self.objective(terms, output, lambda_td / self.td_scale, **self._rows_of(tokens))
-        if not isinstance(loss, torch.Tensor) or loss.ndim or (training and not loss.requires_grad):
-            found = repr(loss)
-            if isinstance(loss, torch.Tensor):
-                detached = " without gradient" if training and not loss.requires_grad else ""
-                found = f"a tensor of the shape {tuple(loss.shape)}{detached}"
-            raise ValueError(
-                f"The objective {type(self.objective).__name__} returned {found}. It must be a scalar tensor with "
-                "gradient: the sum over the scored tokens of the micro-batch."
-            )
-        loss = loss / tokens
+        total = self.objective(terms, output, lambda_td / self.td_scale, **self._rows_of(tokens))
+        _check_total(total, self.objective, training)
+        loss = total / tokens
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             # `num_items_in_batch` counts the tokens of all ranks, and DDP averages the ranks' gradients.
             loss = loss * (self.accelerator.num_processes // self._tensor_parallel)

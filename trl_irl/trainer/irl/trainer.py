@@ -231,8 +231,9 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
                 "last state would have no value, and the model would not learn to stop. Set `eos_token` in IRLConfig "
                 "to the token that ends a completion, or `tokenizer.eos_token`."
             )
-        given = dataset
-        check_not_empty(dataset, dataset_name)
+        given, for_evaluate = dataset, getattr(self, "model", None) is not None
+        if for_evaluate:  # others were looked at before the model was loaded
+            check_not_empty(dataset, dataset_name)
         if formatting_func is not None and processing_class is self._tokenizer:
             dataset, formatting_func = formatted(dataset, args, formatting_func, dataset_name), None
         if formatting_func is None:
@@ -249,7 +250,7 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
             message = what_cannot_be_written(dataset, self._tokenizer, dataset_name)
             raise ValueError(message or f"The {dataset_name} dataset: {error}") from error
         check_kept(dataset, prepared, args.max_length, packing, dataset_name)
-        if getattr(self, "model", None) is not None:  # a dataset for `evaluate`
+        if for_evaluate:
             self._check_token_ids(given, prepared, dataset_name)
         return prepared
 
