@@ -240,3 +240,32 @@ def test_as_many_rows_per_step_on_eight_gpus():
             assert one == eight, path
             seen += 1
     assert seen > 20
+
+
+def test_a_recipe_for_several_gpus_says_how_to_divide_its_batch():
+    offered = set()
+    for readme in sorted((ROOT / "recipes").glob("*/README.md")):
+        for config, behind in re.findall(
+            r"--config (recipes/\S+\.yaml) (.*?)(?=\n\n|\n\d+\. )", readme.read_text(), re.DOTALL
+        ):
+            if "with `zero3`" in " ".join(behind.split()):
+                offered.add(config)
+    assert len(offered) >= 4
+    for config in sorted(offered):
+        assert "# Several, ZeRO-3: " in (ROOT / config).read_text(encoding="utf-8"), config
+
+
+# Of the model that a folder's recipes start from: layers, key and value heads, numbers per head.
+HEADS = {"tldr": (24, 16, 64), "hh": (24, 2, 64)}  # Pythia-410M, Qwen2.5-0.5B-Instruct
+
+
+@pytest.mark.parametrize("folder", HEADS)
+@pytest.mark.parametrize("method", ["rloo", "grpo"])
+def test_keys_and_values_of_what_is_sampled_at_a_time_have_room(folder, method):
+    """TRL samples a whole step's completions in one call where `steps_per_generation` is unset, and in float32."""
+    keys = yaml.safe_load((ROOT / "recipes" / folder / f"{method}.yaml").read_text(encoding="utf-8"))
+    rows = keys["per_device_train_batch_size"] * keys.get("steps_per_generation", keys["gradient_accumulation_steps"])
+    tokens = 512 + keys["max_completion_length"]  # as long as `prepare` leaves prompts
+    layers, heads, size = HEADS[folder]
+    assert rows % keys["num_generations"] == 0
+    assert 4 * 2 * layers * heads * size * tokens * rows < 8 * 2**30  # of 24 GB, beside policy and reward model

@@ -99,7 +99,7 @@ def test_stage_after_stage(folder, run, tmp_path):
     chosen = [(row["prompt"], row["chosen"]) for row in rows(folder == "hh")]
     given = PreferenceReward(str(saved))([prompt for prompt, _ in chosen], [text for _, text in chosen])
     assert len(set(given)) > 1
-    sampling = {"max_completion_length": 8, "save_strategy": "steps", "save_steps": 2}
+    sampling = {"max_completion_length": 8, "save_strategy": "steps", "save_steps": 2, "steps_per_generation": 1}
     on_reward_model = logged(run("rloo", **sampling), "reward")
     on_irl = logged(run("grpo", per_device_train_batch_size=8, **sampling), "rewards/soft_q_mean/mean")
     assert len(on_reward_model) == len(on_irl) == 2

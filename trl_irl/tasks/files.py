@@ -173,7 +173,8 @@ def check_local_model(name: str, key: str) -> None:
     if pickled:
         raise ValueError(
             f"`{key}: {name}` has its weights in {pickled[0]}, a pickle, which could run code when it is loaded. If "
-            "you trust it, convert it: `AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)`."
+            "you trust it, convert it: `AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)` (an "
+            "encoder-decoder by `AutoModelForSeq2SeqLM`), and its tokenizer alike."
         )
     raise ValueError(
         f"`{key}: {name}` has no weights (*.safetensors). If a run was cut off, name one of its checkpoints."
