@@ -118,6 +118,14 @@ def against(plan: dict, rows: list[dict], which: str, base: str, arms: list[str]
     return table
 
 
+def _at_lower_levels(plan: dict, rows: list[dict], arms: list[str]) -> list[list[str]]:
+    """Where the plan names some: the hull needs no levels to be known when a run is judged."""
+    if "lower_levels" not in plan:
+        return []
+    table = against({**plan, "levels": plan["lower_levels"]}, rows, "hull", "MLE", arms)
+    return columns_of(table, ["arm", *(name for name in table[0] if " at " in name)])
+
+
 def against_each(plan: dict, rows: list[dict], which: str, arm: str, names: list[str]) -> list[list[str]]:
     """An arm minus each that has no part of r^2, paired by seed, with 95 % intervals; a header first."""
     table = []
@@ -183,6 +191,7 @@ def tables(plan: dict, rows: list[dict], size: int) -> dict[str, list[list[str]]
             "By the best sampler at each diversity": against(plan, judged, "frontier", "MLE", others),
             "By temperatures alone": against(plan, judged, "temperatures", "MLE", others),
             "By a draw between two samplers": against(plan, judged, "hull", "MLE", others),
+            "By a draw between two samplers, at lower levels": _at_lower_levels(plan, judged, others),
             "What was chosen": choices(plan, rows, size),
             "Against the best rival by validation": against(plan, judged, "frontier", rival, ours),
             "Soft-Q against each rival": against_each(plan, judged, "frontier", "soft-Q", names),

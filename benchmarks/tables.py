@@ -237,8 +237,9 @@ _FIRST = ["arm", "accuracy at 90", "accuracy at 80", "accuracy at 70", "accuracy
 _SECOND = ["arm", "pass@4 at 90", "pass@4 at 80", "pass@4 at 70", "area, accuracy", "area, pass@4"]
 _T5 = ["arm", "accuracy at 80", "accuracy at 65", "accuracy, greedy"]
 _LEVELS = [f"accuracy at {level}" for level in (80, 70, 60)]
+_PASS = [f"pass@4 at {level}" for level in (80, 70, 60)]
 _TRIED = ["arm", "strength", "learning_rate", *_LEVELS]
-_E2E = [*(f"bleu at {level}" for level in (80, 60, 40)), "slots_right at 80", "slots_right at 40"]
+_E2E = [f"{metric} at {level}" for metric in ("bleu", "slots_right") for level in (80, 60, 40)]
 _E2E += ["bleu, greedy", "slots_right, greedy", "nll"]
 REFEREE = {
     "referee_300": ("referee", 300, _FRONTIER, _FIRST),
@@ -256,6 +257,7 @@ REFEREE = {
     "referee_300_shares": ("referee", 300, "shares", None),
     "referee_2500": ("referee", 2500, _FRONTIER, ["arm", "seeds", *_FIRST[1:]]),
     "referee_2500_more": ("referee", 2500, _FRONTIER, _SECOND),
+    "referee_2500_lower": ("referee", 2500, "By a draw between two samplers, at lower levels", None),
     "referee_2500_chosen": ("referee", 2500, "What was chosen", None),
     "referee_2500_tried": (
         "referee",
@@ -273,9 +275,14 @@ REFEREE = {
         "real_model_arithmetic",
         300,
         _FRONTIER,
-        ["arm", "seeds", *_LEVELS, "pass@4 at 80", "accuracy, greedy", "nll"],
+        ["arm", "seeds", *_LEVELS, *_PASS, "accuracy, greedy", "nll"],
     ),
-    "smollm2_300_hull": ("real_model_arithmetic", 300, "By a draw between two samplers", ["arm", "seeds", *_LEVELS]),
+    "smollm2_300_hull": (
+        "real_model_arithmetic",
+        300,
+        "By a draw between two samplers",
+        ["arm", "seeds", *_LEVELS, *_PASS],
+    ),
     "smollm2_300_tried": (
         "real_model_arithmetic",
         300,
@@ -289,7 +296,7 @@ REFEREE = {
         _TRIED,
     ),
     "e2e_1000": ("real_model_e2e", 1000, _FRONTIER, ["arm", "seeds", *_E2E]),
-    "e2e_1000_hull": ("real_model_e2e", 1000, "By a draw between two samplers", ["arm", "seeds", *_E2E[:5]]),
+    "e2e_1000_hull": ("real_model_e2e", 1000, "By a draw between two samplers", ["arm", "seeds", *_E2E[:6]]),
     "e2e_1000_each": ("real_model_e2e", 1000, "Each run", ["arm", "seed", *_E2E]),
     "e2e_1000_tried": (
         "real_model_e2e",

@@ -112,7 +112,8 @@ def _problem(rng: random.Random) -> Problem:
     return Problem(name, things, start, tuple(steps), tuple(sentences))
 
 
-def _different_problems(rng: random.Random) -> Iterator[Problem]:
+def different_problems(rng: random.Random) -> Iterator[Problem]:
+    """Without an end, no question twice."""
     seen = set()
     while True:
         problem = _problem(rng)
@@ -138,7 +139,7 @@ def make_arithmetic(
         [`~tasks.gsm8k.load_gsm8k`].
     """
     rng = random.Random(seed)
-    problems = _different_problems(rng)
+    problems = different_problems(rng)
 
     def rows(count: int) -> Dataset:
         return Dataset.from_list(
