@@ -43,6 +43,7 @@ def inputs():
     "with_bias, scale, softcap, buffer",
     itertools.product([False, True], [1.0, 0.3], [None, 2.5], [TINY_BUFFER, 64]),
 )
+@pytest.mark.usefixtures("chunk")
 def test_values_and_gradients_equal_full_logits(inputs, dtype, tolerance, with_bias, scale, softcap, buffer):
     hidden, weight, bias, labels, (g_q, g_v) = inputs
     expected = [hidden, weight] + ([bias] if with_bias else [])
@@ -218,6 +219,7 @@ def test_memory_follows_the_buffer_and_not_tokens_times_vocabulary():
 
 @pytest.mark.parametrize("softcap", [None, 2.5])
 @pytest.mark.parametrize("buffer", [TINY_BUFFER, 64])
+@pytest.mark.usefixtures("chunk")
 def test_reference_kl_equals_full_logits(inputs, softcap, buffer):
     hidden, weight, bias, labels, (g, g_v) = inputs
     ref_hidden, ref_weight = hidden.flip(0)[:, :5].float(), weight.flip(1)[:, :5].float()

@@ -90,6 +90,7 @@ def compare(inputs, asked, dtype, tolerance, scale, softcap, buffer, vocabulary=
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("asked", EACH, ids=str)
 @pytest.mark.parametrize("scale, softcap, buffer", itertools.product([1.0, 0.3], [None, 2.5], [TINY_BUFFER, 64]))
+@pytest.mark.usefixtures("chunk")
 def test_against_full_logits(inputs, asked, dtype, tolerance, scale, softcap, buffer):
     compare(inputs, asked, dtype, tolerance, scale, softcap, buffer)
 
