@@ -73,7 +73,9 @@ def values_along(model, tokenizer, rows: list[dict]) -> list[list[float]]:
     return [one.v.tolist() for one in token_values(model, encoded, stop_token_ids(model, tokenizer))]
 
 
-def train(output_dir: Path, keys: dict, observe: bool) -> tuple[list[dict], list[list[float]], list[list[float]]]:
+def train(
+    output_dir: Path, keys: dict, observe: bool, seed: int = 0
+) -> tuple[list[dict], list[list[float]], list[list[float]]]:
     """What the gradients were at [`STEPS`], if they are observed, and V along 200 references before and after."""
     import torch
     from transformers import TrainerCallback
@@ -82,10 +84,12 @@ def train(output_dir: Path, keys: dict, observe: bool) -> tuple[list[dict], list
     from trl_irl.tasks.arithmetic import make_arithmetic
 
     words = ["--config", str(ROOT / "recipes/arithmetic/irl.yaml"), "--model_name_or_path", str(output_dir / "base")]
-    words += ["--output_dir", str(output_dir / "mechanism"), "--task_seed", "1000", "--eval_strategy", "no"]
-    words += ["--disable_tqdm", "true", "--logging_steps", "1000"]
+    words += ["--output_dir", str(output_dir / "mechanism"), "--task_seed", str(1000 + seed)]
+    words += ["--eval_strategy", "no", "--disable_tqdm", "true", "--logging_steps", "1000"]
+    if seed:  # the recipe's otherwise
+        words += ["--seed", str(seed)]
     for key, value in keys.items():
-        words += [f"--{key}", str(value)]
+        words += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
     trainer, _ = make_trainer(*make_parser().parse(words))
     batch, seen = trainer.data_collator([trainer.train_dataset[i] for i in range(64)]), []
 
@@ -97,7 +101,7 @@ def train(output_dir: Path, keys: dict, observe: bool) -> tuple[list[dict], list
                 torch.set_rng_state(random)
 
     trainer.add_callback(Observer())
-    rows = list(make_arithmetic(num_train=1, seed=1000)["test"])
+    rows = list(make_arithmetic(num_train=1, seed=1000 + seed)["test"])
     before = values_along(trainer.model, trainer.processing_class, rows)
     trainer.train()
     return seen, before, values_along(trainer.model, trainer.processing_class, rows)

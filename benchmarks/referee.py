@@ -170,7 +170,7 @@ def run_job(output_dir: Path, plan: dict, run: dict):
 
     seed, start = run["seed"], time.perf_counter()
     own = settings_of(plan["arms"][run["arm"]], run["strength"])
-    keys = _without_what_means_nothing(own)
+    keys = keys_for_training(own)
     weight = keys.pop("average", None)
     of_training = ("demonstrations", "seed", "learning_rate", "steps")
     kept = output_dir / "kept" / "-".join(str(run[name]) for name in of_training)
@@ -247,7 +247,7 @@ def _average(model, base: Path, weight: float) -> None:
             tensor.mul_(weight).add_(before[name], alpha=1 - weight)
 
 
-def _without_what_means_nothing(keys: dict) -> dict:
+def keys_for_training(keys: dict) -> dict:
     """Other objectives refuse the recipe's keys for the temporal-difference term: back to the defaults of these."""
     if keys["objective"] in ("soft_q", "value_consistency", "squared_nll"):
         return keys
