@@ -88,7 +88,7 @@ def test_scale_softcap_and_shorter_vocabulary_are_measured(change):
         (lambda x: x + 1, "does something to its logits"),
         (lambda x: torch.cat([x, x], -1), "does something to its logits"),
         (lambda x: x * torch.nan, "does something to its logits"),
-        # A scale, where all logits are one number as on the probe of the projection; what a probe of tokens says tells.
+        # A scale where all logits are one number, as on the probe of the projection; a probe of tokens tells.
         (lambda x: x + 0.01 * x[..., :1], "its own Q and V are"),
     ],
 )
