@@ -80,6 +80,19 @@ def test_the_frontier_is_drawn_with_its_interval(figures, tmp_path):
     assert (band.min(), band.max()) == pytest.approx((40, 80))
 
 
+def test_the_diversity_of_references_is_a_line_across(figures, tmp_path):
+    x, y = np.array([0.5, 1.5, 2.5]), np.array([0.5, 0.4, 0.3])
+    curve, of_model = FrontierCurve("first", "accuracy", x, y, y, y), results({"first": (0.5, 0.4, 0.3)})
+    for diversity in (None, 60.5):
+        pictures.plot(of_model, "accuracy", SAID, tmp_path, [curve], diversity)
+        for name in ("performance_diversity.png", "frontier.png"):
+            (axes,) = figures[name].axes
+            marks = [line.get_xdata() for line in axes.lines if line.get_label() == "references"]
+            assert marks == ([] if diversity is None else [[60.5, 60.5]])
+            legend = [text.get_text() for text in axes.get_legend().get_texts()]
+            assert ("references" in legend) == (diversity is not None)
+
+
 def test_of_two_equal_curves_both_are_seen(figures, tmp_path):
     pictures.plot(results({"first": (0.5, 0.4, 0.3), "other": (0.5, 0.4, 0.3)}), "accuracy", SAID, tmp_path)
     for axes in figures["pass_at_k.png"].axes:

@@ -336,6 +336,23 @@ def test_rewards_against_what_a_sentence_has_of_a_corpus_score(metrics, kind, pa
     assert {"length", "one soft_q sum", "one likelihood mean"} <= names
 
 
+def test_how_alike_the_references_of_a_prompt_are(pair, tmp_path):
+    several = [["brown fox jumps", "brown fox runs", "a cow"], ["three four", "three", "three and four"], ["the sky"]]
+    rows = [{**row, "references": of} for row, of in zip(ROWS, several, strict=True)]
+    results = evaluate({"base": pair}, rows, EvaluationSettings(**SETTINGS))
+    bleu = BLEU(effective_order=True)
+    expected = np.mean([bleu.sentence_score(a, [b]).score for x, y, *_ in several[:2] for a, b in ((x, y), (y, x))])
+    interval, prompts = results.of_references
+    assert prompts == 2 and interval.mean == pytest.approx(expected)
+    results.write(tmp_path)
+    report = (tmp_path / "report.md").read_text()
+    (told,) = (line for line in report.splitlines() if "more diversity than the data" in line)
+    assert told.startswith(f"Of 2 prompts that have so many, 2 references have a `self_bleu` of {expected:.1f} [")
+    for others, settings in ((ROWS, {}), (rows, {"num_samples": 1}), (rows, {"num_samples": 4})):
+        results = evaluate({"base": pair}, others, EvaluationSettings(**{**SETTINGS, **settings}))
+        assert results.of_references is None and "more diversity than" not in results.to_markdown()
+
+
 def test_prompts_that_stand_there_twice_are_told(pair):
     settings = EvaluationSettings(**{**SETTINGS, "metrics": ["rouge"]})
     assert not evaluate({"given": pair}, ROWS, settings).notes

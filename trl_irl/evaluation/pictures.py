@@ -24,6 +24,7 @@ def plot(
     said: dict[str, Sequence[dict]],
     output_dir: Path,
     frontiers: Sequence[FrontierCurve] = (),
+    of_references: float | None = None,
 ) -> list[str]:
     """
     Pictures of what there is to show: performance against diversity, the frontier, pass@k curves, lengths.
@@ -37,6 +38,8 @@ def plot(
         output_dir (`Path`)
         frontiers (`Sequence[FrontierCurve]`, *optional*):
             Of each model; those of `metric` are drawn.
+        of_references (`float`, *optional*):
+            The diversity of the references of a prompt, 100 - self-BLEU: a line across what is drawn over diversity.
 
     Returns:
         `list[str]`: names of the files written.
@@ -45,11 +48,11 @@ def plot(
     scored = [result for result in results if metric in result.metrics]
     if any("self_bleu" in result.metrics for result in scored):
         written.append("performance_diversity.png")
-        _plot_performance(scored, metric, output_dir / written[-1])
+        _plot_performance(scored, metric, output_dir / written[-1], of_references)
     drawn = [curve for curve in frontiers if curve.metric == metric and len(curve.diversity) > 1]
     if drawn:
         written.append("frontier.png")
-        _plot_frontiers(drawn, output_dir / written[-1])
+        _plot_frontiers(drawn, output_dir / written[-1], of_references)
     curves = [result for result in results if "pass@2" in result.metrics]
     if curves:
         written.append("pass_at_k.png")
@@ -58,7 +61,7 @@ def plot(
     return [*written, "lengths.png"]
 
 
-def _plot_performance(results: Sequence[Result], metric: str, path: Path) -> None:
+def _plot_performance(results: Sequence[Result], metric: str, path: Path, of_references: float | None) -> None:
     """
     A line per model and family of samplers, a point per sampler; greedy decoding has no diversity. Up and to the right
     is better.
@@ -89,6 +92,7 @@ def _plot_performance(results: Sequence[Result], metric: str, path: Path) -> Non
     axes.set(xlabel="diversity: 100 - self-BLEU", ylabel=f"{metric}{unit and ' (%)'}, with 95 % intervals")
     axes.margins(x=0.1, y=0.12)
     _keep_apart(axes, share=bool(unit))
+    _mark_references(axes, of_references)
     axes.grid(alpha=0.3)
     if len(families) > 1:
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
@@ -98,7 +102,7 @@ def _plot_performance(results: Sequence[Result], metric: str, path: Path) -> Non
     save(picture, path)
 
 
-def _plot_frontiers(curves: Sequence[FrontierCurve], path: Path) -> None:
+def _plot_frontiers(curves: Sequence[FrontierCurve], path: Path, of_references: float | None) -> None:
     """A line per model: by the best of its samplers at each diversity. Up and to the right is better."""
     picture, axes = figure(7.0, 4.6)
     factor, _, unit = factor_of(curves[0].metric)
@@ -109,9 +113,16 @@ def _plot_frontiers(curves: Sequence[FrontierCurve], path: Path) -> None:
     label = f"{curves[0].metric}{unit and ' (%)'} by the best sampler, 95 % intervals"
     axes.set(xlabel="diversity: 100 - self-BLEU", ylabel=label)
     _keep_apart(axes, share=bool(unit))
+    _mark_references(axes, of_references)
     axes.grid(alpha=0.3)
     axes.legend()
     save(picture, path)
+
+
+def _mark_references(axes, diversity: float | None) -> None:
+    """To the right of the line samples differ more than the references of a prompt do."""
+    if diversity is not None:
+        axes.axvline(diversity, color="0.4", linestyle=":", linewidth=1.2, label="references")
 
 
 def _is_of(sampler: Sampler, family: str, first: bool) -> bool:

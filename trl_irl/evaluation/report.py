@@ -70,6 +70,7 @@ def report_text(results, pictures: Sequence[str] = ()) -> str:
         *_told_of_judge(settings.reward_model_path),
         *_told_of_given(settings),
         markdown(results.table()),
+        *_told_of_their_diversity(results),
         *_of_references(results),
     ]
     if others:
@@ -147,6 +148,18 @@ def _explained(shown: Iterable[str], results) -> str:
     explained = {**_EXPLAINED, **task_of(results.settings.task).explained}
     sentences = [explained[key].replace("{tokenizer}", results.tokenizer) for key in keys if key in explained]
     return "; ".join(sentences) + "." if sentences else ""
+
+
+def _told_of_their_diversity(results) -> list[str]:
+    """How alike a prompt's references are, as models are asked to be more diverse than their data without noticing."""
+    if results.of_references is None:
+        return []
+    interval, prompts = results.of_references
+    return [
+        f"Of {prompts} prompts that have so many, {results.settings.num_samples} references have a `self_bleu` of "
+        f"{comparison.shown('self_bleu', interval, True)}: below it a model is asked for more diversity than the "
+        "data have."
+    ]
 
 
 def _of_references(results) -> list[str]:

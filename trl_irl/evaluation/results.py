@@ -16,6 +16,7 @@ from .rendering import print_rows, shortened
 from .report import report_text
 from .reward_report import Findings
 from .settings import EvaluationSettings
+from .statistics import Interval
 
 
 _DIVERSITY = ("self_bleu", "distinct", "vendi", "unique_answers", "length", "ended", "empty", "answered")
@@ -35,6 +36,8 @@ class Results:
         notes (`list[str]`): what a reader must know.
         tokenizer (`str`): sacrebleu's, for BLEU and self-BLEU.
         findings ([`~evaluation.reward_report.Findings`], *optional*): on rewards, if they were asked for.
+        of_references (`tuple[Interval, int]`, *optional*): the self-BLEU of a prompt's references, and of how many
+            prompts, see [`~evaluation.rows.diversity_of_references`].
         seconds (`dict[str, float]`): spent in the models and for the metrics.
         rows_given (`bool`): whether the rows were given, and are not those of the settings.
     """
@@ -46,6 +49,7 @@ class Results:
     notes: list[str]
     tokenizer: str
     findings: Findings | None = None
+    of_references: tuple[Interval, int] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     rows_given: bool = False
 
@@ -154,7 +158,8 @@ class Results:
         said: dict[str, list[dict]] = {name: [] for name in self.models}
         for line in self.lines:
             said[line["model"]] += line["completions"]
-        return plot(self.summaries, self.shown[0], said, Path(folder), self.frontier_curves)
+        of_references = self.of_references and 100 - self.of_references[0].mean
+        return plot(self.summaries, self.shown[0], said, Path(folder), self.frontier_curves, of_references)
 
     def write(self, folder: str | Path) -> Path:
         """

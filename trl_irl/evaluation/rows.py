@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from ..tasks.columns import references_of
 from ..tasks.final_answer import final_answer, is_correct, reference_answer
 from ..tasks.rows import BadRows, Given, given_completions, readable
 from ..tasks.scoring import has_own_score
 from .comparison import AS_GIVEN, of_sampler
 from .loaded_models import LoadedModel, check_lengths
+from .metrics import self_bleu
 from .settings import EvaluationSettings
+from .statistics import Interval, mean_of
 
 
 # Metrics that compare with a row's own completion, or are of it.
@@ -63,6 +66,19 @@ def rows_to_judge(
             "too narrow: give each prompt one row, with its several answers as a list in `references`."
         )
     return [rows[i] for i in kept], [given.get(i, []) for i in kept], metrics, notes
+
+
+def diversity_of_references(rows: Sequence[dict], count: int, tokenizer: str) -> tuple[Interval, int] | None:
+    """
+    How alike a prompt's own references are: the self-BLEU of the first `count` of each prompt that has so many, as of
+    so many samples, in the mean over those prompts and with their number; `None` where there are none or fewer than 2
+    are compared.
+    """
+    texts = [references_of(row) for row in rows if "completion" in row]
+    enough = [of_row[:count] for of_row in texts if len(of_row) >= count]
+    if count < 2 or not enough:
+        return None
+    return mean_of([self_bleu(of_row, tokenizer) for of_row in enough]).interval(), len(enough)
 
 
 def _without_references(settings: EvaluationSettings) -> list[str]:

@@ -23,7 +23,7 @@ from .metrics import check_installed
 from .reference_judge import ReferenceJudge
 from .results import Results
 from .reward_judges import analyse
-from .rows import given_lines, length_by, rows_to_judge, unanswered
+from .rows import diversity_of_references, given_lines, length_by, rows_to_judge, unanswered
 from .sample_cache import CellKey, load_or_sample
 from .scoring import Scorer, tokenizer_of
 from .settings import GIVEN, EvaluationSettings, named
@@ -175,6 +175,9 @@ class _Evaluation:
         if self.verifier is not None and self.verifier.failures:
             missed = self.verifier.failures
             self.notes.append(f"{missed} answers were not judged by math-verify in time; they count as wrong.")
+        tokenizer = tokenizer_of(self.rows)
+        with self.in_metrics:
+            of_references = diversity_of_references(self.rows, self.settings.num_samples, tokenizer)
         results = Results(
             settings=self.settings,
             paths=self.paths,
@@ -187,8 +190,9 @@ class _Evaluation:
                 for line in self.lines
             ],
             notes=self.notes,
-            tokenizer=tokenizer_of(self.rows),
+            tokenizer=tokenizer,
             findings=findings,
+            of_references=of_references,
             seconds={},
             rows_given=self.rows_given,
         )
