@@ -32,6 +32,11 @@ def allow_fsdp_on_cpu():
 
 
 class ObservedTrainer(IRLTrainer):
+    def _values(self, *args, **kwargs):
+        output = super()._values(*args, **kwargs)
+        self.seen = [str(x.dtype) for x in (output.q, output.v)]
+        return output
+
     def train(self, *args, **kwargs):
         result = super().train(*args, **kwargs)
         weight = self.accelerator.unwrap_model(self.model).get_output_embeddings().weight
@@ -39,6 +44,7 @@ class ObservedTrainer(IRLTrainer):
             "wrapper": type(self.model_wrapped).__name__,
             "head": type(weight).__name__,
             "zero_stage": self.model_wrapped.zero_optimization_stage() if self.is_deepspeed_enabled else None,
+            "q and v": self.seen,
             "elements_here": getattr(weight, "ds_tensor", weight).numel(),
         }
         Path(self.args.output_dir, f"observed-{os.environ['RANK']}.json").write_text(

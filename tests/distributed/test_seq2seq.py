@@ -27,13 +27,17 @@ METHODS = {
 }
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    inputs = make_inputs(tmp_path_factory.mktemp("seq2seq"))
+def inputs_of(family, folder):
+    inputs = make_inputs(folder)
     (inputs / "model/config.json").unlink()
     (inputs / "model/model.safetensors").unlink()
-    make_encoder_decoder("flan-t5").save_pretrained(inputs / "model")
+    make_encoder_decoder(family).save_pretrained(inputs / "model")
     return inputs
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return inputs_of("flan-t5", tmp_path_factory.mktemp("seq2seq"))
 
 
 @pytest.fixture(scope="module")
@@ -71,4 +75,17 @@ def test_two_processes_train_as_one(launcher, method, options, inputs, one_proce
         ours, theirs = ([entry[metric] for entry in history] for history in (actual, expected))
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5), metric
     assert expected[-1]["nll"] < expected[0]["nll"]
+    assert largest_difference(weights, expected_weights) < 1e-4
+
+
+@needs_deepspeed
+@pytest.mark.any_trl
+def test_what_is_added_to_logits_is_whole_where_weights_are_not(tmp_path):
+    """Marian adds a bias to its logits, a buffer, which ZeRO-3 does not partition as it does the head's weight."""
+    inputs = inputs_of("marian", tmp_path)
+    (expected, expected_weights), (actual, weights) = (
+        run(inputs, launcher, launcher, processes, max_steps=3, **SLOW)
+        for launcher, processes in (("cpu", 1), ("zero3", 2))
+    )
+    assert [entry["nll"] for entry in actual] == pytest.approx([entry["nll"] for entry in expected], rel=1e-5)
     assert largest_difference(weights, expected_weights) < 1e-4

@@ -6,12 +6,13 @@ import pickle
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaForCausalLM
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoModelForImageTextToText, LlamaForCausalLM
 
 from tests.conftest import make_model
 from tests.slow.sweep_families import build, verdict
 from trl_irl.soft_q import attach_soft_q_head, soft_q_head
 from trl_irl.soft_q.own_forward import UnknownHeadError
+from trl_irl.trainer.runtime.models import can_be_tried
 
 
 IDS = torch.arange(4, 20).view(2, 8)
@@ -168,6 +169,26 @@ def test_a_parametrised_head_and_one_with_a_bias_give_their_own_gradients():
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
     torch.testing.assert_close(*gradients)
     assert {"lm_head.bias", "lm_head.parametrizations.weight.original0"} <= gradients[0].keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_attention_that_needs_a_gpu_and_16_bits_is_not_asked_for_the_probe(dtype):
+    """FSDP2 and ZeRO-2 move a model to its GPU later, and autocast comes with the training."""
+
+    def kernel(module, query, *args, **kwargs):
+        raise RuntimeError("FlashAttention only support fp16 and bf16 on CUDA")
+
+    AttentionInterface.register("flash_of_a_test", kernel)
+    model = make_model("llama").to(dtype)
+    model.config._attn_implementation = "flash_of_a_test"
+    probed = make_model("llama").to(dtype)
+    attach_soft_q_head(model)
+    attach_soft_q_head(probed)
+    assert model._soft_q == probed._soft_q and model._soft_q.postprocessing is not None
+    assert model.config._attn_implementation == "flash_of_a_test"  # as training has it
+    assert can_be_tried(probed) and not can_be_tried(model)  # documents of a row are looked at in the first step
+    with pytest.raises(RuntimeError, match="FlashAttention"):
+        model(input_ids=IDS, labels=IDS, soft_q="values")
 
 
 def test_a_model_whose_logits_are_not_finite_is_refused():

@@ -31,6 +31,7 @@ from .own_forward import (
     probe_inputs,
     probe_logits,
     run_without_projection,
+    runnable_attention,
 )
 from .packed import decoder_inputs
 from .projection import Projection, check_head, check_linear
@@ -251,9 +252,10 @@ def _at_labels(
     statistics: Statistics | None,
 ) -> dict[str, torch.Tensor | None]:
     """The fields of an output that are of the scored positions."""
-    # With a `device_map`, the backbone can end on another device than the head.
+    # With a `device_map`, the backbone can end on another device than the head, and a loss is awaited on that of the
+    # labels: accelerate moves a model's outputs back, but below this forward.
     projection = projection_of(model)
-    device = projection.weight.device
+    device, given = projection.weight.device, shift_labels
     hidden, shift_labels = hidden.to(device), shift_labels.to(device)
     scored = shift_labels != -100
     positions = scored.nonzero(as_tuple=True)  # once: on a GPU it waits for the device
@@ -266,11 +268,11 @@ def _at_labels(
             return None
         # This keeps the graph even when nothing is scored: such a batch then contributes a zero gradient on every rank
         # instead of none on one. The backward of `masked_scatter` would wait for a GPU.
-        return values.new_zeros(scored.shape).index_put(positions, values)
+        return values.new_zeros(scored.shape).index_put(positions, values).to(given.device)
 
     buffer = model._soft_q.logit_buffer_mb
     values = soft_q_values(hidden, projection, shift_labels[positions], buffer, statistics, reference)
-    return {name: grid(value) for name, value in values._asdict().items()} | {"labels": shift_labels}
+    return {name: grid(value) for name, value in values._asdict().items()} | {"labels": given}
 
 
 def _run(model: PreTrainedModel, args: tuple, kwargs: dict[str, Any], with_logits: bool):
@@ -316,7 +318,7 @@ def _measured(model: PreTrainedModel) -> Postprocessing:
     # gradient passes through them any more. Dropout does no harm: hidden states and logits are of one forward.
     devices = [input_ids.device] if input_ids.is_cuda else []
     try:
-        with in_mode(model, training=True), torch.random.fork_rng(devices=devices):
+        with runnable_attention(model), in_mode(model, training=True), torch.random.fork_rng(devices=devices):
             with torch.enable_grad():  # shows trainable weights after the projection
                 *_, postprocessing = _probed(model, (), asked)
             hidden, output = run_without_projection(model, (), asked, head)

@@ -102,6 +102,35 @@ def _replaced(model: nn.Module, module: nn.Module, by: nn.Module) -> Iterator[No
             modules[name] = module
 
 
+def _flash_attention(model: PreTrainedModel) -> list[PretrainedConfig]:
+    """The configs by which parts of a model attend with a kernel for GPUs and 16 bits."""
+    configs = {id(one.config): one.config for one in model.modules() if isinstance(one, PreTrainedModel)}
+    return [one for one in configs.values() if "flash" in (one._attn_implementation or "")]
+
+
+def waits_for_gpu(model: PreTrainedModel) -> bool:
+    """Whether a model attends with a kernel for GPUs, and has not been moved to one yet."""
+    return model.device.type == "cpu" and bool(_flash_attention(model))
+
+
+@contextmanager
+def runnable_attention(model: PreTrainedModel) -> Iterator[None]:
+    """
+    Where a kernel for attention could not run (the model is on a CPU still, as before FSDP2 and ZeRO-2 move it, or in
+    float32, since autocast comes with the training) plain attention stands in for it: for what a model does to its
+    logits that is no matter.
+    """
+    instead = model.device.type == "cpu" or model.dtype.itemsize > 2
+    before = {id(one): (one, one._attn_implementation_internal) for one in _flash_attention(model) if instead}
+    for one, _ in before.values():
+        one._attn_implementation_internal = "eager"
+    try:
+        yield
+    finally:
+        for one, implementation in before.values():
+            one._attn_implementation_internal = implementation
+
+
 def forward_before(model: PreTrainedModel, layer: int = -1) -> Callable[..., ModelOutput]:
     """
     The model's forward as it was before a soft-Q head was attached: the last one, or the one of that number. A head is

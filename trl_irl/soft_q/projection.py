@@ -100,9 +100,9 @@ class Projection:
 
     def gathered(self) -> AbstractContextManager:
         """Context in which parameters that ZeRO-3 has partitioned are whole; nothing to do elsewhere."""
-        if not hasattr(self.weight, "ds_status"):  # also of a whole model beside a partitioned one
-            return nullcontext()
-        return maybe_gather_lm_head_ctx(self.weight, self.bias)
+        # None of a whole model beside a partitioned one; and a bias may be a buffer (Marian), which never is.
+        partitioned = [x for x in (self.weight, self.bias) if hasattr(x, "ds_status")]
+        return maybe_gather_lm_head_ctx(*partitioned) if partitioned else nullcontext()
 
     @property
     def tile_columns(self) -> int:

@@ -73,7 +73,7 @@ def test_evaluation_is_of_documents_alone_however_they_are_packed(make_trainer):
 def test_a_sharded_model_is_measured_at_its_first_step(make_trainer, monkeypatch):
     """ZeRO-3 and the meta device: neither the head nor packing can be looked at before the first forward."""
     expected, gradients = one_step(make_trainer(make_model("gemma2"), packing=True))
-    for module in ("trl_irl.soft_q.head", "trl_irl.trainer.irl.trainer"):
+    for module in ("trl_irl.soft_q.head", "trl_irl.trainer.runtime.models"):
         monkeypatch.setattr(f"{module}.can_run", lambda model: False)
     loss, others = one_step(make_trainer(make_model("gemma2"), packing=True))
     torch.testing.assert_close(loss, expected)

@@ -19,7 +19,13 @@ from ...soft_q import Reference, SoftQOutput, SoftQTerms, soft_q_terms
 from ...soft_q.head import projection_of
 from ...soft_q.objectives import Objective, objective_of
 from ..runtime.interruption import Interruptible
-from ..runtime.models import causal_lm, check_no_other_adapter, rows_per_step, why_reference
+from ..runtime.models import (
+    causal_lm,
+    check_no_other_adapter,
+    keep_outputs_in_float32,
+    rows_per_step,
+    why_reference,
+)
 from ..runtime.step_guard import StepGuard
 from ..runtime.streams import EpochsWithoutStep
 from .first_step import FirstStep, FreshStart, ScheduleCheck, drowning
@@ -63,6 +69,7 @@ class SoftQTraining(Interruptible):
         # own loss can do.
         self.model_accepts_loss_kwargs = True
         self._token_metrics = {"train": TokenMetrics(), "eval": TokenMetrics()}
+        keep_outputs_in_float32(self.accelerator)
         self._step_guard = StepGuard(args, self.accelerator)
         self._watch_signals()
         self.add_callback(ScheduleCheck())

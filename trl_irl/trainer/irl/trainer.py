@@ -22,11 +22,11 @@ from trl import SFTTrainer
 from ...rewards.adapters import check_has_words
 from ...rewards.frozen_models import check_language_model, whole_language_model
 from ...soft_q import attach_soft_q_head
-from ...soft_q.head import can_run
 from ...soft_q.objectives import Objective
 from ...soft_q.own_forward import embedding_rows
 from ...text.stop_tokens import stop_token_ids
 from ..runtime.models import (
+    can_be_tried,
     causal_lm,
     default_output_dir,
     keep_4bit_weights_trainable,
@@ -196,7 +196,7 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
         without_trl_head(self._causal_lm)
         attach_soft_q_head(self._causal_lm, args.logit_buffer_mb)
         self._unchecked_packing = self.padding_free
-        if can_run(self._causal_lm):
+        if can_be_tried(self._causal_lm):
             self._check_packing(self.model)  # with its adapter: virtual tokens let go of positions
         self.stop_token_ids = stop_token_ids(self._causal_lm, self._tokenizer)
         check_collator(self)

@@ -2,9 +2,11 @@
 
 import inspect
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import is_peft_model
 from peft import PeftModel
 from transformers import PreTrainedModel, TrainingArguments
@@ -13,11 +15,30 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id
 
 from ...rewards.adapters import base_of, is_adapter, merged, tokenizer_of
 from ...rewards.frozen_models import whole_language_model
+from ...soft_q.head import can_run
+from ...soft_q.own_forward import waits_for_gpu
 
 
 def causal_lm(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The language model itself, adapters inside it and PEFT's wrapper not around it."""
     return model.get_base_model() if is_peft_model(model) else model
+
+
+def can_be_tried(model: PreTrainedModel) -> bool:
+    """Whether a model can be run before the first step: whole, and on a GPU if its attention must be there."""
+    return can_run(model) and not waits_for_gpu(model)
+
+
+def keep_outputs_in_float32(accelerator: Accelerator) -> None:
+    """
+    As accelerate sets FSDP2 up, what a model returns is rounded to the 16 bits of its weights. A loss that is computed
+    inside the model does not mind; Q and V of 30 nats would lose an eighth of a nat, and the loss is made of their
+    differences. To be called before the model is prepared.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    policy = getattr(plugin, "mixed_precision_policy", None)
+    if getattr(policy, "output_dtype", None) is not None:
+        plugin.mixed_precision_policy = replace(policy, output_dtype=None)
 
 
 def check_no_other_adapter(output_dir: str, model: PreTrainedModel | PeftModel) -> None:

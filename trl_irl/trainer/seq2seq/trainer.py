@@ -28,7 +28,6 @@ from trl.trainer.utils import create_model_from_path
 from ...rewards.adapters import check_has_words
 from ...rewards.frozen_models import whole_language_model
 from ...soft_q import attach_soft_q_head
-from ...soft_q.head import can_run
 from ...soft_q.objectives import Objective
 from ...soft_q.own_forward import embedding_rows
 from ...text.stop_tokens import stop_token_ids
@@ -43,6 +42,7 @@ from ..irl.argument_checks import (
 )
 from ..irl.soft_q_training import SoftQTraining
 from ..runtime.models import (
+    can_be_tried,
     causal_lm,
     default_output_dir,
     keep_4bit_weights_trainable,
@@ -185,7 +185,7 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
         keep_4bit_weights_trainable(self.model)
         attach_soft_q_head(self._causal_lm, args.logit_buffer_mb)
         self._unchecked_packing = args.packing
-        if can_run(self._causal_lm):
+        if can_be_tried(self._causal_lm):
             self._check_packing(self._causal_lm)
         self._begin_soft_q(objective, given)
         self._begin_reference(given, ref_model)
