@@ -105,7 +105,7 @@ def _replaced(model: nn.Module, module: nn.Module, by: nn.Module) -> Iterator[No
 def _flash_attention(model: PreTrainedModel) -> list[PretrainedConfig]:
     """The configs by which parts of a model attend with a kernel for GPUs and 16 bits."""
     configs = {id(one.config): one.config for one in model.modules() if isinstance(one, PreTrainedModel)}
-    return [one for one in configs.values() if "flash" in (one._attn_implementation or "")]
+    return [one for one in configs.values() if "flash" in (one._attn_implementation_internal or "")]
 
 
 def waits_for_gpu(model: PreTrainedModel) -> bool:
@@ -122,7 +122,7 @@ def runnable_attention(model: PreTrainedModel) -> Iterator[None]:
     """
     instead = model.device.type == "cpu" or model.dtype.itemsize > 2
     before = {id(one): (one, one._attn_implementation_internal) for one in _flash_attention(model) if instead}
-    for one, _ in before.values():
+    for one, _ in before.values():  # each by itself: the public name would set the parts of a model too
         one._attn_implementation_internal = "eager"
     try:
         yield
