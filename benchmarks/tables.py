@@ -214,6 +214,19 @@ def overfitting() -> str:
     return markdown(summary("arithmetic", read_rows(RECORD)), left=2)
 
 
+def stillness() -> str:
+    """How still each arm of the referee holds V, beside what it gains."""
+    from benchmarks.referee import HERE, finished, plan_of
+    from benchmarks.referee_report import differences, tested
+    from benchmarks.stillness import SIZE, table
+
+    plan = plan_of(HERE / "referee.yaml")
+    rows = tested(finished(plan, RESULTS / "referee.jsonl"), SIZE)
+    found = differences(plan, rows, "frontier", "MLE", list(plan["arms"]))
+    gains = {name: columns["accuracy at 80"] for name, columns in found.items() if name != "MLE"}
+    return markdown(table(plan, read_rows(RESULTS / "stillness.jsonl"), gains))
+
+
 def _referee(study: str, size: int, title: str, columns: list[str] | None = None) -> str:
     """A table of the report of a study by the referee, or some of its columns."""
     from benchmarks.referee_report import columns_of
@@ -313,6 +326,7 @@ REFEREE = {
 TABLES = {
     "demo": demo,
     "demo_equal_diversity": demo_equal_diversity,
+    "stillness": stillness,
     "real_demo": real_demo,
     "real_demo_equal_diversity": real_demo_equal_diversity,
     "first_screen": first_screen,
