@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from tests.conftest import make_model
 from trl_irl import SoftQReward, evaluate
 from trl_irl.commands import evaluate as command
+from trl_irl.commands import score
 from trl_irl.evaluation import EvaluationSettings
 from trl_irl.evaluation.comparison import AS_GIVEN
 from trl_irl.evaluation.equal_diversity import performance
@@ -299,6 +300,44 @@ def test_the_base_of_an_adapter_decides_its_samples_too(model_folder, tmp_path):
     before = weights_of(str(tmp_path / "adapter"))
     os.utime(base / "model.safetensors", (1, 1))
     assert weights_of(str(tmp_path / "adapter")) != before
+
+
+def test_another_commit_of_a_model_on_the_hub_is_another_model(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    folder, found = tmp_path / "models--me--irl", []
+    for commit in ("a" * 40, "b" * 40):
+        (folder / "snapshots" / commit).mkdir(parents=True)
+        (folder / "snapshots" / commit / "config.json").write_text("{}")
+        (folder / "refs").mkdir(exist_ok=True)
+        (folder / "refs/main").write_text(commit)
+        found.append(weights_of("me/irl"))
+    assert found == [["a" * 40], ["b" * 40]] and weights_of("") == []
+
+
+def test_samples_say_with_what_they_were_asked(pair, tmp_path):
+    model, tokenizer = pair
+    dated = copy.deepcopy(tokenizer)
+    dated.chat_template = "{{ date_string }}" + tokenizer.chat_template
+    prompt, own = [{"role": "user", "content": "The quick"}], {"chat_template_kwargs": {"date_string": "One two"}}
+    rows = [{"prompt": prompt, "completion": [{"role": "assistant", "content": "x"}], **own}]
+    settings = {**SETTINGS, "output_dir": str(tmp_path), "temperatures": [1.0]}
+    for part in (model, dated):
+        part.save_pretrained(tmp_path / "model")
+    for _ in range(2):  # drawn, then kept
+        evaluate({"one": str(tmp_path / "model")}, rows, EvaluationSettings(**settings)).write(tmp_path)
+        (line,) = map(json.loads, (tmp_path / "samples.jsonl").read_text().splitlines())
+        assert line["chat_template_kwargs"] == own["chat_template_kwargs"] and "tools" not in line
+    out, folder = tmp_path / "scores.jsonl", str(tmp_path / "model")
+    words = ["--model", folder, "--dataset_name", str(tmp_path / "samples.jsonl"), "--output", str(out)]
+    assert score.run(words) == 0
+    found = json.loads(out.read_text().splitlines()[0])["log_likelihood"]
+    said, reward = line["completions"][0], SoftQReward(folder)
+    asked, bare = (
+        reward.score([one], [said["text"]], ended=[said["ended"]])[0].log_likelihood
+        for one in ({"prompt": prompt, **own}, {"prompt": prompt})
+    )
+    assert found == pytest.approx(asked, rel=1e-4) and found != pytest.approx(bare, rel=1e-3)
 
 
 def test_a_note_that_quotes_a_model_is_no_markup(pair, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 
 from trl_irl.tasks.final_answer import answer_text, is_correct
 from trl_irl.tasks.math_answer import MathVerifier
+from trl_irl.tasks.scoring import make_score
 
 
 GSM8K = Path(__file__).parents[3] / "shared/data/gsm8k/test.jsonl"
@@ -39,6 +40,27 @@ def verifier():
 )
 def test_equality(prediction, reference, equal, verifier):
     assert verifier.is_equal(prediction, reference) is equal
+
+
+@pytest.mark.parametrize(
+    "prediction, reference, right",
+    [
+        ("#### 18\nSo she makes $18, not $20.", "#### 18", True),
+        ("#### 18\n\nQUESTION: Tom has 5. SOLUTION: 5 - 2 = 3", "#### 18", True),
+        *[(f"#### {text}", f"#### {other}", True) for text, other in (("−5", "-5"), ("- 5", "-5"), ("-$18", "-18"))],
+        *[
+            (f"#### {text}", f"#### {other}", True)
+            for text, other in (("½", "0.5"), ("2 1/2", "2.5"), ("1.5e3", "1500"))
+        ],
+        ("#### 0.5", "as a fraction: 1/2", True),  # which math-verify alone can tell
+        ("#### 20\nor 18", "#### 18", False),
+        ("she has 5", "no number", False),
+    ],
+)
+def test_the_more_lenient_metric_is_no_stricter(prediction, reference, right, verifier):
+    """What follows the line of an answer is not part of it, and what `accuracy` takes this takes too."""
+    both = make_score(None, ["accuracy_math"], verifier)
+    assert bool(both(prediction, {"completion": reference})["accuracy_math"]) is right
 
 
 def test_an_answer_that_never_ends_counts_as_a_failure():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from trl_irl.tasks.prepare import Lengths, as_dataset, cut_at_boundary, measure, split_closing_line
+from trl_irl.tasks.prepare import Lengths, as_dataset, carved, cut_at_boundary, measure, split_closing_line
 
 
 POST = "first line\nsecond line\nthird line"
@@ -27,6 +27,32 @@ POST = "first line\nsecond line\nthird line"
 )
 def test_cut_at_boundary(longest, expected):
     assert cut_at_boundary(POST, "\n", lambda text: len(text) - longest) == expected
+
+
+@pytest.mark.parametrize("kind", ["prompt", "messages", "chosen"])
+def test_what_is_held_out_was_not_asked_in_training(kind):
+    def row(i, j):
+        asked = [{"role": "user", "content": f"question {i}"}]
+        answer = {"role": "assistant", "content": f"answer {j}"}
+        own = {"prompt": f"question {i}", "completion": f"answer {j}"}
+        return own if kind == "prompt" else {kind: [*asked, answer], "rejected": [*asked, answer]}
+
+    rows = Dataset.from_list([row(i, j) for j in range(5) for i in range(60)])
+    parts = carved(rows, 0.1, seed=42)
+    assert [len(parts[name]) for name in ("train", "validation")] == [270, 30]
+    asked = {name: {repr(x[kind] if kind == "prompt" else x[kind][:-1]) for x in parts[name]} for name in parts}
+    assert len(asked["validation"]) == 6 and not asked["train"] & asked["validation"]
+    assert carved(rows, 0.1, seed=42)["validation"][kind] == parts["validation"][kind]
+    assert carved(rows, 0.1, seed=43)["validation"][kind] != parts["validation"][kind]
+
+
+def test_rows_of_one_prompt_or_of_different_ones_are_carved_by_rows():
+    for prompts in (["same"] * 20, [str(i) for i in range(20)]):
+        rows = Dataset.from_list([{"prompt": prompt, "completion": str(i)} for i, prompt in enumerate(prompts)])
+        expected = rows.train_test_split(0.2, seed=1)
+        parts = carved(rows, 0.2, seed=1)
+        assert parts["validation"]["completion"] == expected["test"]["completion"]
+        assert parts["train"]["completion"] == expected["train"]["completion"]
 
 
 def test_cut_at_another_boundary_and_where_tokens_join():

@@ -154,6 +154,7 @@ def main(arguments: PrepareArguments) -> None:
         DISTRIBUTION_HEADER,
         Pace,
         as_dataset,
+        carved,
         check_carving,
         check_filled,
         measure,
@@ -229,8 +230,7 @@ def main(arguments: PrepareArguments) -> None:
         )
     if carves:
         check_carving(len(prepared["train"]), arguments.validation_fraction)
-        carved = prepared["train"].train_test_split(arguments.validation_fraction, seed=arguments.task_seed)
-        prepared |= {"train": carved["train"], "validation": carved["test"]}
+        prepared |= carved(prepared["train"], arguments.validation_fraction, arguments.task_seed)
     save_splits(DatasetDict(prepared), Path(arguments.output_dir))
     counts = ", ".join(f"{len(split)} {name}" for name, split in prepared.items())
     print(f"{counts}: {arguments.output_dir}")

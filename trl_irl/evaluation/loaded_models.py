@@ -42,15 +42,27 @@ _DECISIVE = (
 
 def weights_of(path: str) -> list:
     """
-    What tells a folder's weights, tokenizer and settings from later ones under the same name, of an adapter its base's
-    too: their files' sizes and times.
+    What tells a model's weights, tokenizer and settings from later ones under the same name, of an adapter its base's
+    too: its files' sizes and times, of one on the Hub the commit that was looked at last.
     """
-    if not Path(path).is_dir():
+    if not path:
         return []
     base, adapter = base_and_adapter(path)
+    if not Path(path).is_dir():
+        return [_commit_of(path)] + ([] if adapter is None else [[base, weights_of(base)]])
     files = sorted({file for pattern in _DECISIVE for file in Path(path).glob(pattern)})
     found = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     return found + ([] if adapter is None else [[base, weights_of(base)]])
+
+
+def _commit_of(name: str) -> str | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    for file in ("adapter_config.json", "config.json"):
+        found = try_to_load_from_cache(name, file)  # .../snapshots/COMMIT/config.json
+        if isinstance(found, str):
+            return Path(found).parent.name
+    return None
 
 
 def context_of(path: str) -> int | None:

@@ -11,6 +11,7 @@ from ..tasks.scoring import has_own_score
 from .comparison import AS_GIVEN, of_sampler
 from .loaded_models import LoadedModel, check_lengths
 from .metrics import self_bleu
+from .sample_cache import said_of
 from .settings import EvaluationSettings
 from .statistics import Interval, mean_of
 
@@ -117,8 +118,7 @@ def given_lines(name: str, rows: Sequence[dict], given: Sequence[Sequence[Given]
     return [
         {
             **of_cell,
-            "prompt": row["prompt"],
-            "reference": row.get("completion"),
+            **said_of(row),
             "completions": [
                 {"text": str(one.text), "token_ids": None, "length": length(one.text), "ended": not one.cut}
                 for one in of_row

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..text.encode import asked
 from ..text.samplers import Sampler
 from ..text.sampling import Completion
 from .comparison import of_sampler
@@ -35,6 +36,12 @@ class CellKey:
         return output_dir / "cells" / f"{name}-{how}-seed{self.seed}-{digest}.jsonl"
 
 
+def said_of(row: dict) -> dict:
+    """What a line has of its row: its prompt with the `tools` and `chat_template_kwargs` it was asked with, if any."""
+    prompt = asked(row)
+    return {**(prompt if isinstance(prompt, dict) else {"prompt": prompt}), "reference": row.get("completion")}
+
+
 def load_or_sample(
     key: CellKey, output_dir: Path | None, rows: Sequence[dict], sample: Callable[[], list[list[Completion]]]
 ) -> list[dict]:
@@ -43,20 +50,19 @@ def load_or_sample(
     Without `output_dir` they are kept nowhere.
 
     Returns:
-        `list[dict]`: for each row `model`, `temperature` (and `sampler`), `seed`, `prompt`, `reference` and
+        `list[dict]`: for each row `model`, `temperature` (and `sampler`), `seed`, what [`said_of`] gives and
         `completions`, dicts of [`Completion`]'s attributes.
     """
     path = None if output_dir is None else key.path(output_dir)
     if path is not None and path.is_file():
         kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         # The same prompts may have other references by now: samples do not hang on them, and the report shows them.
-        return [{**line, "reference": row.get("completion")} for line, row in zip(kept, rows, strict=True)]
+        return [{**line, **said_of(row)} for line, row in zip(kept, rows, strict=True)]
     of_cell = {"model": key.model, **of_sampler(key.sampler), "seed": key.seed}
     lines = [
         {
             **of_cell,
-            "prompt": row["prompt"],
-            "reference": row.get("completion"),
+            **said_of(row),
             "completions": list(map(asdict, group)),
         }
         for row, group in zip(rows, sample(), strict=True)

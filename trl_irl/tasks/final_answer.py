@@ -21,7 +21,7 @@ _NUMBER = (
 _AMOUNT = re.compile(  # a sign, a currency, a number, and words after it; the sign may stand on either side
     r"(?P<sign>[-+]?)\s*(?P<currency>(?:US|A|C|HK|NZ)?[$€£¥₹₩₽]\s*)?(?P<sign2>[-+]?)\s*"
     rf"(?:(?P<whole>\d+)\s+(?=\d+\s*/))?(?P<number>{_NUMBER})(?:\s*/\s*(?P<denominator>\d+))?"
-    r"(?P<unit>(?:[^\W\d_]|[\s€£¥₹₩₽$%°²³.'’()/-])*)"
+    r"(?P<unit>(?:[^\W\d_]|[\s€£¥₹₩₽$¢%°²³.'’()/-])*)"
 )
 _NO_UNIT_SIGN = re.compile(r"(?<![^\W\d_])[-²³]|[-/](?![^\W\d_])")  # 5-, 5², 5/
 _GREEK = re.compile(r"[α-ψ]")  # no ω, which is an ohm's in lower case
@@ -30,7 +30,12 @@ _WORDS = re.compile(r"[^\W\d_]+")
 _NO_UNIT_WORD = frozenset(
     "hundred hundreds thousand thousands million millions billion billions trillion trillions dozen dozens lakh "
     "lakhs crore crores k bn half halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths "
-    "pi e i n x y z am pm and or plus minus times over to not squared cubed tens 百 千 万 亿".split()
+    "pi e i n x y z am pm squared cubed tens 百 千 万 亿".split()
+)
+# Words that join another number to it, where one follows: five and two, but clips and pins.
+_JOINED = re.compile(
+    r"\b(?:and|or|plus|minus|times|over|to|not)\s+(?:an?\s+)?(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|"
+    r"eleven|twelve|\w+teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|bit|more|less)\b"
 )
 _OF_DAY = re.compile(r"(?<![^\W\d_])[ap]\.\s*m\b")  # 10 a.m. is no amount
 _MULTIPLES = frozenset("b bn m mm mn mio t tn".split())  # behind a currency: $5M
@@ -71,11 +76,12 @@ def reference_answer(reference: str, marker: str | None = None) -> Answer | None
 
 def answer_text(solution: str, marker: str | None = None) -> str:
     """
-    What follows the last `####` (or `marker`) of a solution that anything follows or, without one, all of it: what
-    math-verify is to look at.
+    The first line after the last `####` (or `marker`) of a solution that anything follows, as [`final_answer`] reads
+    it, or, without one, all of it: what math-verify is to look at.
     """
     whole, *parts = _mark(marker).split(solution)
-    return next((part for part in reversed(parts) if part.strip()), parts[-1] if parts else whole)
+    lines = [part.strip().splitlines()[0] for part in parts if part.strip()]
+    return lines[-1] if lines else "" if parts else whole
 
 
 def is_correct(prediction: str, row: dict, marker: str | None = None) -> bool:
@@ -186,7 +192,7 @@ def _plain(text: str) -> str:
     text = _MARKUP.sub("", text).strip()
     text = re.sub(r"^\$([^$]+)\$(?=[\s.,;:]*$)", r"\1", text).strip()  # $18$
     text = re.sub(r"^(?:\(\s*([-+$€£\d.]+)\s*\)|\{\s*([-+$€£\d.]+)\s*\})(?=[\s.,;:]*$)", r"\1\2", text)  # (18), {18}
-    return re.sub(r"^([*_])(.+)\1$", r"\2", text.rstrip(" .,;:")).rstrip(" .,;:")
+    return re.sub(r"""^([*_"'])(.+)\1$""", r"\2", text.rstrip(" .,;:")).rstrip(" .,;:")
 
 
 def _read(text: str) -> Answer | None:
@@ -202,7 +208,7 @@ def _read(text: str) -> Answer | None:
         changed = any(word in _NO_UNIT_WORD or _GREEK.fullmatch(word) for word in words)
         changed = changed or words in (["a"], ["b"])  # unknowns; but $5 a day
         changed = changed or (match["currency"] and words and words[0] in _MULTIPLES)
-        if changed or _NO_UNIT_SIGN.search(unit) or _OF_DAY.search(unit):
+        if changed or _JOINED.search(unit) or _NO_UNIT_SIGN.search(unit) or _OF_DAY.search(unit):
             number = None
         if number is not None:
             return number

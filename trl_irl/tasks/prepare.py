@@ -4,6 +4,7 @@ import bisect
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,6 +279,37 @@ def check_carving(rows: int, fraction: float) -> None:
             f"`validation_fraction: {fraction}` of {rows} row{'s' * (rows != 1)} leaves none to train on. Set it to "
             "0, or bring more rows."
         )
+
+
+def carved(rows: Dataset, fraction: float, seed: int) -> dict[str, Dataset]:
+    """
+    `train` and, of about this share, `validation`: whole prompts, so that what is held out was not trained on with
+    another completion; or rows, where all have one prompt.
+    """
+    prompts = [_prompt_of(row, i) for i, row in enumerate(rows)]
+    different = list(dict.fromkeys(prompts))
+    if len(different) in (1, len(prompts)):
+        split = rows.train_test_split(fraction, seed=seed)
+        return {"train": split["train"], "validation": split["test"]}
+    left, held_out, counts = math.ceil(len(prompts) * fraction), set(), Counter(prompts)
+    for i in np.random.default_rng(seed).permutation(len(different))[:-1]:  # one is left to train on
+        if left <= 0:
+            break
+        held_out.add(different[i])
+        left -= counts[different[i]]
+    numbers = {name: [i for i, p in enumerate(prompts) if (p in held_out) == out] for name, out in _PARTS.items()}
+    return {name: rows.select(of_part) for name, of_part in numbers.items()}
+
+
+_PARTS = {"train": False, "validation": True}
+
+
+def _prompt_of(row: Mapping, i: int) -> str:
+    """What tells whether two rows ask the same; of text without a prompt each row does not."""
+    if row.get("prompt") is not None:
+        return repr(row["prompt"])
+    turns = next((row[key] for key in ("messages", "conversations", "chosen") if row.get(key)), None)
+    return repr(turns[:-1]) if isinstance(turns, list) and len(turns) > 1 else f"row {i}"
 
 
 def with_reference(row: dict, column: str | None) -> dict:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from .columns import references_of
-from .final_answer import answer_text, judge_answer
+from .final_answer import NoFinalAnswer, answer_text, is_correct, judge_answer
 from .known import task_of
 from .rouge import rouge
 
@@ -75,6 +76,10 @@ def make_score(
     if "accuracy_math" in metrics:
 
         def math_answer(text: str, row: dict) -> dict[str, float]:
+            # What is the same answer as it is read here need not be parsed as mathematics: `- 5`, `2 1/2`.
+            with suppress(NoFinalAnswer):
+                if is_correct(text, row, marker):
+                    return {"accuracy_math": True}
             return {"accuracy_math": verifier.is_equal(*(answer_text(x, marker) for x in (text, row["completion"])))}
 
         parts.append(math_answer)
