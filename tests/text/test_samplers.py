@@ -117,7 +117,7 @@ def test_vllm_is_told_the_same(tokenizer, monkeypatch):
     vllm = ModuleType("vllm")
     vllm.SamplingParams = lambda **options: asked.append(options) or SimpleNamespace(**options)
     monkeypatch.setitem(sys.modules, "vllm", vllm)
-    engine = SimpleNamespace(generate=lambda prompts, options, lora_request: [])
+    engine = SimpleNamespace(generate=lambda prompts, options, lora_request: [SimpleNamespace(outputs=[])])
     for text in ("t=1,top_k=40", "t=0.5,min_p=0.1", "t=1,top_p=0.9", "t=0"):
         vllm_sampling.sample(engine, tokenizer, ["One"], 5, num_samples=3, **Sampler.parse(text).options())
     told = [{k: x for k, x in one.items() if k in ("temperature", "top_k", "top_p", "min_p")} for one in asked]

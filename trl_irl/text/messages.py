@@ -178,6 +178,18 @@ def _shown(value) -> str:
     return shown if len(shown) <= 120 else f"{shown[:117]}..."
 
 
+def text_behind(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """
+    What token ids say that go on from a text. SentencePiece's decoders (Llama 2, Mistral and others) drop the space
+    that a text begins with, and that of a completion's first word with it, which stands between the prompt and it.
+    """
+    before = tokenizer.encode("a", add_special_tokens=False)
+    lead, text, whole = (
+        tokenizer.decode(part, skip_special_tokens=True) for part in (before, list(ids), [*before, *ids])
+    )
+    return f" {text}" if whole == f"{lead} {text}" else text
+
+
 def said_and_read(
     tokenizer: PreTrainedTokenizerBase, completion: str | Sequence[Mapping], ids: Sequence[int], ended: bool = False
 ) -> tuple[str, str, bool]:
@@ -189,9 +201,13 @@ def said_and_read(
     """
     read = tokenizer.decode(list(ids), skip_special_tokens=True)
     if isinstance(completion, str):
-        is_own = completion == read
+        is_own = completion in (read, text_behind(tokenizer, ids))
         if not is_own and ended:
-            is_own = completion == tokenizer.decode(list(ids[:-1]), skip_special_tokens=True)
+            said = ids[:-1]
+            is_own = completion in (
+                tokenizer.decode(list(said), skip_special_tokens=True),
+                text_behind(tokenizer, said),
+            )
         return completion, read, is_own
     texts = [turn["content"] for turn in completion if turn["role"] == "assistant" and turn.get("content")]
     return "".join(texts), read, all(text.strip() in read for text in texts)

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from .context import context_length, over
 from .encode import as_row, prompt_ids
 from .generation import generate
-from .messages import is_messages, naming_row
+from .messages import is_messages, naming_row, text_behind
 from .stop_tokens import stop_token_ids
 
 
@@ -103,13 +103,22 @@ def sample(
         description,
         **generate_kwargs,
     )
-    completions = [completion_of(tokenizer, ids, ids[-1] in stop_tokens) for ids in drawn]
+    goes_on = [behind_text(prompt) and not model.config.is_encoder_decoder for prompt in prompts]
+    completions = [
+        completion_of(tokenizer, ids, ids[-1] in stop_tokens, goes_on[i // repeats]) for i, ids in enumerate(drawn)
+    ]
     return [completions[i : i + repeats] * (num_samples // repeats) for i in range(0, len(completions), repeats)]
 
 
-def completion_of(tokenizer: PreTrainedTokenizerBase, ids: list[int], ended: bool) -> Completion:
-    """What was sampled, in words too."""
-    text = tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+def behind_text(prompt: Prompt) -> bool:
+    """Whether what is sampled goes on from a text: a turn of a chat begins anew."""
+    return not is_messages(as_row(prompt)["prompt"])
+
+
+def completion_of(tokenizer: PreTrainedTokenizerBase, ids: list[int], ended: bool, goes_on: bool) -> Completion:
+    """What was sampled, in words too, with the space before its first word where it `goes_on` from a text."""
+    said = ids[:-1] if ended else ids
+    text = text_behind(tokenizer, said) if goes_on else tokenizer.decode(said, skip_special_tokens=True)
     return Completion(text, len(ids), ended, ids)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from .sampling import Completion, Prompt, completion_of, encode_prompts
+from .sampling import Completion, Prompt, behind_text, completion_of, encode_prompts
 
 
 _MAX_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes
@@ -129,7 +129,10 @@ def sample(
     asked = [{"prompt_token_ids": ids} for ids in encode_prompts(tokenizer, prompts)]
     results = engine.generate(asked, options, lora_request=request)
     return [
-        [completion_of(tokenizer, list(output.token_ids), output.finish_reason == "stop") for output in result.outputs]
+        [
+            completion_of(tokenizer, list(output.token_ids), output.finish_reason == "stop", behind_text(prompt))
+            for output in result.outputs
+        ]
         * (num_samples // repeats)
-        for result in results
+        for prompt, result in zip(prompts, results, strict=True)
     ]
