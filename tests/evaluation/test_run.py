@@ -26,6 +26,7 @@ from trl_irl.evaluation.frontier import _area
 from trl_irl.evaluation.loaded_models import LoadedModel, weights_of
 from trl_irl.evaluation.reward_judges import Sampled, agreement, best_of_n
 from trl_irl.evaluation.reward_report import Findings, plot_agreement
+from trl_irl.evaluation.sample_cache import said_of
 from trl_irl.text.samplers import GREEDY, Sampler
 
 
@@ -315,6 +316,21 @@ def test_another_commit_of_a_model_on_the_hub_is_another_model(tmp_path, monkeyp
     assert found == [["a" * 40], ["b" * 40]] and weights_of("") == []
 
 
+def test_tools_that_are_functions_can_be_written():
+    def look_up(word: str) -> str:
+        """
+        Look a word up.
+
+        Args:
+            word: Which.
+        """
+        return word
+
+    found = said_of({"prompt": [], "completion": "x", "tools": [look_up, {"type": "function"}]})
+    assert json.loads(json.dumps(found))["tools"][0]["function"]["name"] == "look_up"
+    assert found["reference"] == "x" and found["tools"][1] == {"type": "function"}
+
+
 def test_samples_say_with_what_they_were_asked(pair, tmp_path):
     model, tokenizer = pair
     dated = copy.deepcopy(tokenizer)
@@ -386,10 +402,13 @@ def test_how_alike_the_references_of_a_prompt_are(pair, tmp_path):
     results.write(tmp_path)
     report = (tmp_path / "report.md").read_text()
     (told,) = (line for line in report.splitlines() if "more diversity than the data" in line)
-    assert told.startswith(f"Of 2 prompts that have so many, 2 references have a `self_bleu` of {expected:.1f} [")
+    assert told.startswith(f"Of 2 prompts with so many, 2 references have a `self_bleu` of {expected:.1f} [")
     for others, settings in ((ROWS, {}), (rows, {"num_samples": 1}), (rows, {"num_samples": 4})):
         results = evaluate({"base": pair}, others, EvaluationSettings(**{**SETTINGS, **settings}))
-        assert results.of_references is None and "more diversity than" not in results.to_markdown()
+        assert results.of_references is None
+    for others, settings in ((ROWS, {}), (rows, {"temperatures": [0.0]})):  # greedily nothing is said of diversity
+        results = evaluate({"base": pair}, others, EvaluationSettings(**{**SETTINGS, **settings}))
+        assert "more diversity than" not in results.to_markdown()
 
 
 def test_prompts_that_stand_there_twice_are_told(pair):

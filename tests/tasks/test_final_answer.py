@@ -74,6 +74,10 @@ DIFFERENT = [
     *[("2/3", "2/5"), ("11:10", "11:50"), ("4^3", "4^2"), ("5e4", "5e6"), ("10 am", "10 pm"), ("1,2,3", "123")],
     *[(text, "9") for text in ("9π", "9 θ", "9 millions", "9 lakh", "9 squared", "9½ cups")],
     *[(text, "9") for text in ("9 and two", "9 plus one", "9 or ten", "9 and a bit", "9 times seventeen")],
+    *[
+        (text, "9")
+        for text in ("9 to the power of two", "9 times itself", "9 plus c", "9 or maybe six", "9 to about ten")
+    ],
     *[("10 a.m.", "10 p.m."), ("10 A.M.", "10"), ("9a", "9b"), ("9 a", "9"), ("9 tens", "9")],
     *[("$9M", "9"), ("$9 bn", "9"), ("€9b", "$9"), ("$9 t", "$9")],
     *[("0.4", "40%"), ("9 remainder 1", "9"), ("9 - x", "9"), ("9 / x", "9")],

@@ -54,6 +54,9 @@ def test_equality(prediction, reference, equal, verifier):
         ],
         ("#### 0.5", "as a fraction: 1/2", True),  # which math-verify alone can tell
         ("#### 20\nor 18", "#### 18", False),
+        ("#### \n\\[\n\\frac{1}{2}\n\\]", "#### 0.5", True),  # a formula of several lines
+        ("#### $$\n18\n$$", "#### 18", True),
+        ("#### The answer is:\n18", "#### 18", True),
         ("she has 5", "no number", False),
     ],
 )

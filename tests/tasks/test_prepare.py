@@ -46,6 +46,16 @@ def test_what_is_held_out_was_not_asked_in_training(kind):
     assert carved(rows, 0.1, seed=43)["validation"][kind] != parts["validation"][kind]
 
 
+@pytest.mark.parametrize("counts", [[95, *[1] * 5], [50, 50], [6, 1]])
+def test_the_share_is_kept_where_some_prompts_have_many_rows(counts):
+    prompts = [str(i) for i, count in enumerate(counts) for _ in range(count)]
+    rows = Dataset.from_list([{"prompt": prompt, "completion": "x"} for prompt in prompts])
+    for seed in range(20):
+        parts = carved(rows, 0.05, seed=seed)
+        assert not set(parts["train"]["prompt"]) & set(parts["validation"]["prompt"])
+        assert 1 <= len(parts["validation"]) <= max(5, min(counts)) and len(parts["train"]) >= len(rows) // 2
+
+
 def test_rows_of_one_prompt_or_of_different_ones_are_carved_by_rows():
     for prompts in (["same"] * 20, [str(i) for i in range(20)]):
         rows = Dataset.from_list([{"prompt": prompt, "completion": str(i)} for i, prompt in enumerate(prompts)])

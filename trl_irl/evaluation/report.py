@@ -152,11 +152,12 @@ def _explained(shown: Iterable[str], results) -> str:
 
 def _told_of_their_diversity(results) -> list[str]:
     """How alike a prompt's references are, as models are asked to be more diverse than their data without noticing."""
-    if results.of_references is None:
+    if results.of_references is None or not any("self_bleu" in one.metrics for one in results.summaries):
         return []
     interval, prompts = results.of_references
+    count = results.settings.num_samples
     return [
-        f"Of {prompts} prompts that have so many, {results.settings.num_samples} references have a `self_bleu` of "
+        f"Of {prompts} prompt{'s' * (prompts != 1)} with so many, {count} references have a `self_bleu` of "
         f"{comparison.shown('self_bleu', interval, True)}: below it a model is asked for more diversity than the "
         "data have."
     ]

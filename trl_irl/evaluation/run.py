@@ -219,8 +219,9 @@ class _Evaluation:
             decisive |= {"eos_token": settings.eos_token} if settings.eos_token else {}
             decisive |= {"template": model.borrowed_template} if model.borrowed_template else {}
             decisive |= {"batch_size": settings.batch_size, "backend": settings.backend, **options}
-            # Raised where the same settings draw other samples than before: vLLM is told the stop tokens since 3.
-            decisive |= {"format": 3 if settings.backend == "vllm" else 2}
+            # Raised where the same settings draw other samples than before: vLLM is told the stop tokens since 3, and
+            # texts have the space before their first word since 4 and 3.
+            decisive |= {"format": 4 if settings.backend == "vllm" else 3}
             for seed in seeds:
 
                 def draw(sampler=sampler, seed=seed, options=options):

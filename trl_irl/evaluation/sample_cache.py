@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from transformers.utils import get_json_schema
+
 from ..text.encode import asked
 from ..text.samplers import Sampler
 from ..text.sampling import Completion
@@ -39,7 +41,10 @@ class CellKey:
 def said_of(row: dict) -> dict:
     """What a line has of its row: its prompt with the `tools` and `chat_template_kwargs` it was asked with, if any."""
     prompt = asked(row)
-    return {**(prompt if isinstance(prompt, dict) else {"prompt": prompt}), "reference": row.get("completion")}
+    found = {**(prompt if isinstance(prompt, dict) else {"prompt": prompt}), "reference": row.get("completion")}
+    if found.get("tools"):  # which may be functions
+        found["tools"] = [get_json_schema(tool) if callable(tool) else tool for tool in found["tools"]]
+    return found
 
 
 def load_or_sample(

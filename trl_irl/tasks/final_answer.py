@@ -34,8 +34,9 @@ _NO_UNIT_WORD = frozenset(
 )
 # Words that join another number to it, where one follows: five and two, but clips and pins.
 _JOINED = re.compile(
-    r"\b(?:and|or|plus|minus|times|over|to|not)\s+(?:an?\s+)?(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|"
-    r"eleven|twelve|\w+teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|bit|more|less)\b"
+    r"\b(?:and|or|plus|minus|times|over|to|not)\s+(?:(?:an?|the|about|maybe|perhaps|almost|another)\s+)*(?:zero|one|two|"
+    r"three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|"
+    r"ninety|bit|more|less|itself|infinity|power|square|cube|root|[^\W\d_])\b"
 )
 _OF_DAY = re.compile(r"(?<![^\W\d_])[ap]\.\s*m\b")  # 10 a.m. is no amount
 _MULTIPLES = frozenset("b bn m mm mn mio t tn".split())  # behind a currency: $5M
@@ -76,12 +77,16 @@ def reference_answer(reference: str, marker: str | None = None) -> Answer | None
 
 def answer_text(solution: str, marker: str | None = None) -> str:
     """
-    The first line after the last `####` (or `marker`) of a solution that anything follows, as [`final_answer`] reads
-    it, or, without one, all of it: what math-verify is to look at.
+    What follows the last `####` (or `marker`) of a solution that anything follows or, without one, all of it: what
+    math-verify is to look at. Of several lines the first, where that is an answer by itself and begins no formula.
     """
     whole, *parts = _mark(marker).split(solution)
-    lines = [part.strip().splitlines()[0] for part in parts if part.strip()]
-    return lines[-1] if lines else "" if parts else whole
+    part = next((part for part in reversed(parts) if part.strip()), parts[-1] if parts else whole)
+    if not parts or not part.strip():
+        return part
+    first = part.strip().splitlines()[0]
+    is_whole = re.search(r"\d", first) and not re.search(r"\\\[|\\begin|```", first) and first.count("$") % 2 == 0
+    return first if is_whole else part
 
 
 def is_correct(prediction: str, row: dict, marker: str | None = None) -> bool:

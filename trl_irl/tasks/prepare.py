@@ -293,10 +293,11 @@ def carved(rows: Dataset, fraction: float, seed: int) -> dict[str, Dataset]:
         return {"train": split["train"], "validation": split["test"]}
     left, held_out, counts = math.ceil(len(prompts) * fraction), set(), Counter(prompts)
     for i in np.random.default_rng(seed).permutation(len(different))[:-1]:  # one is left to train on
-        if left <= 0:
-            break
-        held_out.add(different[i])
-        left -= counts[different[i]]
+        if counts[different[i]] <= left:
+            held_out.add(different[i])
+            left -= counts[different[i]]
+    if not held_out:  # each prompt has more rows than are to be held out: the one with the fewest
+        held_out.add(min(different, key=counts.__getitem__))
     numbers = {name: [i for i, p in enumerate(prompts) if (p in held_out) == out] for name, out in _PARTS.items()}
     return {name: rows.select(of_part) for name, of_part in numbers.items()}
 
