@@ -16,6 +16,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, set_seed
 
+from trl_irl.demos.recipe_runs import words_of
 from trl_irl.evaluation.rendering import plot_training
 from trl_irl.tasks.gsm8k import load_gsm8k
 
@@ -71,7 +72,7 @@ def main() -> None:
             "eval_steps": max(1, options.steps // 5),
             "save_strategy": "no",
         }
-        words = [str(word) for key, value in overrides.items() for word in (f"--{key}", value)]
+        words = words_of(overrides)
         command = [sys.executable, "-m", "trl_irl.cli", "irl", "--accelerate_config", "cpu"]
         subprocess.run([*command, "--config", str(recipes / recipe), *words], check=True)
         histories[name] = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]

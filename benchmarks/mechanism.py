@@ -81,6 +81,7 @@ def train(
     from transformers import TrainerCallback
 
     from trl_irl.commands.irl import make_parser, make_trainer
+    from trl_irl.demos.recipe_runs import words_of
     from trl_irl.tasks.arithmetic import make_arithmetic
 
     words = ["--config", str(ROOT / "recipes/arithmetic/irl.yaml"), "--model_name_or_path", str(output_dir / "base")]
@@ -88,9 +89,7 @@ def train(
     words += ["--eval_strategy", "no", "--disable_tqdm", "true", "--logging_steps", "1000"]
     if seed:  # the recipe's otherwise
         words += ["--seed", str(seed)]
-    for key, value in keys.items():
-        words += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
-    trainer, _ = make_trainer(*make_parser().parse(words))
+    trainer, _ = make_trainer(*make_parser().parse([*words, *words_of(keys)]))
     batch, seen = trainer.data_collator([trainer.train_dataset[i] for i in range(64)]), []
 
     class Observer(TrainerCallback):

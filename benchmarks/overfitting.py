@@ -85,6 +85,7 @@ def key_of(run: dict) -> str:
 def run_job(output_dir: Path, run: dict) -> dict:
     """Train, and take what each check found."""
     from trl_irl.commands.irl import make_parser, make_trainer
+    from trl_irl.demos.recipe_runs import words_of
 
     plan, start = TASKS[run["task"]], time.perf_counter()
     steps = plan["sizes"][run["demonstrations"]]
@@ -105,8 +106,7 @@ def run_job(output_dir: Path, run: dict) -> dict:
         **plan["generations"],
         **run["keys"],
     }
-    words = ["--config", str(ROOT / "recipes" / plan["recipe"])]
-    words += [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+    words = ["--config", str(ROOT / "recipes" / plan["recipe"]), *words_of(keys)]
     trainer, _ = make_trainer(*make_parser().parse(words))
     trainer.train()
     checks, (score, *_) = [], plan["score"]

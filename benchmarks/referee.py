@@ -167,6 +167,7 @@ def jobs(plan: dict, done: dict[str, dict]) -> Iterator[dict]:
 def run_job(output_dir: Path, plan: dict, run: dict):
     """Train an arm, and judge it by its samplers: its row, and the [`~evaluation.Results`]."""
     from trl_irl.commands.irl import make_parser, make_trainer
+    from trl_irl.demos.recipe_runs import words_of
 
     seed, start = run["seed"], time.perf_counter()
     own = settings_of(plan["arms"][run["arm"]], run["strength"])
@@ -181,9 +182,7 @@ def run_job(output_dir: Path, plan: dict, run: dict):
     words += ["--task_seed", str(1000 + seed), "--seed", str(seed), "--max_steps", str(run["steps"])]
     words += ["--learning_rate", str(run["learning_rate"]), "--eval_strategy", "no", "--do_eval", "true"]
     words += ["--disable_tqdm", "true", "--logging_steps", "1000"]
-    words += [word for key, value in plan.get("keys", {}).items() for word in (f"--{key}", str(value))]
-    for key, value in keys.items():
-        words += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    words += words_of(plan.get("keys", {})) + words_of(keys)
     script_args, *others = make_parser().parse(words)
     trainer, _ = make_trainer(script_args, *others)
     told = {**run, "keys": own, "judged": judged_by(plan, run["split"]), "recipe": recipe_of(plan, own)}

@@ -5,9 +5,17 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..commands.console.recipe_file import shipped_recipes
+
+
+def words_of(keys: Mapping[str, Any]) -> list[str]:
+    """Keys as a command line has them, a list as several words; `None` leaves a key out."""
+    given = {key: value if isinstance(value, list) else [value] for key, value in keys.items() if value is not None}
+    return [word for key, values in given.items() for word in (f"--{key}", *map(str, values))]
 
 
 def run_recipe(
@@ -35,9 +43,7 @@ def run_recipe(
         # TRL's own commands leave what they logged in checkpoints only: one at the end.
         overrides = {"save_strategy": "steps", "save_steps": 1_000_000, "save_only_model": True, **overrides}
     words += ["--config", str(recipe if isinstance(recipe, Path) else recipe_path(recipe))]
-    for key, value in {"model_name_or_path": model, "output_dir": output_dir, **overrides}.items():
-        if value is not None:
-            words += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+    words += words_of({"model_name_or_path": model, "output_dir": output_dir, **overrides})
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     environment |= {"ACCELERATE_USE_CPU": "true", "TRL_IRL_PART_OF": "a demo"}  # which speaks when it is interrupted
     if threads is not None:

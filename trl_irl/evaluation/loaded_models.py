@@ -48,10 +48,11 @@ def weights_of(path: str) -> list:
     if not path:
         return []
     base, adapter = base_and_adapter(path)
-    if not Path(path).is_dir():
-        return [_commit_of(path)] + ([] if adapter is None else [[base, weights_of(base)]])
-    files = sorted({file for pattern in _DECISIVE for file in Path(path).glob(pattern)})
-    found = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    if Path(path).is_dir():
+        files = sorted({file for pattern in _DECISIVE for file in Path(path).glob(pattern)})
+        found = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    else:
+        found = [_commit_of(path)]
     return found + ([] if adapter is None else [[base, weights_of(base)]])
 
 

@@ -152,7 +152,7 @@ def _explained(shown: Iterable[str], results) -> str:
 
 def _told_of_their_diversity(results) -> list[str]:
     """How alike a prompt's references are, as models are asked to be more diverse than their data without noticing."""
-    if results.of_references is None or not any("self_bleu" in one.metrics for one in results.summaries):
+    if results.of_references is None:
         return []
     interval, prompts = results.of_references
     count = results.settings.num_samples

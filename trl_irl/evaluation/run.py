@@ -175,9 +175,10 @@ class _Evaluation:
         if self.verifier is not None and self.verifier.failures:
             missed = self.verifier.failures
             self.notes.append(f"{missed} answers were not judged by math-verify in time; they count as wrong.")
-        tokenizer = tokenizer_of(self.rows)
-        with self.in_metrics:
-            of_references = diversity_of_references(self.rows, self.settings.num_samples, tokenizer)
+        tokenizer, of_references = tokenizer_of(self.rows), None
+        if any("self_bleu" in statistics for statistics in self.values.values()):
+            with self.in_metrics:
+                of_references = diversity_of_references(self.rows, self.settings.num_samples, tokenizer)
         results = Results(
             settings=self.settings,
             paths=self.paths,

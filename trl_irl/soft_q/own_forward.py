@@ -121,13 +121,13 @@ def runnable_attention(model: PreTrainedModel) -> Iterator[None]:
     logits that is no matter.
     """
     instead = model.device.type == "cpu" or model.dtype.itemsize > 2
-    before = {id(one): (one, one._attn_implementation_internal) for one in _flash_attention(model) if instead}
-    for one, _ in before.values():  # each by itself: the public name would set the parts of a model too
+    before = [(one, one._attn_implementation_internal) for one in _flash_attention(model) if instead]
+    for one, _ in before:  # each by itself: the public name would set the parts of a model too
         one._attn_implementation_internal = "eager"
     try:
         yield
     finally:
-        for one, implementation in before.values():
+        for one, implementation in before:
             one._attn_implementation_internal = implementation
 
 

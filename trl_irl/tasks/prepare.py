@@ -298,11 +298,10 @@ def carved(rows: Dataset, fraction: float, seed: int) -> dict[str, Dataset]:
             left -= counts[different[i]]
     if not held_out:  # each prompt has more rows than are to be held out: the one with the fewest
         held_out.add(min(different, key=counts.__getitem__))
-    numbers = {name: [i for i, p in enumerate(prompts) if (p in held_out) == out] for name, out in _PARTS.items()}
+    numbers: dict[str, list[int]] = {"train": [], "validation": []}
+    for i, prompt in enumerate(prompts):
+        numbers["validation" if prompt in held_out else "train"].append(i)
     return {name: rows.select(of_part) for name, of_part in numbers.items()}
-
-
-_PARTS = {"train": False, "validation": True}
 
 
 def _prompt_of(row: Mapping, i: int) -> str:

@@ -201,13 +201,11 @@ def said_and_read(
     """
     read = tokenizer.decode(list(ids), skip_special_tokens=True)
     if isinstance(completion, str):
-        is_own = completion in (read, text_behind(tokenizer, ids))
+        is_own = completion == read or completion == text_behind(tokenizer, ids)
         if not is_own and ended:
-            said = ids[:-1]
-            is_own = completion in (
-                tokenizer.decode(list(said), skip_special_tokens=True),
-                text_behind(tokenizer, said),
-            )
+            said = list(ids[:-1])
+            without = tokenizer.decode(said, skip_special_tokens=True)
+            is_own = completion == without or completion == text_behind(tokenizer, said)
         return completion, read, is_own
     texts = [turn["content"] for turn in completion if turn["role"] == "assistant" and turn.get("content")]
     return "".join(texts), read, all(text.strip() in read for text in texts)
