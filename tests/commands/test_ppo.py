@@ -264,6 +264,14 @@ def test_generations_at_evaluations(recipe, models, tmp_path):
     assert sorted(path.name for path in (tmp_path / "run/generations").iterdir()) == ["step-1.csv", "step-2.csv"]
 
 
+@needs_ppo
+def test_generations_without_an_evaluation_are_refused(recipe, tmp_path, capsys):
+    assert ppo.run(["--config", str(recipe(reward_metric="vowels", eval_generations=3))]) == 2
+    error = capsys.readouterr().err
+    assert "`eval_generations: 3`" in error and "Set `eval_strategy: steps` and `eval_steps`." in error
+    assert not (tmp_path / "run").exists()
+
+
 def letters(prediction, row):
     return np.float32(len(prediction))
 

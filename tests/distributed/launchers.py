@@ -48,6 +48,22 @@ QUIET = {
     "disable_tqdm": True,
 }
 CHECKPOINTED = {"gradient_checkpointing": True}
+# DeepSpeed keeps weights of less than 100,000 numbers gathered, and a billion numbers in all: a tiny model's, always.
+# With limits of 0 each is released after each use, as a large model's are.
+RELEASING = " releasing"
+NOTHING_KEPT = {
+    "zero_optimization": {
+        "stage": 3,
+        "stage3_gather_16bit_weights_on_model_save": True,
+        "stage3_param_persistence_threshold": 0,
+        "stage3_max_live_parameters": 0,
+        "stage3_max_reuse_distance": 0,
+        "stage3_prefetch_bucket_size": 0,
+    },
+    "gradient_accumulation_steps": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_clipping": "auto",
+}
 ACCUMULATED = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
 
 
@@ -78,10 +94,14 @@ def make_pairs(folder):
 
 def cpu_twin(name, processes, folder, precision="no"):
     """The path of a copy of a shipped config. With `precision=None` it keeps its own, which is bfloat16."""
-    config = yaml.safe_load((ROOT / f"accelerate_configs/{name}.yaml").read_text())
+    config = yaml.safe_load((ROOT / f"accelerate_configs/{name.removesuffix(RELEASING)}.yaml").read_text())
     config |= {"use_cpu": True, "num_processes": processes, "main_process_port": 0}
     config |= {"mixed_precision": precision} if precision else {}
     config.pop("gpu_ids", None)
+    if name.endswith(RELEASING):
+        (folder / "deepspeed.json").write_text(json.dumps(NOTHING_KEPT | {"bf16": {"enabled": precision is None}}))
+        config["deepspeed_config"] = {"deepspeed_config_file": str(folder / "deepspeed.json"), "zero3_init_flag": True}
+        del config["mixed_precision"]
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config))
     return path

@@ -37,6 +37,13 @@ class ObservedTrainer(IRLTrainer):
         self.seen = [str(x.dtype) for x in (output.q, output.v)]
         return output
 
+    def _kept(self):
+        """How small a weight ZeRO-3 keeps gathered, and how many numbers of all of them."""
+        if not self.is_deepspeed_enabled or self.model_wrapped.zero_optimization_stage() != 3:
+            return None
+        limits = self.model_wrapped._config.zero_config
+        return [int(limits.param_persistence_threshold), int(limits.max_live_parameters)]
+
     def train(self, *args, **kwargs):
         result = super().train(*args, **kwargs)
         weight = self.accelerator.unwrap_model(self.model).get_output_embeddings().weight
@@ -44,6 +51,7 @@ class ObservedTrainer(IRLTrainer):
             "wrapper": type(self.model_wrapped).__name__,
             "head": type(weight).__name__,
             "zero_stage": self.model_wrapped.zero_optimization_stage() if self.is_deepspeed_enabled else None,
+            "kept": self._kept(),
             "q and v": self.seen,
             "elements_here": getattr(weight, "ds_tensor", weight).numel(),
         }

@@ -75,6 +75,24 @@ def test_the_experts_term_as_on_one_process(launcher, lora, inputs, one_process,
     assert ranks[0][-1]["weights"] == ranks[1][-1]["weights"]
 
 
+@pytest.mark.any_trl
+def test_resume(inputs, tmp_path):
+    """Both models, the discriminator's optimiser and the random numbers of both ranks."""
+    keys = {"discriminator_learning_rate": 1.0e-2, "discriminator_warmup_steps": 1}
+    # One epoch: TRL's sampler shuffles the next ones otherwise after a resume.
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text((inputs / "rows.jsonl").read_text() * 4)
+    keys |= {"save_strategy": "steps", "save_steps": 2, "dataset_name": str(rows)}
+    whole, weights, ranks = run(inputs, tmp_path / "whole", "ddp", False, **keys)
+    checkpoint = str(tmp_path / "whole/checkpoint-2")
+    again, same, others = run(inputs, tmp_path / "again", "ddp", False, **keys, resume_from_checkpoint=checkpoint)
+    for metric in ("loss", "reward", "nll", "discriminator_loss", "discriminator_accuracy_policy"):
+        assert [one[metric] for one in again] == [one[metric] for one in whole], metric
+    assert others == [of_rank[2:] for of_rank in ranks]
+    for name, tensor in weights.items():
+        assert tensor.equal(same[name]), name
+
+
 SHARED = {"discriminator_lora_r": 4, "discriminator_shares_base": True}
 
 

@@ -47,7 +47,8 @@ def once(*case):
 WRAPPED = {
     "ddp": {"wrapper": "DistributedDataParallel", "head": "Parameter"},
     "zero2": {"wrapper": "DeepSpeedEngine", "zero_stage": 2},
-    "zero3": {"wrapper": "DeepSpeedEngine", "zero_stage": 3, "elements_here": 300 * 16 // 2},
+    "zero3": {"wrapper": "DeepSpeedEngine", "zero_stage": 3, "elements_here": 300 * 16 // 2, "kept": [100_000, 10**9]},
+    "zero3 releasing": {"wrapper": "DeepSpeedEngine", "zero_stage": 3, "elements_here": 300 * 16 // 2, "kept": [0, 0]},
     "fsdp2": {"wrapper": "FSDPLlamaForCausalLM", "head": "DTensor"},
 }
 
@@ -61,9 +62,10 @@ WRAPPED = {
         ("zero2", "full", {}),
         once("zero2", "lora, kl", ACCUMULATED),
         once("zero3", "full", CHECKPOINTED),
-        ("zero3", "full, kl", ACCUMULATED),
+        once("zero3", "full, kl", ACCUMULATED),
         once("zero3", "lora, kl", {}),
-        once("zero3", "lora, kl", CHECKPOINTED),
+        ("zero3 releasing", "full, kl", CHECKPOINTED),
+        once("zero3 releasing", "lora, kl", CHECKPOINTED),
         ("ddp", "qlora, kl", CHECKPOINTED),
         once("zero2", "qlora, kl", ACCUMULATED),
         ("fsdp2", "full", {}),
@@ -71,7 +73,7 @@ WRAPPED = {
         once("fsdp2", "lora, kl", ACCUMULATED),
         ("fsdp2", "lora, head", {}),
         once("fsdp2", "lora, head", CHECKPOINTED | ACCUMULATED),
-        once("zero3", "lora, head", ACCUMULATED),
+        once("zero3 releasing", "lora, head", ACCUMULATED),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
 )

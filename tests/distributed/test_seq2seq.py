@@ -60,7 +60,7 @@ def sizes(method, processes):
         pytest.param("ddp", "packed", {}, marks=pytest.mark.any_trl),
         pytest.param("ddp", "streamed", {}, marks=pytest.mark.any_trl),
         pytest.param("zero2", "lora, kl", CHECKPOINTED, marks=[needs_deepspeed, pytest.mark.any_trl]),
-        pytest.param("zero3", "lora, kl", CHECKPOINTED, marks=[needs_deepspeed, pytest.mark.any_trl]),
+        pytest.param("zero3 releasing", "lora, kl", CHECKPOINTED, marks=[needs_deepspeed, pytest.mark.any_trl]),
         pytest.param("zero3", "full, kl", ACCUMULATED, marks=needs_deepspeed),
         pytest.param("zero3", "packed", {}, marks=[needs_deepspeed, pytest.mark.any_trl]),
     ],

@@ -147,6 +147,13 @@ def find_checkpoint(training_args) -> str | None:
     return None if str(resume).lower() == "false" else resume
 
 
+def no_evaluation(generation_args, or_else: str = "") -> ValueError:
+    return ValueError(
+        f"`eval_generations: {generation_args.eval_generations}` generates at every evaluation, and there is none. "
+        f"Set `eval_strategy: steps` and `eval_steps`{or_else}."
+    )
+
+
 def generation_rows(script_args, training_args, generation_args, splits) -> list[dict]:
     """
     The prompts and references to generate for at every evaluation; none if that is not asked for.
@@ -161,10 +168,7 @@ def generation_rows(script_args, training_args, generation_args, splits) -> list
     if not generation_args.eval_generations:
         return []
     if training_args.eval_strategy == "no" and not training_args.do_eval:
-        raise ValueError(
-            f"`eval_generations: {generation_args.eval_generations}` generates at every evaluation, and there is "
-            "none. Set `eval_strategy: steps` and `eval_steps`, or `do_eval: true` for one at the end."
-        )
+        raise no_evaluation(generation_args, ", or `do_eval: true` for one at the end")
     split = splits[script_args.dataset_test_split]
     name = script_args.dataset_test_split
     chosen = enumerate(islice(split, generation_args.eval_generations))

@@ -228,9 +228,11 @@ def make_trainer(script_args, training_args, model_args, generation_args):
     from ..trainer.ppo.calibration import calibrate
     from ..trainer.ppo.trainer import PPOTrainer
     from .console.hub import check_repository, repository_of
-    from .irl import peft_config_of
+    from .irl import no_evaluation, peft_config_of
 
     check_arguments(script_args, training_args, model_args)
+    if generation_args.eval_generations and training_args.eval_strategy == "no":
+        raise no_evaluation(generation_args)
     if training_args.push_to_hub and training_args.process_index == 0:
         check_repository(repository_of(training_args), "hub_model_id", training_args.hub_private_repo)
     path = model_args.model_name_or_path

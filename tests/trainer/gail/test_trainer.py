@@ -374,6 +374,61 @@ def test_checkpoints_of_others(start, tmp_path):
         make_trainer(start, tmp_path / "again", **keys).train(resume_from_checkpoint=str(checkpoint))
 
 
+@pytest.mark.parametrize("length", [{"max_steps": 3}, {"max_steps": -1, "num_train_epochs": 2}])
+def test_fewer_prompts_than_a_generation_takes(length, start, tmp_path):
+    """RLOO drops them, and ends well after no step."""
+    message = "has 3 prompts and a generation takes 4.*per_device_train_batch_size=4.*steps_per_generation=2"
+    with pytest.raises(ValueError, match=message):
+        make_trainer(start, tmp_path, ROWS[:3], None, **BATCHES, **length)
+    trainer = make_trainer(start, tmp_path, ROWS, None, **BATCHES, **length)
+    trainer.train()
+    assert trainer.state.global_step == trainer.state.max_steps > 0
+
+
+BATCHES = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+
+
+def test_the_policy_has_one_likelihood(start, tmp_path):
+    """On policy and at a learning rate of 0 RLOO's ratio is 1, whatever dropout an adapter asks for."""
+    lora = LoraConfig(r=4, lora_dropout=0.3, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+    ratios = {}
+    for name, keys in (("ours", {}), ("of RLOO", {"disable_dropout": False})):
+        trainer = make_trainer(start, tmp_path, ROWS, {"peft_config": lora}, learning_rate=0.0, max_steps=2, **keys)
+        trainer.train()
+        ratios[name] = logged(trainer, "clip_ratio/region_mean")
+    assert ratios["ours"] == [0, 0] and max(ratios["of RLOO"]) > 0
+
+
+def test_what_ends_in_another_stop_token_has_ended(start, tokenizer, tmp_path, monkeypatch):
+    model = make_model("llama", seed=0)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, 5]
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    said = [[10, 11, 5], [10, tokenizer.eos_token_id], [10, 11, 12, 13, 14, 15], [5]] * 2
+    monkeypatch.setattr(GAILTrainer, "_generate_single_turn", lambda *args: [list(ids) for ids in said])
+    trainer = make_trainer(str(tmp_path / "model"), tmp_path, max_steps=1)
+    trainer.train()
+    expected = {"clipped_ratio": 1 / 4, "mean_terminated_length": 2, "min_terminated_length": 1}
+    for name, value in {**expected, "max_terminated_length": 3, "max_length": 6}.items():
+        assert logged(trainer, f"completions/{name}") == [pytest.approx(value)], name
+    kept = {}
+
+    def keep(self, inputs):
+        output = of_trl(self, inputs)
+        kept["tokens"] = output["completion_mask"].sum().item()
+        return output
+
+    of_trl = GAILTrainer._generate_and_score_completions
+    monkeypatch.setattr(GAILTrainer, "_generate_and_score_completions", keep)
+    try:
+        trainer = make_trainer(str(tmp_path / "model"), tmp_path, max_steps=1, mask_truncated_completions=True)
+    except ValueError as error:
+        assert "this TRL would mask" in str(error) and trainer._knows_one_end
+        return
+    trainer.train()
+    assert kept["tokens"] == 2 * (3 + 2 + 1)
+
+
 def test_gradients_that_are_not_finite(start, tmp_path):
     trainer = make_trainer(start, tmp_path / "policy")
     trainer.model.lm_head.weight.register_hook(lambda gradient: gradient * float("nan"))

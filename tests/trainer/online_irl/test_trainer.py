@@ -310,6 +310,13 @@ def test_refused(keys, fragment, tokenizer, tmp_path):
         make_trainer(tokenizer, tmp_path, **keys)
 
 
+def test_tensor_parallelism_is_refused(tokenizer, tmp_path, monkeypatch):
+    """Each of its processes would sample by itself, and the rows of all would be counted."""
+    monkeypatch.setattr(OnlineIRLTrainer, "_tensor_parallel", 2)
+    with pytest.raises(ValueError, match="split over 2 processes .tensor parallelism.*offline IRL"):
+        make_trainer(tokenizer, tmp_path)
+
+
 def test_data_without_prompts(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="no `prompt` and `completion`"):
         OnlineIRLTrainer(

@@ -144,6 +144,7 @@ class GAILTrainer(Interruptible, RLOOTrainer):
             processing_class.pad_token = processing_class.eos_token
         for dataset, of in ((train_dataset, "train"), (eval_dataset, "eval")):
             check_completions(dataset, of)
+        _check_number(args, train_dataset)
         stop_tokens, template = stop_token_ids(model, processing_class), args.chat_template_kwargs or {}
         if train_dataset is not None:
             prompt = next(iter(train_dataset))["prompt"]
@@ -173,6 +174,14 @@ class GAILTrainer(Interruptible, RLOOTrainer):
             discriminator = SharedDiscriminator(self.model, args.discriminator_level, args.discriminator_lora_r)
         self._check_vocabulary(discriminator)
         self._stop_tokens = stop_tokens
+        self._knows_one_end = not hasattr(self, "eos_token_ids")  # TRL 1.12
+        others = stop_tokens - {processing_class.eos_token_id, processing_class.pad_token_id}
+        if self._knows_one_end and args.mask_truncated_completions and others:
+            raise ValueError(
+                "`mask_truncated_completions=True`: this TRL would mask what ends in one of the stop tokens "
+                f"{processing_class.convert_ids_to_tokens(sorted(others))} too, since it knows the tokenizer's EOS "
+                "alone. Unset it, or upgrade TRL."
+            )
         # TRL 1.12 ends a completion at the tokenizer's EOS alone. This, and the cut below, can go with it.
         if not args.use_vllm:  # which reads the generation config itself
             self.generation_config.eos_token_id = self.generation_kwargs["eos_token_id"] = sorted(stop_tokens)
@@ -256,7 +265,20 @@ class GAILTrainer(Interruptible, RLOOTrainer):
 
     def _generate(self, prompts: list):
         with self._clock.part("generation"), as_it_is(self.accelerator.unwrap_model(self.model)):
-            return super()._generate(prompts)
+            generated = super()._generate(prompts)
+        if self._knows_one_end:
+            self._count_ended(generated[1])
+        return generated
+
+    def _count_ended(self, completion_ids: list[list[int]]) -> None:
+        """TRL 1.12 counts what ends in another stop token than the tokenizer's EOS as cut off. This can go with it."""
+        counts = [[len(ids), ids[-1] in self._stop_tokens] for ids in completion_ids]
+        lengths, ended = self.accelerator.gather(torch.tensor(counts, device=self.accelerator.device)).T
+        whole = lengths[ended.bool()].float() if ended.any() else torch.zeros(1)
+        values = {"clipped_ratio": 1 - ended.float().mean()}
+        values |= {f"{name}_terminated_length": getattr(whole, name)() for name in ("mean", "min", "max")}
+        for name, value in values.items():
+            self._metrics["train" if self.model.training else "eval"][f"completions/{name}"][-1] = value.item()
 
     def _generate_and_score_completions(self, inputs):
         output = super()._generate_and_score_completions(inputs)
@@ -335,8 +357,20 @@ class GAILTrainer(Interruptible, RLOOTrainer):
                 "GAIL, or was saved with `save_only_model`. Start a new run from its model, with "
                 "`discriminator_model` for its `discriminator` if there is one."
             )
-        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
-        self._adversary.load_state_dict(state)
+        self._adversary.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _check_number(args: GAILConfig, dataset) -> None:
+    """RLOO leaves out the prompts that fill no generation, and trains on nothing without a word."""
+    needed = args.generation_batch_size // args.num_generations
+    if isinstance(dataset, Dataset) and len(dataset) < needed:
+        raise ValueError(
+            f"The train dataset has {len(dataset)} prompts and a generation takes {needed}: `generation_batch_size="
+            f"{args.generation_batch_size}` completions, of which each prompt has `num_generations="
+            f"{args.num_generations}`. Lower `generation_batch_size`, or, where it is not set, what it is the product "
+            f"of: `per_device_train_batch_size={args.per_device_train_batch_size}`, `steps_per_generation="
+            f"{args.steps_per_generation}` and {args.world_size} processes. Or give more prompts."
+        )
 
 
 def _check_sharing(args: GAILConfig, model, discriminator: Discriminator | None, peft_config) -> None:

@@ -73,7 +73,7 @@ class ObjectiveArguments:
         focal_gamma (`float`, *optional*, defaults to `2.0`):
             `objective: focal`: the power of 1 - pi that a token's likelihood is multiplied with (arXiv 1708.02002).
         z_loss_weight (`float`, *optional*, defaults to `1e-4`):
-            `objective: z_loss`: weight of V^2 (arXiv 2204.02311).
+            `objective: z_loss`: weight of (V - center)^2 (arXiv 2204.02311).
         z_loss_center (`str`, *optional*, defaults to `"zero"`):
             `objective: z_loss`: what V is held near; `"measured"` is its mean over the first step's tokens (before
             that step, in an evaluation, it is 0, as `td_scale` is 1).
@@ -160,7 +160,7 @@ class ObjectiveArguments:
         default=2.0,
         metadata={"help": "objective focal: the power of 1 - pi that weighs the likelihood of a token."},
     )
-    z_loss_weight: float = field(default=1e-4, metadata={"help": "objective z_loss: weight of V^2."})
+    z_loss_weight: float = field(default=1e-4, metadata={"help": "objective z_loss: weight of (V - center)^2."})
     z_loss_center: str = field(
         default="zero",
         metadata={

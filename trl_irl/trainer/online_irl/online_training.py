@@ -38,6 +38,12 @@ class OnlineTraining:
     def _begin_online(self) -> None:
         """After the trainer is made."""
         args = self.args
+        if self._tensor_parallel > 1:
+            raise ValueError(
+                f"The model is split over {self._tensor_parallel} processes (tensor parallelism), and each would "
+                "sample completions of its own for one prompt. Online IRL knows DDP, ZeRO and FSDP; offline IRL "
+                "knows tensor parallelism too."
+            )
         world = self.accelerator.num_processes
         identity = {"vocabulary": len(self._tokenizer), "processes": world}
         self._replay = ReplayBuffer(-(-args.replay_size // world), identity)

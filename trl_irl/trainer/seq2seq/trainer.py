@@ -151,11 +151,6 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
             model = _with_adapter(model, args, peft_config)
         elif is_peft_model(model) and args.gradient_checkpointing:
             model.enable_input_require_grads()
-        if args.gradient_checkpointing:
-            # As SFTTrainer: with ZeRO-3 an adapter's layers are recomputed right in one of the two ways alone.
-            only = {"use_reentrant": True} if is_peft_model(model) and is_deepspeed_zero3_enabled() else {}
-            own = args.gradient_checkpointing_kwargs or {}
-            args.gradient_checkpointing_kwargs = {"use_reentrant": False, **own, **only}
         self._tokenizer = processing_class
         self._causal_lm = causal_lm(model)
         self.stop_token_ids = stop_token_ids(self._causal_lm, processing_class)
