@@ -17,7 +17,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from ..evaluation.settings import named
 from ..evaluation.talk import Answer, Talk, TalkSettings
@@ -38,7 +37,8 @@ class ChatArguments(TalkSettings):
             Of the first answer; each later one has the next.
     """
 
-    any_text: ClassVar[tuple[str, ...]] = ("prompt", "system")  # the word null is a prompt, and unsets none
+    # The word null is a prompt, and unsets none. Without a type, it is no key.
+    any_text = ("prompt", "system")
 
     models: list[str] = field(
         default_factory=list, metadata={"help": "Folders, Hub ids or adapters; `name=path` gives one a name."}
