@@ -9,8 +9,8 @@ from dataclasses import fields
 import pytest
 
 from trl_irl import GAILConfig, IRLConfig, OnlineIRLConfig
-from trl_irl.commands import chat, evaluate, gail, irl, online_irl, prepare, recipes, reward_data, score
 from trl_irl.cli import COMMANDS, module_of
+from trl_irl.commands import chat, evaluate, gail, irl, online_irl, prepare, recipes, reward_data, score
 from trl_irl.commands.evaluate import EvaluateArguments
 from trl_irl.commands.score import ScoreArguments
 from trl_irl.demos import demo, rlhf_demo
@@ -54,7 +54,7 @@ def test_ours_first(command, capsys, monkeypatch):
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_a_command_helps_as_its_module_does(command, capsys, monkeypatch):
-    """`trl-irl irl` runs the module as `__main__`, which its own classes then are of: types in them are looked up there."""
+    """`trl-irl irl` runs the module as `__main__`, where the types of its own classes are then looked up."""
     if command == "ppo":
         pytest.importorskip("trl.experimental.ppo", reason="TRL >= 1.13 has no PPOTrainer")
     monkeypatch.setenv("COLUMNS", "100")

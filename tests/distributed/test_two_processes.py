@@ -21,7 +21,17 @@ from datasets import Dataset
 from trl_irl import IRLConfig, IRLTrainer
 
 folder, model, batch, accumulation, keys = sys.argv[1:]
-trainer = IRLTrainer(
+
+
+class Noted(IRLTrainer):
+    # As scripts do: a number of one's own, logged by one rank, in the middle of a step.
+    def compute_loss(self, *args, **kwargs):
+        if self.is_world_process_zero() and self.model.training:
+            self.log({"noted": 1.0})
+        return super().compute_loss(*args, **kwargs)
+
+
+trainer = Noted(
     model=model,
     args=IRLConfig(
         output_dir=folder, per_device_train_batch_size=int(batch), gradient_accumulation_steps=int(accumulation),
@@ -39,6 +49,7 @@ evaluated = trainer.evaluate()
 trainer.save_model(folder + "/saved")
 if trainer.is_world_process_zero():
     history = [entry for entry in trainer.state.log_history if "nll" in entry]
+    assert sum("noted" in entry for entry in trainer.state.log_history) == 3 * int(accumulation)
     json.dump({"history": history, "evaluated": evaluated}, open(folder + "/result.json", "w"))
 from trl_irl.commands.console.failures import leave
 trainer.end()

@@ -132,7 +132,9 @@ def trace(
                 kept.run(batch, autocast)
         except Exception as error:
             hint = ""
-            if "BF16" in str(error):  # torch multiplies experts in no other dtype by shapes
+            if any(
+                name in str(error) for name in ("BF16", "BFloat16")
+            ):  # torch multiplies experts in no other dtype by shapes
                 hint = " Set `dtype: bfloat16` (`--dtype bfloat16`)."
             raise ValueError(
                 f"`plan` cannot follow the forward of `{config.model_type}` by shapes alone: "

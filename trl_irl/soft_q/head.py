@@ -278,10 +278,13 @@ def _at_labels(
 def _run(model: PreTrainedModel, args: tuple, kwargs: dict[str, Any], with_logits: bool):
     """Hidden states that the projection gets, and the forward's output, with logits that mean something if asked."""
     head = model.get_output_embeddings()
+    if model._soft_q.projection_size != (size := _projection_size(model)):  # embeddings were resized
+        model._soft_q = replace(model._soft_q, postprocessing=None, projection_size=size)
     if model._soft_q.postprocessing is not None:
         nothing = (lambda hidden: hidden.new_zeros(*hidden.shape[:-1], 1)) if not with_logits else head
         return run_without_projection(model, args, kwargs, nothing)
-    # The first forward of a model that could not be probed before: its postprocessing shows on the way.
+    # The first forward of a model that could not be probed before, or has changed since: its postprocessing shows on
+    # the way.
     hidden, output, postprocessing = _probed(model, args, kwargs)
     model._soft_q = replace(model._soft_q, postprocessing=postprocessing)
     return (hidden, output) if not with_logits else _run(model, args, kwargs, True)

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import fields
 from decimal import Decimal
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from trl import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from tests.conftest import make_model
@@ -40,6 +42,13 @@ def test_config(bad, message, tmp_path):
     with pytest.raises(ValueError, match=re.escape(message)):
         IRLConfig(**settings(tmp_path / "run", **bad))
     assert not (tmp_path / "run").exists()
+
+
+def test_what_sft_config_says_is_accepted(tmp_path):
+    """Its defaults, whatever a version of TRL calls the likelihood; and a run of no epoch, which only evaluates."""
+    given = SFTConfig(**settings(tmp_path, max_steps=-1, num_train_epochs=0)).to_dict()
+    given = {key: value for key, value in given.items() if key in {field.name for field in fields(IRLConfig)}}
+    assert IRLConfig(**given).loss_type == IRLConfig(**settings(tmp_path, loss_type="chunked_nll")).loss_type == "nll"
 
 
 @pytest.mark.parametrize(("told", "read"), [("auto", "auto"), ("64", 64.0), (0.5, 0.5)])

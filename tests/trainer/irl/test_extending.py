@@ -5,10 +5,12 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 
 from tests.conftest import make_model
 from tests.trainer.conftest import ROWS, one_step, settings
 from trl_irl import IRLConfig, IRLTrainer
+from trl_irl.trainer.irl.token_metrics import TokenMetrics
 
 
 IDS = torch.arange(10, 20)[None]
@@ -66,6 +68,55 @@ def test_a_term_of_the_logits_has_its_gradient(tokenizer, tmp_path):
     torch.testing.assert_close(loss, expected.detach())
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad)
+    with torch.no_grad():
+        logits = make_model()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    trainer.args.per_device_eval_batch_size = len(ROWS)
+    evaluated = trainer.evaluate(rows)
+    wanted = evaluated["eval_nll"] + 3 * logits.square().mean().item()
+    assert evaluated["eval_loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_embeddings_that_grow_under_a_trainer(make_trainer):
+    """What was added is in V, and can be a label."""
+    trainer = make_trainer(lambda_td=0.0)
+    one_step(trainer)
+    trainer.model.resize_token_embeddings(310)
+    ids = torch.tensor([[5, 6, 305, 7]])
+    own = trainer.model(input_ids=ids, labels=ids).loss
+    loss = trainer.compute_loss(trainer.model, {"input_ids": ids, "labels": ids})
+    torch.testing.assert_close(loss, own)
+    (gradient,) = torch.autograd.grad(loss, trainer.model.get_output_embeddings().weight)
+    assert gradient.shape[0] == 310 and (gradient[300:].abs().sum(1) > 0).all()
+
+
+class Probe(TrainerCallback):
+    """The loss of one batch after every step, as scripts look at it."""
+
+    def __init__(self):
+        self.losses = []
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        with torch.no_grad():
+            loss = self.trainer.compute_loss(model, {key: x.clone() for key, x in self.batch.items()})
+        self.losses.append(loss.item())
+
+
+def test_a_callback_may_look_at_a_loss(make_trainer):
+    """Without gradient, in training mode: the number that a step would have, and no part of the step's metrics."""
+    histories = []
+    for probe in (None, Probe()):
+        trainer = make_trainer(lambda_td=0.3, max_steps=3, logging_steps=1)
+        if probe:
+            trainer.add_callback(probe)
+            probe.trainer, probe.batch = trainer, next(iter(trainer.get_train_dataloader()))
+            with torch.enable_grad():
+                expected = trainer.compute_loss(trainer.model, {key: x.clone() for key, x in probe.batch.items()})
+            trainer._token_metrics["train"] = TokenMetrics()
+        trainer.train()
+        names = ("loss", "nll", "num_tokens", "td_loss")
+        histories.append([[entry[name] for name in names] for entry in trainer.state.log_history if "loss" in entry])
+    assert histories[0] == histories[1]
+    assert len(probe.losses) == 3 and probe.losses[2] < expected.item()
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])

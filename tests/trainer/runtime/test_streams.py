@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
 
+from tests.conftest import make_model
 from tests.encoder_decoders import make_encoder_decoder
-from tests.trainer.conftest import ROWS
+from tests.trainer.conftest import ROWS, settings
 from tests.trainer.seq2seq.test_trainer import make
 from trl_irl.trainer.runtime.streams import read_on_every_rank
 
@@ -15,15 +17,32 @@ from trl_irl.trainer.runtime.streams import read_on_every_rank
 STREAM = Dataset.from_list(ROWS).to_iterable_dataset()
 
 
-@pytest.mark.parametrize("key", ["train_dataset", "eval_dataset"])
-def test_of_decoders(key, make_trainer):
-    trainer = make_trainer(**{key: STREAM})
-    assert trainer.args.accelerator_config.dispatch_batches is False and trainer.accelerator.dispatch_batches is False
+def test_on_one_process_a_stream_is_evaluated_as_its_rows_are(make_trainer, tokenizer, tmp_path):
+    """Of 7 rows in batches of 3 the last one counts as one row, whichever trainer it is, and with TRL's own."""
+    rows = Dataset.from_list((ROWS * 2)[:7])
+    arguments = {"per_device_eval_batch_size": 3, "lambda_td": 0.0}
+    of_sft = SFTTrainer(
+        make_model("qwen2"),
+        SFTConfig(**settings(tmp_path, per_device_eval_batch_size=3)),
+        train_dataset=rows,
+        eval_dataset=rows.to_iterable_dataset(),
+        processing_class=tokenizer,
+    )
+    trainer = make_trainer(eval_dataset=rows.to_iterable_dataset(), **arguments)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(of_sft.evaluate()["eval_loss"], rel=1e-5)
+    others = [
+        make(tokenizer, tmp_path, make_encoder_decoder(), eval_dataset=of, **arguments)
+        for of in (rows, rows.to_iterable_dataset())
+    ]
+    first, second = (other.evaluate()["eval_loss"] for other in others)
+    assert first == pytest.approx(second, rel=1e-6)
 
 
-def test_of_encoder_decoders(tokenizer, tmp_path):
-    trainer = make(tokenizer, tmp_path, make_encoder_decoder(), rows=STREAM)
-    assert trainer.accelerator.dispatch_batches is False
+@pytest.mark.parametrize("name", ["train", "eval"])
+def test_several_ranks_read_a_stream_each(name):
+    given = arguments(2)
+    read_on_every_rank(given, [(name, STREAM)])
+    assert given.accelerator_config.dispatch_batches is False
 
 
 def arguments(world_size, dispatch=None):

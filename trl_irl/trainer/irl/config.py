@@ -18,7 +18,8 @@ class IRLConfig(ObjectiveArguments, RunArguments, SFTConfig):
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:
-    > - `loss_type`: `"nll"` on every version of TRL, and no other value: the loss is this trainer's.
+    > - `loss_type`: `"nll"` on every version of TRL, and no other value: the loss is this trainer's. (`"chunked_nll"`
+    >   is read as `"nll"`.)
     > - `liger_kernel_config`: with `use_liger_kernel=True`, Liger's fused linear cross-entropy is off, since it would
     >   replace the forward that holds the soft-Q head.
     """
@@ -31,6 +32,8 @@ class IRLConfig(ObjectiveArguments, RunArguments, SFTConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.loss_type == "chunked_nll":  # SFTConfig's default in TRL 1.12, and another way to the same number
+            self.loss_type = "nll"
         if self.loss_type != "nll":
             raise ValueError(
                 f"`loss_type={self.loss_type!r}` is SFTTrainer's key. Leave it unset and choose by `objective`, "

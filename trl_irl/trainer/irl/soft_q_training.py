@@ -142,9 +142,11 @@ class SoftQTraining(Interruptible):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # TRL 1.12 says here whether the caller wants logits; from 1.13 on, `return_outputs` does. Can go with 1.12.
-        prediction_loss_only = inputs.pop("_prediction_loss_only", None)
+        # A method over this one asks for itself.
+        prediction_loss_only = inputs.pop("_prediction_loss_only", None) and not self._is_extended
         training = self.model.training
         mode = "train" if training else "eval"
+        probed = training and not torch.is_grad_enabled()  # by a callback, say: no part of a step
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
 
@@ -159,26 +161,32 @@ class SoftQTraining(Interruptible):
         tokens = self._tokens_of(terms) if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         tokens = tokens.clamp(min=1).to(terms.nll.device)
         total = self.objective(terms, output, lambda_td / self.td_scale, **self._rows_of(tokens))
-        _check_total(total, self.objective, training)
+        _check_total(total, self.objective, training and not probed)
         loss = total / tokens
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             # `num_items_in_batch` counts the tokens of all ranks, and DDP averages the ranks' gradients.
             loss = loss * (self.accelerator.num_processes // self._tensor_parallel)
         if output.aux_loss is not None:
             # A mean over a micro-batch, so averaged over accumulation steps. TRL 1.12 sums them.
-            coefficient = self._causal_lm.config.get_text_config().router_aux_loss_coef
+            coefficient = getattr(self, "router_aux_loss_coef", self.args.router_aux_loss_coef)  # of TRL 1.16, 1.12
             # From transformers 5.19 on, evaluation counts tokens too, and has no accumulation.
             accumulates = training and num_items_in_batch is not None
             steps = self.current_gradient_accumulation_steps if accumulates else 1
             loss = loss + coefficient * output.aux_loss.to(loss.device) / steps
 
-        if training:
+        if training and not probed:
             loss = self._step_guard.watch(loss)
-        self._measure(mode, output, terms, lambda_td, self._tokens_seen(inputs))
+        if not probed:
+            self._measure(mode, output, terms, lambda_td, self._tokens_seen(inputs))
 
         if not return_outputs:
             return loss
         return loss, CausalLMOutput(logits=output.logits) if with_logits else output
+
+    @property
+    def _is_extended(self) -> bool:
+        """Whether a user's class has a `compute_loss` of its own, which may use the logits in an evaluation too."""
+        return not type(self).compute_loss.__module__.startswith("trl_irl.")
 
     @property
     def _tensor_parallel(self) -> int:
@@ -287,7 +295,9 @@ class SoftQTraining(Interruptible):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
-        metrics = self._pop_token_metrics(mode)
+        # Trainer's own logs alone, which every rank makes: metrics are reduced over ranks. A user may log on one.
+        own = "loss" in logs or any(name.endswith("_runtime") for name in logs)
+        metrics = self._pop_token_metrics(mode) if own else {}
         if (
             mode == "train"
             and "nll" in metrics

@@ -80,7 +80,7 @@ class RunArguments:
                 f"`label_smoothing_weight={self.label_smoothing_factor}`."
             )
         check_at_least(self)
-        if self.max_steps <= 0 and not self.num_train_epochs > 0:
+        if self.max_steps <= 0 and not self.num_train_epochs >= 0:
             raise ValueError(
                 f"`num_train_epochs={self.num_train_epochs}` with `max_steps={self.max_steps}` trains for no step. "
                 "Set one of them above 0."

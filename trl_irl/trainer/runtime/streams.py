@@ -48,7 +48,7 @@ def read_on_every_rank(args: TrainingArguments, datasets: Iterable[tuple[str, Da
         `ValueError`: `dispatch_batches` is set to the contrary, and there are several.
     """
     streams = [name for name, dataset in datasets if isinstance(dataset, IterableDataset)]
-    if not streams or (args.world_size == 1 and args.accelerator_config.dispatch_batches):
+    if not streams or args.world_size == 1:
         return
     if args.accelerator_config.dispatch_batches:
         raise ValueError(
@@ -58,7 +58,7 @@ def read_on_every_rank(args: TrainingArguments, datasets: Iterable[tuple[str, Da
         )
     args.accelerator_config.dispatch_batches = False
     evaluated = [name for name in streams if name != "train"]
-    if evaluated and args.world_size > 1:
+    if evaluated:
         most = args.world_size * args.per_device_eval_batch_size - 1
         warnings.warn(
             f"The {evaluated[0]} dataset is a stream, and its last batch over {args.world_size} processes is filled "
