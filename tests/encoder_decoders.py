@@ -55,7 +55,8 @@ CONFIGS = {
     "bart": lambda size: BartConfig(vocab_size=size, **BART),
     "marian": lambda size: MarianConfig(vocab_size=size, **BART),
     "pegasus": lambda size: PegasusConfig(vocab_size=size, **BART),
-    "mbart": lambda size: MBartConfig(vocab_size=size, **BART),
+    # As mBART-50's, whose decoder begins with EOS: its language is the first label.
+    "mbart": lambda size: MBartConfig(vocab_size=size, **BART | {"decoder_start_token_id": 1}),
     "m2m100": lambda size: M2M100Config(vocab_size=size, **BART),
     "t5gemma": lambda size: T5GemmaConfig(
         encoder=T5GemmaModuleConfig(vocab_size=size, **GEMMA),

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from transformers import MBartForConditionalGeneration, PLBartForConditionalGeneration
 
-from tests.encoder_decoders import CONFIGS, MORE_CONFIGS, PACKABLE, make_encoder_decoder
+from tests.encoder_decoders import BART, CONFIGS, MORE_CONFIGS, PACKABLE, make_encoder_decoder
 from trl_irl.soft_q import attach_soft_q_head
 from trl_irl.soft_q.packed import shifted
 
@@ -51,6 +52,39 @@ def test_values_and_gradients_are_those_of_the_models_logits(family):
     assert gradients.keys() == ours.keys()
     for name, expected in gradients.items():
         torch.testing.assert_close(ours[name], expected, rtol=1e-8, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("kind", [MBartForConditionalGeneration, PLBartForConditionalGeneration])
+@pytest.mark.parametrize("start, language_first", [(7, False), (1, True)], ids=["mbart-25", "mbart-50"])
+def test_a_decoder_that_begins_with_the_last_label(start, language_first, kind):
+    """
+    Of a target that the tokenizer has ended, and no other: what was cut, what a policy said up to its EOS, and what is
+    scored up to it begin as `generate` does. EOS is 1; languages are 7 and 8.
+    """
+    model = kind(
+        kind.config_class(vocab_size=300, **BART | {"decoder_start_token_id": start, "scale_embedding": True})
+    )
+    model = model.double().eval()
+    attach_soft_q_head(model)
+    first, last = ([7], []) if language_first else ([], [7])
+    cases = {
+        "whole": ([*first, 20, 21, 1, *last], start),
+        "cut": ([*first, 20, 21, 22], start),
+        "said": ([*first, 20, 21, 22, 1], start),
+        "short": ([*first, 1], start),
+        "one token": ([20], start),
+    }
+    if not language_first:
+        cases["another language"] = ([20, 21, 1, 8], 8)
+    for name, (labels, begins) in cases.items():
+        reads = [begins, *labels[:-1]]
+        for pad in (0, 2):
+            padded_labels = torch.tensor([labels + [-100] * pad])
+            assert shifted(model, padded_labels)[0, : len(labels)].tolist() == reads, name
+            output = model(input_ids=torch.tensor([[5, 6, 1]]), labels=padded_labels, soft_q="values")
+            logits = model(input_ids=torch.tensor([[5, 6, 1]]), decoder_input_ids=torch.tensor([reads])).logits[0]
+            torch.testing.assert_close(output.v[0, : len(labels)], logits.logsumexp(-1), msg=name)
+    assert (shifted(model, torch.full((1, 3), -100)) != -100).all()
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import pytest
 from datasets import Dataset
 
 from trl_irl.tasks.arithmetic import FACTS, TASK, make_arithmetic, make_arithmetic_facts
-from trl_irl.tasks.columns import format_row
+from trl_irl.tasks.columns import as_prompt_completion, format_row, from_columns
 from trl_irl.tasks.data import TaskData
 from trl_irl.tasks.files import check_no_other_splits, load_from_hub_or_path
 from trl_irl.tasks.final_answer import final_answer, is_correct
@@ -191,6 +192,51 @@ def test_a_csv_file_with_commas_outside_quotes_loses_no_text(rows, tmp_path):
     (tmp_path / "rows.csv").write_text(rows, encoding="utf-8")
     with pytest.raises(ValueError, match="the first row of rows.csv has 1 more cells than the header"):
         load_from_hub_or_path(str(tmp_path / "rows.csv"))
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("name", ["train.tsv", "train.tsv.gz"])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        # Files of translations put nothing in quotes, and their texts have some.
+        ('"Yes, he said.\tJa.\nNo.\tNein.\n"Stop!\tHalt!\nlast\t"letzte"\n', "as written"),
+        ('He said\t"Ja"\n"Quoted" first\tx\n', "as written"),
+        ('a "b" c\td\n', "as written"),
+        # Those of a table program put in quotes what needs it.
+        ('"a\nb"\tc\n"d ""e"""\tf\n', [("a\nb", "c"), ('d "e"', "f")]),
+        ('"a\tb"\tc\nd\te\n', [("a\tb", "c"), ("d", "e")]),
+        ('"a"\t"b"\n007\tNA\n', [("a", "b"), ("007", "NA")]),
+    ],
+)
+def test_quotes_in_a_tsv_file(text, expected, name, folder, tmp_path):
+    if expected == "as written":
+        expected = [tuple(line.split("\t")) for line in text.splitlines()]
+    content = ("en\tde\n" + text).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    rows = load_from_hub_or_path(str(tmp_path if folder else tmp_path / name))["train"]
+    assert [(row["en"], row["de"]) for row in rows] == expected
+
+
+@pytest.mark.parametrize("values", [[1, 2.5, -3], [1, None, -3]])
+def test_whole_numbers_are_written_without_a_point(values, tmp_path):
+    """JSON has one type for a column: a fraction makes floats of the others."""
+    rows = [{"ask": "x", "say": value} for value in values]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = TaskData(dataset_name=str(tmp_path / "rows.jsonl"), source_column="ask", target_column="say")
+    rows = load_from_hub_or_path(data.dataset_name)["train"]
+    said = [from_columns(row, data, "A row")["completion"].strip() for row in rows if row["say"] is not None]
+    assert said == [str(value) for value in values if value is not None]
+
+
+def test_text_that_was_read_as_a_date_is_told(tmp_path):
+    rows = [{"prompt": "When?", "completion": "2020-01-01"}, {"prompt": "And?", "completion": "2021-02-03"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loaded = load_from_hub_or_path(str(tmp_path / "rows.jsonl"))["train"]
+    data = TaskData(dataset_name="rows.jsonl", source_column="prompt", target_column="completion")
+    for read in (as_prompt_completion, lambda row: from_columns(row, data, "A row")):
+        with pytest.raises(ValueError, match="every text of the column looks like a date: rows of CSV or Parquet"):
+            read(loaded[0])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ follow from it. Each decoder token sees its own document before it and all of it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,13 +41,42 @@ def decoder_inputs(model: PreTrainedModel, kwargs: dict[str, Any], labels: torch
 
 
 def shifted(model: PreTrainedModel, labels: torch.Tensor) -> torch.Tensor:
-    """What the decoder reads before each label: the model's own way to shift them, or the usual one."""
+    """
+    What the decoder reads before each label: the model's own way to shift them, or the usual one.
+
+    mBART and PLBart put the last label in front: the language that stands behind EOS, or EOS. Of labels that were cut,
+    and of what a policy said, that would be a token of the text; there it is what `generate` begins with.
+    """
     own = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    if own is not None:
+    if own is not None and not _puts_the_last_in_front(type(model), own):
         return own(labels=labels)
-    ids = labels.new_full(labels.shape, model.config.decoder_start_token_id)
-    ids[:, 1:] = labels[:, :-1]
+    ids = labels.roll(1, 1)
+    ids[:, 0] = model.config.decoder_start_token_id if own is None else _last_or_start(model, labels)
     return ids.masked_fill(ids == -100, model.config.pad_token_id)
+
+
+def _last_or_start(model: PreTrainedModel, labels: torch.Tensor) -> torch.Tensor:
+    """Of each row the last label if EOS stands before it, and else what `generate` begins with."""
+    start = model.generation_config.decoder_start_token_id
+    start = model.config.decoder_start_token_id if start is None else start
+    if start is None:
+        return model.prepare_decoder_input_ids_from_labels(labels=labels)[:, 0]
+    numbers = torch.arange(1, labels.size(1) + 1, device=labels.device)
+    count = ((labels != -100) * numbers).amax(1, keepdim=True)
+    wider = torch.nn.functional.pad(labels, (2, 0), value=-100)  # a row may have one label, or none
+    before, last = wider.gather(1, torch.cat([count, count + 1], 1)).T
+    is_whole = torch.isin(before, torch.tensor(model.config.eos_token_id, device=labels.device))
+    return torch.where(is_whole, last, start)
+
+
+_LAST_IN_FRONT: dict[type, bool] = {}
+
+
+def _puts_the_last_in_front(kind: type, own: Callable) -> bool:
+    if kind not in _LAST_IN_FRONT:
+        first = [own(labels=torch.tensor([[5, label]]))[0, 0].item() for label in (6, 7)]
+        _LAST_IN_FRONT[kind] = first == [6, 7]
+    return _LAST_IN_FRONT[kind]
 
 
 def _same(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:

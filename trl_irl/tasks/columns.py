@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from trl import extract_prompt
 
-from ..text.messages import Turns, check_no_images, checked
+from ..text.messages import Turns, check_no_images, checked, read_as_date
 from .data import PLACEHOLDER, TaskData
 
 
@@ -133,8 +133,10 @@ def _column(row: Mapping, name: str, where: str = "A row") -> str:
         raise ValueError(
             f"{where} has {shown if len(shown) <= 120 else shown[:117] + '...'} in the column `{name}`, which is "
             "neither text nor a number, and prompts and completions are made from it. Name a column in it with a dot "
-            f"(`{name}.text`), or make text of it first."
+            f"(`{name}.text`), or make text of it first.{read_as_date(value)}"
         )
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)  # one fraction, or one null, makes floats of a column of whole numbers
     return str(value)
 
 

@@ -1,5 +1,6 @@
 """Datasets by Hub id or by local path, and checks of local paths."""
 
+import csv
 import re
 import shutil
 import tempfile
@@ -28,6 +29,7 @@ BUILDERS = {
     ".txt": "text",
 }
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")  # which `datasets` unpacks
+_IN_QUOTES = re.compile(r'"(?:[^"]|"")*"')  # a cell
 _SAVED_TO_DISK = ("dataset_dict.json", "state.json")  # of `DatasetDict.save_to_disk` and `Dataset.save_to_disk`
 
 
@@ -38,7 +40,7 @@ def load_from_hub_or_path(
     Load a dataset: a local file (JSONL, JSON, Parquet, Arrow, CSV, TSV or text, packed or not, whose rows become the
     split `train`), a local folder of such files, whose splits may differ in columns, one that `save_to_disk` wrote, or
     a Hub id. No code that comes with a dataset is ever run. Text stays text: every column of a CSV file is read as it
-    is written (`007`, `1e5`, `NA`); an empty cell is null.
+    is written (`007`, `1e5`, `NA`); an empty cell is null. In a TSV file whose cells are in no quotes, one is text.
 
     Raises:
         `FileNotFoundError`: `name` looks like a local path and is not there.
@@ -121,15 +123,37 @@ def _text_of_csv(arguments: dict) -> dict:
     builder = load_dataset_builder(**arguments)
     if not isinstance(builder, Csv) or builder.config.features is not None:
         return {}
-    first = next(iter(builder.config.data_files.values()))[0]
-    start = pandas.read_csv(first, nrows=1, sep=builder.config.sep, encoding=builder.config.encoding)
+    files = [file for of_split in builder.config.data_files.values() for file in of_split]
+    bare = builder.config.sep == "\t" and any(_has_bare_quotes(file) for file in files)
+    quoting = csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL
+    first = files[0]
+    start = pandas.read_csv(first, nrows=1, sep=builder.config.sep, encoding=builder.config.encoding, quoting=quoting)
     if not isinstance(start.index, pandas.RangeIndex):  # pandas would leave the first cell out of the columns
         raise ValueError(
             f"the first row of {Path(first).name} has {start.index.nlevels} more cells than the header, which is "
             f"{', '.join(start.columns)}: put text with `{builder.config.sep}` in quotes"
         )
     features = Features({name: Value("string") for name in start.columns})
-    return {"features": features, "keep_default_na": False, "na_values": [""]}
+    return {"features": features, "keep_default_na": False, "na_values": [""], "quoting": quoting}
+
+
+def _has_bare_quotes(path: str) -> bool:
+    """
+    Whether the quotes in a TSV file are text, as in most files of translations, and put nothing in quotes: some cell
+    begins with one and is not in quotes as a whole, while every line has as many cells as the first. Read as quotes,
+    they would join all rows up to the next one.
+    """
+    import fsspec
+
+    found, count = False, None
+    with fsspec.open(path, "rt", encoding="utf-8", errors="replace", compression="infer") as file:
+        for line in file:
+            cells = line.rstrip("\r\n").split("\t")
+            count = count or len(cells)
+            if len(cells) != count and line.strip():
+                return False
+            found = found or any(cell.startswith('"') and not _IN_QUOTES.fullmatch(cell) for cell in cells)
+    return found
 
 
 def check_local_path(name: str, key: str) -> None:

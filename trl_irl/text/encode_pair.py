@@ -34,7 +34,7 @@ def encode_pair(
             that end in the assistant's. Messages are written by the chat template; without one, a single user's
             message is its text.
         max_prompt, max_completion (`int`, *optional*):
-            Longest, in tokens. A prompt keeps its special tokens; a completion that is cut has no end, but what
+            Longest, in tokens. A prompt keeps its special tokens; a completion that is cut has no end, nor what
             follows it.
         stop_tokens (`Collection[int]`, *optional*)
         ended (`bool`, *optional*, defaults to `True`):
@@ -65,11 +65,13 @@ def encode_pair(
         text = text.removesuffix(tokenizer.eos_token)  # of a row that has it already
     said, end, behind = _parts(tokenizer, text, {tokenizer.eos_token_id, *stop_tokens})
     answer = said + (end or [tokenizer.eos_token_id]) if ended else said
-    room = None if max_completion is None else max(max_completion - len(behind), 0)
+    whole = answer + behind
     prompt = _prompt(tokenizer, row, max_prompt)
     if not prompt:
         raise RowError("it has an empty prompt, without one token for the encoder to read.")
-    return prompt, answer[:room] + behind
+    if not ended or (max_completion is not None and len(whole) > max_completion):
+        whole = answer  # what follows an end follows no cut
+    return prompt, whole[:max_completion]
 
 
 def _parts(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
@@ -97,6 +98,15 @@ def written(prompt: str | Sequence[Mapping]) -> str:
     return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
 
 
+def read_as_date(value: Any) -> str:
+    """Why a value is a date, for the message of an error; nothing if it is none."""
+    if not isinstance(value, datetime.date):
+        return ""
+    return (
+        " It was read from JSON, where every text of the column looks like a date: rows of CSV or Parquet stay text."
+    )
+
+
 def checked(value, key: str, where: str = ""):
     """
     The value of a row's `prompt` or `completion`: text as it is, messages by [`as_messages`].
@@ -117,7 +127,7 @@ def checked(value, key: str, where: str = ""):
     if not is_messages(value):
         raise ValueError(
             f"{at} {_shown(value)} as its `{key}`, which is neither text nor a list of messages (`role`, `content`). "
-            "Convert it, or name another column."
+            f"Convert it, or name another column.{read_as_date(value)}"
         )
     messages = as_messages(value)
     for message in messages:

@@ -8,7 +8,7 @@ from accelerate.logging import get_logger
 from datasets import Dataset, IterableDataset, Json
 
 from ...text.encode import seam_message
-from ...text.messages import as_messages, checked, is_messages
+from ...text.messages import as_messages, checked, is_messages, read_as_date
 from .row_maps import OF_TOKENS, as_array, columns_of
 
 
@@ -122,7 +122,7 @@ def _check_value(value, column: str, where: str) -> None:
     if not is_messages(value):
         raise ValueError(
             f"{where} has {value!r} as its '{column}', which is neither text nor a list of messages. Convert the "
-            "column (numbers become text with `dataset.cast_column`), or name another."
+            f"column (numbers become text with `dataset.cast_column`), or name another.{read_as_date(value)}"
         )
     for message in as_messages(value):
         content = message.get("content")

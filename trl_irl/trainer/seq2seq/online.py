@@ -77,10 +77,10 @@ class Seq2SeqOnlineIRLTrainer(OnlineTraining, Seq2SeqIRLTrainer):
     def _check_room(self) -> None:
         context = context_length(self._causal_lm.config)
         if isinstance(self.train_dataset, Dataset) and context is not None:
-            if self.args.max_completion_length >= context:
+            if self.args.max_completion_length > context:
                 raise ValueError(
                     f"`max_completion_length={self.args.max_completion_length}` does not fit into the decoder's "
-                    f"context of {context} tokens, with the one that it begins with. Lower it."
+                    f"context of {context} tokens. Lower it."
                 )
 
     def _check_streamed(self, lengths: list[int]) -> None:
