@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import DatasetMixtureConfig
+from trl.scripts.utils import DatasetConfig
 
 from trl_irl.cli import main as cli
 from trl_irl.commands import irl
@@ -194,7 +196,8 @@ def test_help_and_unknown_commands(capsys):
         ("num_train_rows", 3, "`num_train_rows: 3` is of `dataset_name`"),
         ("chat_format", True, "`chat_format: True` is of"),
         ("dataset_config", "main", "`dataset_config: main` is of"),
-        ("dataset_streaming", True, "Write `streaming: true` in its entries"),
+        ("dataset_streaming", True, "Write `streaming: true` beside `datasets`"),
+        ("streaming", True, "`test_split_size: 0.5` divides rows that are there"),
         (None, None, "a file. Write `path: json` and `data_files: "),
     ],
 )
@@ -203,5 +206,17 @@ def test_what_a_mixture_of_datasets_does_not_take(key, value, message, model_fol
     rows.write_text(json.dumps({"prompt": "a", "completion": " b"}) + "\n")
     parts = [{"path": str(rows)}] if key is None else [{"path": "json", "data_files": str(rows)}] * 2
     more = {"task": None, "num_train_rows": None, "datasets": parts} | ({} if key is None else {key: value})
+    more |= {"test_split_size": 0.5} if key == "streaming" else {}
     recipe = write_recipe(tmp_path, model_folder, **more)
     assert irl.run(["--config", str(recipe)]) == 2 and message in capsys.readouterr().err
+
+
+def test_a_mixture_is_divided_alike_every_time(tmp_path):
+    """TRL draws its test split without a seed: each process and each resumed run would hold out other rows."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"{i}", "completion": " b"}) + "\n" for i in range(40)))
+    mixture = DatasetMixtureConfig(datasets=[DatasetConfig("json", data_files=str(rows))], test_split_size=0.25)
+    held_out = [
+        irl.load_splits(irl.IRLScriptArguments(task_seed=seed), mixture)["test"]["prompt"] for seed in (0, 0, 1)
+    ]
+    assert held_out[0] == held_out[1] != held_out[2] and len(held_out[0]) == 10

@@ -149,6 +149,18 @@ def test_no_reward_model(model_folder):
         PreferenceReward(str(model_folder))
 
 
+def test_columns_of_a_dataset_are_not_read(trained):
+    """TRL's trainers pass all of them to a reward function, whatever they are called."""
+    folder, _ = trained(TEXT)
+    reward = PreferenceReward(folder, dtype="float32")
+    prompts, completions = [row["prompt"] for row in TEXT], [row["chosen"] for row in TEXT]
+    columns = {name: [True] * len(TEXT) for name in ("ended", "cut", "rows", "batch_size", "trainer_state")}
+    ids = [reward.tokenizer(text)["input_ids"] for text in completions]
+    cut = reward(prompts, completions, completion_ids=ids)
+    assert reward(prompts, completions, completion_ids=ids, **columns) == cut
+    assert reward(prompts, completions, **columns) == reward(prompts, completions) != cut
+
+
 @pytest.mark.parametrize("rows", [TEXT, CHAT], ids=["text", "messages"])
 def test_a_completion_that_was_cut_is_read_where_it_was_cut(rows, trained):
     """Against the model itself on the written text without what ends a turn."""
@@ -156,7 +168,7 @@ def test_a_completion_that_was_cut_is_read_where_it_was_cut(rows, trained):
     reward, tokenizer = PreferenceReward(folder, dtype="float32"), make_tokenizer()
     prompts, completions = [row["prompt"] for row in rows], [row["chosen"] for row in rows]
     ended = [i % 2 == 0 for i in range(len(rows))]
-    found, finished = reward(prompts, completions, ended=ended), reward(prompts, completions)
+    found, finished = reward.score(prompts, completions, ended=ended), reward(prompts, completions)
     for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         if ended[i]:
             assert found[i] == pytest.approx(finished[i], abs=1e-5)
@@ -183,7 +195,7 @@ def test_a_policy_that_ends_in_another_token_of_the_vocabulary(tokenizer, tmp_pa
         ids = [tokenizer(text + end)["input_ids"] for text in texts]
         assert reward(["One", "Two"], texts, ids) == pytest.approx(finished, abs=1e-6)
     cut = reward(["One", "Two"], texts, [tokenizer(text)["input_ids"] for text in texts])
-    assert cut == pytest.approx(reward(["One", "Two"], texts, ended=[False, False]), abs=1e-6)
+    assert cut == pytest.approx(reward.score(["One", "Two"], texts, ended=[False, False]), abs=1e-6)
     assert min(abs(a - b) for a, b in zip(cut, finished, strict=True)) > 1e-4
 
 
@@ -195,8 +207,8 @@ def test_a_chat_completion_is_cut_where_its_ids_are(trained):
     ended = [i % 2 == 0 for i in range(len(CHAT))]
     said = [one[0]["content"] + "<|im_end|>" * end for one, end in zip(completions, ended, strict=True)]
     ids = [tokenizer(text)["input_ids"] for text in said]
-    assert reward(prompts, completions, completion_ids=ids) == reward(prompts, completions, ended=ended)
-    assert reward(prompts, completions, ended=ended) != reward(prompts, completions)
+    assert reward(prompts, completions, completion_ids=ids) == reward.score(prompts, completions, ended=ended)
+    assert reward.score(prompts, completions, ended=ended) != reward(prompts, completions)
     with pytest.warns(UserWarning, match="The policy's tokens are not the reward model's"):
         other = [[id + 5 for id in one] for one in ids]
         assert reward(prompts, completions, completion_ids=other) == reward(prompts, completions)
@@ -291,7 +303,7 @@ def test_a_config_without_padding_is_read_after_the_eos(given, tmp_path):
     after = [read_at_the_end(model, [*one, tokenizer.eos_token_id]) for one in ids]
     before = [read_at_the_end(model, one) for one in ids]
     assert reward(["One"] * 2, texts) == pytest.approx(after, abs=1e-5)
-    assert reward(["One"] * 2, texts, ended=[True, False]) == pytest.approx([after[0], before[1]], abs=1e-5)
+    assert reward.score(["One"] * 2, texts, ended=[True, False]) == pytest.approx([after[0], before[1]], abs=1e-5)
     assert abs(after[1] - before[1]) > 0.1
     assert model.config.pad_token_id is None  # a model that is given itself stays as it is
 
@@ -302,7 +314,7 @@ def test_a_padding_that_is_the_eos_is_told(tmp_path):
     model = scorer_with(tmp_path, tokenizer, pad_token_id=tokenizer.eos_token_id)
     with pytest.warns(UserWarning, match="padding is its EOS token, <eos>: .* gets the number of the same text when"):
         reward = PreferenceReward(str(tmp_path / "scorer"))
-    ended, cut = reward(["One"] * 2, [" two"] * 2, ended=[True, False])
+    ended, cut = reward.score(["One"] * 2, [" two"] * 2, ended=[True, False])
     ids = tokenizer("One")["input_ids"] + tokenizer(" two")["input_ids"]
     assert ended == pytest.approx(cut) == pytest.approx(read_at_the_end(model, ids), abs=1e-5)
 

@@ -1,6 +1,5 @@
 """Preference pairs: the chosen one is right and the rejected one wrong, by the task's own checker."""
 
-import difflib
 import json
 import random
 import re
@@ -26,10 +25,10 @@ def test_a_slip_is_small_and_makes_the_answer_wrong(rows):
     for row in rows:
         wrong = corrupted_solution(row, rng)
         assert is_correct(row["completion"], row) and not is_correct(wrong, row)
-        changes = difflib.SequenceMatcher(None, row["completion"].split(), wrong.split()).get_opcodes()
-        assert all(tag in ("equal", "replace") for tag, *_ in changes)  # numbers change; no word comes or goes
-        words = [a for tag, i, j, *_ in changes if tag == "replace" for a in row["completion"].split()[i:j]]
-        assert words and all(any(c.isdigit() for c in word) for word in words)
+        # Numbers change; no word comes or goes.
+        assert re.sub(r"\d+", "#", wrong) == re.sub(r"\d+", "#", row["completion"])
+        body, answer = wrong.split("#### ")
+        assert f"= {answer}" in body  # it does not show by the last line alone
 
 
 def test_a_slip_stands_again_wherever_the_number_does():
@@ -39,8 +38,7 @@ def test_a_slip_stands_again_wherever_the_number_does():
         half, of_half = text.split("= ")[1].split(".")[0], text.split("+ ")[1].split(" =")[0]
         total, answer = text.split("= ")[2].split(".")[0], text.split("#### ")[1]
         assert half == of_half or half == "24"  # a slip goes on from where it is
-        assert total == answer or total == "72"
-        assert answer != "72"
+        assert total == answer != "72"  # and the last line says what was found
     assert len(found) > 50
 
 

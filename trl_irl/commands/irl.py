@@ -74,6 +74,8 @@ def load_splits(script_args: IRLScriptArguments, mixture):
         `FileNotFoundError`: a local path is not there.
         `ValueError`: no dataset or two are named, or a split is missing or empty.
     """
+    from dataclasses import replace
+
     from trl import get_dataset
 
     from ..tasks.mixture import check_mixture
@@ -83,7 +85,9 @@ def load_splits(script_args: IRLScriptArguments, mixture):
         if script_args.task or script_args.dataset_name:
             raise ValueError("`datasets` is set together with `task` or `dataset_name`. Name the data in one place.")
         check_mixture(mixture, script_args, IRLScriptArguments())
-        return get_dataset(mixture)
+        splits, size = get_dataset(replace(mixture, test_split_size=None)), mixture.test_split_size
+        # TRL draws the test split without a seed: each process, and each resumed run, would hold out other rows.
+        return splits if size is None else splits["train"].train_test_split(size, seed=script_args.task_seed)
     return load_task(script_args.task_data(), script_args.dataset_train_split)
 
 

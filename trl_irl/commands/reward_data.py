@@ -177,9 +177,11 @@ def main(arguments: RewardDataArguments) -> None:
             if failed.count
             else "Raise `max_new_tokens`, `num_samples` or `temperature`, or take a model that is right sometimes"
         )
-        raise ValueError(
-            f"Not one pair: no prompt of the train split has finished completions of different scores. {how}."
-        )
+        what = "no prompt of the train split has finished completions of different scores"
+        if arguments.model is None:
+            what = "no solution of the train split ends in an answer to get wrong, such as `#### 72`"
+            how = "Write references so, or set `model`, whose samples are then judged"
+        raise ValueError(f"Not one pair: {what}. {how}.")
     save_splits(pairs_by_split, Path(arguments.output_dir))
     for name in by_split.keys() - pairs_by_split.keys():  # of an earlier run
         (Path(arguments.output_dir) / f"{name}.parquet").unlink(missing_ok=True)

@@ -141,7 +141,7 @@ def preference(arguments: ScoreArguments, tokenizer):
     def numbers(rows: list) -> list[dict]:
         prompts, texts = [asked(one.row) for one in rows], [one.given.text for one in rows]
         texts = [getattr(text, "messages", text) for text in texts]
-        return [{"reward": x} for x in reward(prompts, texts, ended=[one.ended for one in rows])]
+        return [{"reward": x} for x in reward.score(prompts, texts, ended=[one.ended for one in rows])]
 
     return numbers
 

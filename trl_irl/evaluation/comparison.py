@@ -192,7 +192,7 @@ def shown(name: str, interval: Interval, with_ends: bool, difference: bool = Fal
     sign = "+" if difference else ""
     mean, low, high = (f"{factor * value:{sign}.{digits}f}" for value in (interval.mean, interval.low, interval.high))
     unit = "" if difference else unit
-    return f"{mean}{unit} [{low}, {high}]" if with_ends else f"{mean}{unit}"
+    return f"{mean}{unit} [{low}, {high}]" if with_ends and not np.isnan(interval.low) else f"{mean}{unit}"
 
 
 def metric_names(results: Sequence[Result]) -> list[str]:

@@ -41,7 +41,7 @@ class ReferenceJudge:
             [completion[key] for group in groups for completion in group] for key in ("text", "token_ids", "ended")
         )
         ids = None if None in ids else ids  # of completions that a file gives there are none
-        given = iter(self.reward(prompts, texts, ids, ended))
+        given = iter(self.reward.score(prompts, texts, ids, ended))
         return [[next(given) for _ in group] for group in groups]
 
     def statistics(self, groups: Sequence[Sequence[dict]]) -> dict[str, Statistic]:

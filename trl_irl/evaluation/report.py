@@ -16,6 +16,7 @@ from .settings import GIVEN, EvaluationSettings
 
 _SIDE_BY_SIDE = 5  # prompts whose completions the report shows
 _FEW = 10  # prompts: of skewed numbers intervals hold the mean in less than 90 % of cases
+_SHARES = ("accuracy", "accuracy_math", "answered", "win_rate")
 _PICTURED = {
     "performance_diversity.png": "Performance against diversity: a curve that lies above is a better model.",
     "frontier.png": "The frontier: by the best sampler at each diversity, chosen on other prompts.",
@@ -62,11 +63,7 @@ def report_text(results, pictures: Sequence[str] = ()) -> str:
         "## Numbers",
         f"{results.prompts} prompts{of_split}, {settings.num_samples} samples per prompt and "
         f"seed (one when greedy), seeds {', '.join(map(str, settings.seeds))}, at most {settings.max_new_tokens} "
-        "tokens. Means over prompts, with 95 % bootstrap intervals over prompts"
-        f"{', which are too narrow with so few' if results.prompts < _FEW else ''}. They say how much other prompts "
-        "would change the numbers, and not how much training the same models anew would. Of twenty differences one "
-        "leaves out 0 by chance. "
-        f"{_explained(shown, results)}",
+        f"tokens. {_of_intervals(results)} {_explained(shown, results)}",
         *_told_of_judge(settings.reward_model_path),
         *_told_of_given(settings),
         markdown(results.table()),
@@ -161,6 +158,24 @@ def _told_of_their_diversity(results) -> list[str]:
         f"{comparison.shown('self_bleu', interval, True)}: below it a model is asked for more diversity than the "
         "data have."
     ]
+
+
+def _of_intervals(results) -> str:
+    if results.prompts == 1:
+        return "Means over the samples of one prompt, which gives no interval: other prompts may change every number."
+    narrow = ", which are too narrow with so few" if results.prompts < _FEW else ""
+    told = (
+        f"Means over prompts, with 95 % bootstrap intervals over prompts{narrow}. They say how much other prompts "
+        "would change the numbers, and not how much training the same models anew would. Of twenty differences one "
+        "leaves out 0 by chance."
+    )
+    shares = [one for result in results.summaries for name, one in result.metrics.items() if name in _SHARES]
+    if any(one.low == one.high for one in shares):
+        told += (
+            " A share without a width is of prompts that are all alike, and bounds nothing: the true one may well be "
+            f"{min(300 / results.prompts, 100):.0f} points away (three over the number of prompts)."
+        )
+    return told
 
 
 def _of_references(results) -> list[str]:

@@ -180,8 +180,18 @@ class PreferenceReward:
         prompts: Sequence[str | list[dict] | Mapping],
         completions: Sequence[str | list[dict]],
         completion_ids: Sequence[Sequence[int]] | None = None,
-        ended: Sequence[bool] | None = None,
         **kwargs,
+    ) -> list[float]:
+        """One number per completion, as TRL's trainers ask for it; of the columns that they pass none is read."""
+        check_no_images(kwargs, "The rows have")
+        return self.score(prompts, completions, completion_ids)
+
+    def score(
+        self,
+        prompts: Sequence[str | list[dict] | Mapping],
+        completions: Sequence[str | list[dict]],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        ended: Sequence[bool] | None = None,
     ) -> list[float]:
         """
         One number per completion, in logits of the Bradley-Terry model: only differences mean something.
@@ -200,7 +210,6 @@ class PreferenceReward:
                 Which completions ended by themselves, in the last of their ids if there are ids. The others were cut,
                 and nothing is written behind them.
         """
-        check_no_images(kwargs, "The rows have")
         check_alike(prompts=prompts, completions=completions, completion_ids=completion_ids, ended=ended)
         prompts = with_template_arguments(prompts, self.chat_template_kwargs)
         if completion_ids is not None and self._are_own(completions, completion_ids, ended):

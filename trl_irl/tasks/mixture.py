@@ -24,17 +24,22 @@ def check_mixture(mixture, script_args, defaults) -> None:
         script_args, defaults: what is set beside it, and the same with nothing set.
 
     Raises:
-        `ValueError`: a key is set by which the rows of one dataset are read, which TRL knows nothing of; or a part is
-            named by a file.
+        `ValueError`: a key is set by which the rows of one dataset are read, which TRL knows nothing of; a stream is
+            to be divided; or a part is named by a file.
     """
     for key in _OF_ONE_DATASET:
         value = getattr(script_args, key)
         if value != getattr(defaults, key):
-            instead = "Write `streaming: true` in its entries" if key == "dataset_streaming" else "Unset it"
+            instead = "Write `streaming: true` beside `datasets`" if key == "dataset_streaming" else "Unset it"
             raise ValueError(
                 f"`{key}: {value}` is of `dataset_name` and `task`, and TRL reads `datasets` without it. {instead}, "
                 "or name one dataset."
             )
+    if mixture.streaming and mixture.test_split_size is not None:
+        raise ValueError(
+            f"`test_split_size: {mixture.test_split_size}` divides rows that are there, and `streaming: true` reads "
+            "them as they come. Unset one of them."
+        )
     for one in mixture.datasets:
         if Path(one.path).is_file():
             builder = BUILDERS.get(kind_of(Path(one.path)), "json")

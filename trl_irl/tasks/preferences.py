@@ -16,7 +16,8 @@ _NUMBER = re.compile(r"(?<![\d.,])(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)")
 def corrupted_solution(row: dict, rng: random.Random) -> str | None:
     """
     The row's solution with a slip: one of its numbers is off by a little from some place on, wherever it stands again,
-    and so the answer is wrong. Where the slip does not reach the answer, the answer slips too.
+    and so the answer is wrong. Where the slip does not reach the answer, the answer slips too, from the last place on
+    where it was found.
 
     Args:
         row (`dict`):
@@ -32,11 +33,23 @@ def corrupted_solution(row: dict, rng: random.Random) -> str | None:
     numbers = list(_NUMBER.finditer(solution))
     if not any(number.start() >= solution.rfind("####") for number in numbers):
         return None  # its answer has digits of another kind, such as ½
-    changed = _slip(solution, rng.choice(numbers), rng)
+    number, answer = rng.choice(numbers), _answer(solution)
+    changed = _slip(solution, answer if number[0] == answer[0] and number.start() > answer.start() else number, rng)
     if is_correct(changed, row):
-        answer = next(m for m in _NUMBER.finditer(changed) if m.start() >= changed.rfind("####"))
-        changed = _slip(changed, answer, rng)
+        changed = _slip(changed, _answer(changed), rng)
     return None if is_correct(changed, row) else changed
+
+
+def _answer(solution: str) -> re.Match:
+    """
+    The number of the answer, at the place where it was found: the last behind a `=`, or the last of all. If it slipped
+    behind that, say in the last line alone, it would contradict what stands before, and tell the wrong solution by it.
+    """
+    numbers, last = list(_NUMBER.finditer(solution)), solution.rfind("####")
+    answer = next(number for number in numbers if number.start() >= last)
+    stands = [number for number in numbers if number.start() < last and number[0] == answer[0]]
+    found = [number for number in stands if solution[: number.start()].rstrip(" $").endswith("=")]
+    return [answer, *stands, *found][-1]
 
 
 def _slip(solution: str, number: re.Match, rng: random.Random) -> str:
