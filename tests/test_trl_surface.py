@@ -39,13 +39,13 @@ _OF_ALL = {
     "_save_checkpoint": "model trial",
     "_save_rng_state": "output_dir",
     "compute_loss": "model inputs return_outputs num_items_in_batch",
+    "get_batch_samples": "epoch_iterator num_batches device",
     "log": "logs start_time",
     "train": "resume_from_checkpoint trial ignore_keys_for_eval",
 }
 _OF_DEMONSTRATIONS = {
     "_save": "output_dir state_dict",
     "_save_optimizer_and_scheduler": "output_dir",
-    "get_batch_samples": "epoch_iterator num_batches device",
     "predict": "test_dataset ignore_keys metric_key_prefix",
     "evaluate": "eval_dataset ignore_keys metric_key_prefix",
 }

@@ -7,16 +7,20 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from trl import ModelConfig
 
 from tests.commands.test_irl import ROOT, write_recipe
 from tests.conftest import make_model
-from trl_irl.commands import average, irl, reward_data, score
+from trl_irl.commands import average, chat, evaluate, irl, online_irl, reward_data, score
+from trl_irl.commands.console.recipe_file import find_recipe
 from trl_irl.evaluation.rendering import print_rows
 from trl_irl.evaluation.scored_completions import with_other_columns
 from trl_irl.evaluation.settings import named
@@ -94,11 +98,24 @@ def test_checkpoints_of_several_runs(tmp_path):
         assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
 
 
-def test_a_run_that_has_nothing_left_to_train_says_so(recipe, capfd):
-    assert irl.run(recipe(save_strategy="steps", save_steps=2)) == 0
+@pytest.mark.parametrize("module", [irl, online_irl], ids=["irl", "online_irl"])
+def test_a_run_that_has_nothing_left_to_train_says_so_and_does_not(module, recipe, capfd):
+    """In the middle of an epoch, where the Trainer would take one more step."""
+    rows = [{"prompt": f"Row {i}", "completion": " one two"} for i in range(40)]
+    Path("many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    keys = {"dataset_name": "many.jsonl", "save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+    keys |= {"lr_scheduler_type": "constant", "per_device_train_batch_size": 2}
+    keys |= {} if module is irl else {"max_completion_length": 4}
+    assert module.run(recipe(**keys)) == 0
     assert "Nothing was trained" not in capfd.readouterr().out
-    assert irl.run(recipe(max_steps=1, resume_from_checkpoint=True)) == 0
-    assert "Nothing was trained: run/checkpoint-2 has 2 steps, and this run ends after 1." in capfd.readouterr().out
+    weights = load_file("run/model.safetensors")
+    for steps in (2, 1):
+        assert module.run(recipe(**{**keys, "max_steps": steps}, resume_from_checkpoint=True)) == 0
+        told = f"Nothing was trained: run/checkpoint-2 has 2 steps, and this run ends after {steps}."
+        assert told in capfd.readouterr().out
+        assert all(tensor.equal(weights[name]) for name, tensor in load_file("run/model.safetensors").items())
+        assert json.loads(Path("run/trainer_state.json").read_text(encoding="utf-8"))["global_step"] == 2
+        assert not Path("run/checkpoint-3").exists()
 
 
 def test_one_file_has_nothing_held_out_and_the_way_out_is_told(recipe, capfd):
@@ -249,3 +266,58 @@ def test_recipes_that_a_help_names_are_there():
     for module in (reward_data, irl, score, average):
         for name in re.findall(r"recipes/[\w/]+\.yaml", module.__doc__):
             assert (ROOT / name).is_file(), name
+
+
+@pytest.mark.any_trl
+@pytest.mark.parametrize(
+    "words, closed", [("chat MODEL", "<&-"), ("recipes", ">&-"), ("--help", "2>&-"), ("recipes", "<&- >&- 2>&-")]
+)
+def test_streams_that_are_closed(words, closed, model_folder):
+    """As those of a daemon or of cron are: Python has None for each."""
+    command = f"{sys.executable} -m trl_irl.cli {words.replace('MODEL', shlex.quote(str(model_folder)))} {closed}"
+    told = {} if "<" in closed else {"stdin": subprocess.DEVNULL}
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT, **told)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert bool(done.stdout) == (">&-" not in closed.split() and not words.startswith("chat"))
+
+
+def test_a_model_without_a_tokenizer_is_told_so(recipe, model_folder, tmp_path, capfd):
+    shutil.copytree(model_folder, tmp_path / "bare")
+    for path in (tmp_path / "bare").glob("*tokenizer*"):
+        path.unlink()
+    keys = {"model_name_or_path": str(tmp_path / "bare")}
+    for run in (lambda: irl.run(recipe(**keys)), lambda: chat.run([str(tmp_path / "bare"), "--prompt", "Sky?"])):
+        assert run() == 2
+        told = capfd.readouterr().err
+        assert "bare` has no tokenizer: there is no file of one in the folder. Save one with the model" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_an_interrupted_command_kept_is_there(tmp_path):
+    for kept, told, folder in (
+        (score._kept, SimpleNamespace(output=str(tmp_path / "x.parquet")), tmp_path / "x.parquet.parts"),
+        (evaluate._kept, SimpleNamespace(output_dir=str(tmp_path / "e")), tmp_path / "e/cells"),
+    ):
+        assert kept(told) in ("Nothing was scored.", "Nothing was sampled.")
+        folder.mkdir(parents=True)
+        (folder / "one").touch()
+        assert str(folder) in kept(told)
+
+
+def test_a_recipe_that_is_misspelled_is_named():
+    with pytest.raises(FileNotFoundError, match="Did you mean gsm8k/irl_lora?"):
+        find_recipe("gsm8k/irl_lroa")
+    with pytest.raises(FileNotFoundError, match="These are: .*gsm8k/irl_lora"):
+        find_recipe("qqqqq")
+
+
+def test_pairs_of_no_training_row_end_a_command_before_other_splits(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "validation"):
+        Path("data").mkdir(exist_ok=True)
+        Path(f"data/{split}.jsonl").write_text(PAIRS, encoding="utf-8")
+    words = ["--task", "gsm8k", "--dataset_name", "data", "--source_column", "prompt", "--target_column", "completion"]
+    assert reward_data.run([*words, "--output_dir", "pairs"]) == 2
+    told = capfd.readouterr()
+    assert "train: 0 pairs" in told.out and "validation" not in told.out
+    assert "no solution of the train split ends in an answer to get wrong, such as `#### 72`" in told.err

@@ -46,12 +46,12 @@ def main(arguments: AverageArguments) -> None:
     for path in arguments.models:
         check_local_model(path, "models")
     check_writable(arguments.output_dir, "output_dir")
-    folder = average(arguments.models, arguments.weights, arguments.output_dir)
+    average(arguments.models, arguments.weights, arguments.output_dir)
     for path, weight in zip(arguments.models, arguments.weights, strict=True):
         print(f"{weight:6.3f}  {path}")
-    print(f"Averaged into {folder}. Next, with your data:")
-    models = shlex.join([f"first={arguments.models[0]}", f"averaged={folder}"])
-    print(f"  trl-irl evaluate --models {models} --task TASK")
+    print(f"Averaged into {arguments.output_dir}. Next, with your data in place of data.jsonl:")
+    models = shlex.join([f"first={arguments.models[0]}", f"averaged={arguments.output_dir}"])
+    print(f"  trl-irl evaluate --models {models} --dataset_name data.jsonl --split train")
 
 
 make_parser, run = command("average", AverageArguments, __doc__, main)

@@ -143,6 +143,8 @@ def main(arguments: ChatArguments) -> None:
     if arguments.prompt is not None:
         answers(talks, arguments.prompt, arguments.seed)
         return
+    if sys.stdin.isatty():
+        print("An empty line ends the talk, /reset begins it anew, and \\n is a new line.")
     for i, text in enumerate(prompts(list(talks.values()))):
         try:
             answers(talks, text, arguments.seed + i)

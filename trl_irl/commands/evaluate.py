@@ -7,6 +7,7 @@ trl-irl evaluate --models outputs/mle outputs/irl --task gsm8k --temperatures 0 
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..evaluation.settings import EvaluationSettings, named
 from .console.command import command
@@ -50,7 +51,10 @@ def main(arguments: EvaluateArguments) -> None:
 
 
 def _kept(arguments: EvaluateArguments) -> str:
-    return f"The same command goes on from what was sampled, which is in {arguments.output_dir}/cells."
+    cells = Path(arguments.output_dir, "cells")
+    if not cells.is_dir() or not any(cells.iterdir()):
+        return "Nothing was sampled."
+    return f"The same command goes on from what was sampled, which is in {cells}."
 
 
 make_parser, run = command("evaluate", EvaluateArguments, __doc__, main, _kept)

@@ -100,11 +100,13 @@ def check_paths(training_args, model_args) -> None:
         `ValueError`: no model is named, or its folder has no weights in safetensors.
         `OSError`: `output_dir` cannot be written to.
     """
+    from ..rewards.adapters import check_tokenizer_files
     from ..tasks.files import check_local_model, check_local_path, check_writable
 
     if model_args.model_name_or_path is None:
         raise ValueError("No model. Set `model_name_or_path` to a Hub id or a local folder.")
     check_local_model(model_args.model_name_or_path, "model_name_or_path")
+    check_tokenizer_files(model_args.model_name_or_path, "model_name_or_path")
     for key in ("chat_template_path", "discriminator_model"):
         if getattr(training_args, key, None) is not None:
             check_local_path(getattr(training_args, key), key)

@@ -168,6 +168,8 @@ def main(arguments: RewardDataArguments) -> None:
         print(f"{name}: {len(pairs)} pairs of {len({str(pair['prompt']) for pair in pairs})} of {len(rows)} prompts.")
         if pairs:
             pairs_by_split[name] = as_dataset(pairs, f"the pairs of `{name}`")
+        elif name == "train":  # which comes first: without it, others need not be sampled
+            break
     failed = scorer.failures
     if failed.count:
         print(f"Note: {failed.count} samples could not be scored and are left out. The first: {failed.first}")

@@ -213,6 +213,7 @@ def main(arguments: ScoreArguments) -> None:
         scored = score_all(decisive, rows, parts, lambda: make(arguments, tokenizer))
     finally:
         remove_if_empty(str(parts))  # nothing was scored
+    replaced = " (in place of an earlier one)" if output.exists() else ""
     unfinished = output.with_name(f"{output.name}.part")
     table, renamed = with_other_columns(scored, split)
     table.to_parquet(unfinished) if output.suffix == ".parquet" else table.to_json(unfinished)
@@ -222,7 +223,7 @@ def main(arguments: ScoreArguments) -> None:
         write_heatmap(scored[: arguments.html_rows], Path(arguments.html), title)
     shutil.rmtree(parts, ignore_errors=True)  # not before all is written
     first, *more = summary(scored, "reward" if arguments.kind == "preference" else "sum")
-    print("\n".join([f"{first}: {output}", *more]))
+    print("\n".join([f"{first}: {output}{replaced}", *more]))
     if renamed:
         print(f"Note: the columns {', '.join(renamed)} of the data have names of this command's, and are `input_...`.")
     if left_out:
@@ -232,7 +233,10 @@ def main(arguments: ScoreArguments) -> None:
 
 
 def _kept(arguments: ScoreArguments) -> str:
-    return f"The same command goes on from what was scored, which is in {arguments.output}.parts."
+    parts = Path(f"{arguments.output}.parts")
+    if not parts.is_dir() or not any(parts.iterdir()):
+        return "Nothing was scored."
+    return f"The same command goes on from what was scored, which is in {parts}."
 
 
 make_parser, run = command("score", ScoreArguments, __doc__, main, _kept)

@@ -146,7 +146,7 @@ class EvaluationSettings(BadRowArguments, EndArguments, TaskArguments):
         default=None, metadata={"help": "Columns of the data with completions to judge, beside the models' or alone."}
     )
     answer_marker: str | None = field(
-        default=None, metadata={"help": "What stands before a final answer beside ####, such as `A:`."}
+        default=None, metadata={"help": "Beside ####, how a line with a final answer begins, such as `A:`."}
     )
     output_dir: str | None = field(default=None, metadata={"help": "Where samples and report go."})
 

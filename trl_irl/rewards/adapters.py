@@ -170,10 +170,31 @@ def check_has_words(tokenizer: PreTrainedTokenizerBase, path: str, key: str = "m
             model and no tokenizer.
     """
     if not tokenizer.get_vocab().keys() - tokenizer.all_special_tokens:
-        raise ValueError(
-            f"`{key}: {path}` has no tokenizer: no text has a token in what transformers makes of it. Save one with "
-            "the model (`tokenizer.save_pretrained(folder)`), such as that of the model it was trained from."
-        )
+        raise ValueError(_no_tokenizer(path, key, "no text has a token in what transformers makes of it"))
+
+
+def check_tokenizer_files(path: str, key: str = "model") -> None:
+    """
+    Before one is loaded, whose error would be of packages that convert tokenizers.
+
+    Raises:
+        `ValueError`: a local folder of a model, and of no adapter, has no file of a tokenizer.
+    """
+    if not Path(path).is_dir() or is_adapter(path):
+        return
+    if not any(any(Path(path).glob(pattern)) for pattern in _OF_TOKENIZERS):
+        raise ValueError(_no_tokenizer(path, key, "there is no file of one in the folder"))
+
+
+# What transformers' tokenizers are saved as; what is called otherwise has a tokenizer_config.json beside it.
+_OF_TOKENIZERS = ("*tokenizer*", "vocab*", "*.model", "tekken.json")
+
+
+def _no_tokenizer(path: str, key: str, why: str) -> str:
+    return (
+        f"`{key}: {path}` has no tokenizer: {why}. Save one with the model (`tokenizer.save_pretrained(folder)`), such "
+        "as that of the model it was trained from."
+    )
 
 
 def check_token(tokenizer: PreTrainedTokenizerBase, eos_token: str) -> None:
@@ -191,6 +212,7 @@ def check_token(tokenizer: PreTrainedTokenizerBase, eos_token: str) -> None:
 def _tokenizer_of(path: str, key: str, options: dict) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
+    check_tokenizer_files(path, key)
     with naming(path, key):
         if not is_adapter(path):
             tokenizer = AutoTokenizer.from_pretrained(path, **options)

@@ -188,6 +188,10 @@ def whole_language_model(path: str | PreTrainedModel, key: str = "model", new_he
         logger.propagate = passes_on
 
 
+def _is_no_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
+
+
 def load_classifier(path: str, key: str = "model", new_head: bool = False, **options) -> PreTrainedModel:
     """
     A sequence-classification model with one label by name, all of whose weights were saved.
@@ -207,10 +211,15 @@ def load_classifier(path: str, key: str = "model", new_head: bool = False, **opt
     """
     from transformers import AutoModelForSequenceClassification
 
-    with naming(path, key):
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, num_labels=1, output_loading_info=True, use_safetensors=True, **options
-        )
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(_is_no_report)  # of what is missing, which is looked at below
+    try:
+        with naming(path, key):
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                path, num_labels=1, output_loading_info=True, use_safetensors=True, **options
+            )
+    finally:
+        logger.removeFilter(_is_no_report)
     missing = info["missing_keys"]
     check_whole([name for name in missing if not (new_head and name.startswith("score."))], path, key)
     return model

@@ -110,7 +110,10 @@ def load_split(data: TaskData, split: str, count: int | None = None) -> Dataset:
     """
     splits = load_task(data, formatted=False)
     if split not in splits:
-        raise ValueError(f"`split: {split}` is not among the dataset's, which are {', '.join(splits)}.")
+        raise ValueError(
+            f"`split: {split}` is not among the dataset's, which are {', '.join(splits)}. Set `split` to one of them "
+            f"(`--split {next(iter(splits))}`)."
+        )
     if not len(splits[split]):
         raise ValueError(f"`split: {split}` is empty.")
     return splits[split].take(min(count or len(splits[split]), len(splits[split])))

@@ -248,6 +248,17 @@ def test_resume_goes_on_as_if_nothing_had_happened(lora, shared, start, tmp_path
         assert torch.equal(mine, theirs)
 
 
+def test_a_run_that_is_resumed_at_its_end_trains_no_more(start, tmp_path):
+    keys = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2, "lr_scheduler_type": "constant"}
+    trainer = make_trainer(start, tmp_path, ROWS * 4, **keys)
+    trainer.train()
+    again = make_trainer(start, tmp_path, ROWS * 4, **keys)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert again.state.global_step == 2 and again._adversary.generations == trainer._adversary.generations
+    for mine, before in zip(again.model.parameters(), trainer.model.parameters(), strict=True):
+        assert torch.equal(mine, before)
+
+
 SHARED = {"discriminator_lora_r": 4, "discriminator_shares_base": True}
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from .advice import give_advice, plain_warnings
+from .noise import open_closed_streams
 
 
 INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
@@ -37,9 +38,11 @@ def report(prog: str, error: BaseException | str) -> None:
 
 def write_any_text() -> None:
     """
+    Whatever the streams are: of one that is closed, as a daemon's are, nothing is read and what is written is lost.
     Whatever the locale: files that a library opens without naming an encoding (TRL reads recipes so) are UTF-8, and a
     character that the terminal does not have is printed as a question mark, rather than the end of a run.
     """
+    open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     if locale.getencoding().lower().replace("-", "") != "utf8":

@@ -5,7 +5,6 @@ where stderr is no terminal. With `TRL_IRL_VERBOSE=1` it is said again.
 
 import logging
 import os
-import re
 import sys
 import warnings
 
@@ -19,15 +18,24 @@ _LOGGED = {
     # DeepSpeed, which TRL imports where it is installed, on a machine without a GPU.
     "DeepSpeed": "Setting accelerator to CPU",
 }
-# By module, the message: names inside transformers that TRL still uses.
+# By module, the message: names inside transformers that TRL still uses. A warning that was caught and is passed on has
+# its file for a module.
 _WARNED = {
-    r"transformers\.training_args": "`gradient_checkpointing` is deprecated",
-    r"transformers\.modeling_utils": "`is_gradient_checkpointing` is deprecated",
+    r"(.*[/\\])?transformers[./\\]training_args": "`gradient_checkpointing` is deprecated",
+    r"(.*[/\\])?transformers[./\\]modeling_utils": "`(is_)?gradient_checkpointing(_enable|_disable)?` is deprecated",
 }
+
+
+def open_closed_streams() -> None:
+    """Python has None for a standard stream that was closed before it began, and nobody looks for that."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def silence() -> None:
     """Leave these out from here on; to be called before the packages are imported."""
+    open_closed_streams()
     if os.environ.get("TRL_IRL_VERBOSE", "0") not in ("", "0"):
         return
     if not sys.stderr.isatty():  # bars where nobody sees them move; read once, at the import of each package
@@ -36,4 +44,4 @@ def silence() -> None:
     for name, beginning in _LOGGED.items():
         logging.getLogger(name).addFilter(lambda record, own=beginning: own not in str(record.msg))
     for module, beginning in _WARNED.items():
-        warnings.filterwarnings("ignore", re.escape(beginning), module=module)
+        warnings.filterwarnings("ignore", beginning, module=module)

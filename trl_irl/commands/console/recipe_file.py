@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Hashable
 from pathlib import Path
@@ -82,10 +83,12 @@ def find_recipe(name: str) -> Path:
         return shipped[f"recipes/{bare}.yaml"]
     if path.is_dir():
         raise ValueError(f"`--config {name}` is a folder. Name a recipe, a YAML file.")
-    listed = ", ".join(key.removeprefix("recipes/").removesuffix(".yaml") for key in shipped)
+    names = [key.removeprefix("recipes/").removesuffix(".yaml") for key in shipped]
+    nearest = difflib.get_close_matches(bare, names, n=1)
+    meant = f"Did you mean {nearest[0]}?" if nearest else f"These are: {', '.join(names)}."
     raise FileNotFoundError(
         f"`--config {name}` is not there (looked for in {Path.cwd()}), and no recipe that comes with trl-irl has that "
-        f"name. These are: {listed}."
+        f"name. {meant}"
     )
 
 

@@ -111,7 +111,8 @@ class SoftQTraining(Interruptible):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._first_step.measure(batches)
+        if batches:
+            self._first_step.measure(batches)
         return batches, num_items_in_batch
 
     def soft_q_terms(self, output: SoftQOutput) -> SoftQTerms:

@@ -62,7 +62,8 @@ class StopOnSignal(TrainerCallback):
 class Interruptible:
     """
     For a [`~transformers.Trainer`], before it among the bases: SIGTERM can end training with a checkpoint
-    (`save_on_signal`), a checkpoint is whole or not there, and a full disk is one error.
+    (`save_on_signal`), a checkpoint is whole or not there, a run that is resumed at its end trains no more, and a full
+    disk is one error.
     """
 
     def _watch_signals(self) -> None:
@@ -75,6 +76,13 @@ class Interruptible:
             return super().train(*args, **kwargs)
         finally:  # also where training fails: the signal would end nothing from then on
             self._stop_on_signal.give_back()
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        # The Trainer looks behind a step whether it was the last: resumed at its end, a run would train one more.
+        if self.is_in_train and self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return [], None
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     @property
     def stopped_by_signal(self) -> bool:
