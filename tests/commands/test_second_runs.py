@@ -289,7 +289,7 @@ def test_a_model_without_a_tokenizer_is_told_so(recipe, model_folder, tmp_path, 
     for run in (lambda: irl.run(recipe(**keys)), lambda: chat.run([str(tmp_path / "bare"), "--prompt", "Sky?"])):
         assert run() == 2
         told = capfd.readouterr().err
-        assert "bare` has no tokenizer: there is no file of one in the folder. Save one with the model" in told
+        assert "bare` has no tokenizer: there is no file of one in the folder. Save one with it" in told
     assert not (tmp_path / "run").exists()
 
 

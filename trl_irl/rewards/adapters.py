@@ -192,7 +192,7 @@ _OF_TOKENIZERS = ("*tokenizer*", "vocab*", "*.model", "tekken.json")
 
 def _no_tokenizer(path: str, key: str, why: str) -> str:
     return (
-        f"`{key}: {path}` has no tokenizer: {why}. Save one with the model (`tokenizer.save_pretrained(folder)`), such "
+        f"`{key}: {path}` has no tokenizer: {why}. Save one with it (`tokenizer.save_pretrained(folder)`), such "
         "as that of the model it was trained from."
     )
 
