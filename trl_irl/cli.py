@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -184,6 +185,8 @@ def _run(argv: list[str] | None) -> int:
             keys, args = split_launch_keys(args)
             _check_launch_keys(config, keys)
             launch_args += keys
+        elif config is not None:
+            _run_in_this_process(command, config)
     except (ValueError, FileNotFoundError) as error:
         print(f"trl-irl: error: {error}", file=sys.stderr)
         return 2
@@ -197,6 +200,25 @@ def _run(argv: list[str] | None) -> int:
         return 0
 
     return _launch([*launch_args, "-m", module, *args])
+
+
+def _run_in_this_process(command: str, config: str) -> None:
+    """
+    What an accelerate config says to a command that is not launched: of one for a CPU, that no GPU is used.
+
+    Raises:
+        `ValueError`: it is for several processes.
+    """
+    import yaml
+
+    told = yaml.safe_load(accelerate_config_path(config).read_text(encoding="utf-8"))
+    if told.get("distributed_type", "NO") != "NO":
+        raise ValueError(
+            f"`--accelerate_config {config}` is for several processes, and `trl-irl {command}` is one: it takes `cpu` "
+            "or `single_gpu`, or without any the GPU if there is one."
+        )
+    if told.get("use_cpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def _launch(args: list[str]) -> int:

@@ -4,6 +4,7 @@ import importlib
 import math
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,24 @@ def test_what_is_the_launchers_is_taken_out_of_the_command_line(monkeypatch, cap
     assert cli.main(words) == 2 and "without `--accelerate_config`, and there is no GPU" in capsys.readouterr().err
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert cli.main(words) == 0 and len(launched) == 2
+
+
+def test_what_an_accelerate_config_says_to_a_command_of_one_process(monkeypatch, capsys):
+    begun = []
+    monkeypatch.setattr(
+        "runpy.run_module", lambda *args, **kwargs: begun.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    argv = list(sys.argv)
+    try:
+        for words in ([], ["--accelerate_config", "single_gpu"], ["--accelerate_config", "cpu"]):
+            assert cli.main(["evaluate", "--models", "x", *words]) == 0
+        assert sys.argv[1:] == ["--models", "x"]
+    finally:
+        sys.argv[:] = argv
+    assert begun == ["1", "1", ""]
+    assert cli.main(["evaluate", "--models", "x", "--accelerate_config", "zero3"]) == 2
+    assert "is for several processes, and `trl-irl evaluate` is one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
