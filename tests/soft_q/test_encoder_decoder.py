@@ -85,6 +85,13 @@ def test_a_decoder_that_begins_with_the_last_label(start, language_first, kind):
             logits = model(input_ids=torch.tensor([[5, 6, 1]]), decoder_input_ids=torch.tensor([reads])).logits[0]
             torch.testing.assert_close(output.v[0, : len(labels)], logits.logsumexp(-1), msg=name)
     assert (shifted(model, torch.full((1, 3), -100)) != -100).all()
+    # A model that was never told begins with BOS, as `generate` has it.
+    model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = None
+    for labels in ([*first, 20, 21, 22], [-100] * 3):
+        assert shifted(model, torch.tensor([labels]))[0, 0] == model.generation_config.bos_token_id == 2
+    model.config.bos_token_id = model.generation_config.bos_token_id = None
+    with pytest.raises(ValueError, match="decoder_start_token_id"):
+        shifted(model, torch.tensor([[20, 21]]))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

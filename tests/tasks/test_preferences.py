@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,29 @@ def test_an_answer_of_any_kind_slips(answer):
     row = {"completion": f" 8 and 9.\n#### {answer}"}
     for seed in range(50):
         assert not is_correct(corrupted_solution(row, random.Random(seed)), row)
+
+
+@pytest.mark.parametrize(
+    "solution",
+    [
+        "She has <<1000+234=1234>>$1,234 left.\n#### 1,234",
+        "So 10+2.50 = $12.50 in all.\n#### 12.5",
+        "So .50.\n#### 0.5",
+    ],
+)
+def test_a_number_slips_in_each_form_that_it_has(solution):
+    """With commas and without, with zeros behind its point: the last line is what was found."""
+    row, seen = {"completion": solution}, set()
+    for seed in range(200):
+        wrong = corrupted_solution(row, random.Random(seed))
+        assert not is_correct(wrong, row)
+        body, answer = wrong.split("#### ")
+        numbers = [Decimal(x.rstrip(".").replace(",", "")) for x in re.findall(r"[\d,]*\.?\d+", body)]
+        assert numbers[-1] == Decimal(answer.replace(",", ""))
+        if "<<" in solution:
+            assert numbers[-1] == numbers[-2] and ("," in answer) == (numbers[-1] >= 1000)
+        seen.add(answer)
+    assert len(seen) > 5
 
 
 @pytest.mark.parametrize("completion", ["no answer 5", "", "#### none", "3 of 6\n#### ½"])

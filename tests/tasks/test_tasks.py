@@ -203,10 +203,12 @@ def test_a_csv_file_with_commas_outside_quotes_loses_no_text(rows, tmp_path):
         ('"Yes, he said.\tJa.\nNo.\tNein.\n"Stop!\tHalt!\nlast\t"letzte"\n', "as written"),
         ('He said\t"Ja"\n"Quoted" first\tx\n', "as written"),
         ('a "b" c\td\n', "as written"),
+        ('"hi\tx\nlast\ty\n"z"\tw\n', "as written"),
         # Those of a table program put in quotes what needs it.
         ('"a\nb"\tc\n"d ""e"""\tf\n', [("a\nb", "c"), ('d "e"', "f")]),
         ('"a\tb"\tc\nd\te\n', [("a\tb", "c"), ("d", "e")]),
         ('"a"\t"b"\n007\tNA\n', [("a", "b"), ("007", "NA")]),
+        ('"hi\tx\nlast line\n"z\tw\n', [('"hi', "x"), ("last line", None), ('"z', "w")]),
     ],
 )
 def test_quotes_in_a_tsv_file(text, expected, name, folder, tmp_path):
@@ -216,6 +218,13 @@ def test_quotes_in_a_tsv_file(text, expected, name, folder, tmp_path):
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     rows = load_from_hub_or_path(str(tmp_path if folder else tmp_path / name))["train"]
     assert [(row["en"], row["de"]) for row in rows] == expected
+
+
+def test_a_tsv_file_of_one_column(tmp_path):
+    """Whose every line is whole by itself, whatever is in quotes."""
+    (tmp_path / "rows.tsv").write_text('text\n"one\ntwo"\n"q"\n')
+    rows = load_from_hub_or_path(str(tmp_path / "rows.tsv"))["train"]
+    assert rows["text"][:] == ["one\ntwo", "q"]
 
 
 @pytest.mark.parametrize("values", [[1, 2.5, -3], [1, None, -3]])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,9 +133,7 @@ def trace(
                 kept.run(batch, autocast)
         except Exception as error:
             hint = ""
-            if any(
-                name in str(error) for name in ("BF16", "BFloat16")
-            ):  # torch multiplies experts in no other dtype by shapes
+            if re.search("BF16|BFloat16", str(error)):  # torch multiplies experts in no other dtype by shapes
                 hint = " Set `dtype: bfloat16` (`--dtype bfloat16`)."
             raise ValueError(
                 f"`plan` cannot follow the forward of `{config.model_type}` by shapes alone: "

@@ -187,7 +187,7 @@ def check_tokenizer_files(path: str, key: str = "model") -> None:
 
 
 # What transformers' tokenizers are saved as; what is called otherwise has a tokenizer_config.json beside it.
-_OF_TOKENIZERS = ("*tokenizer*", "vocab*", "*.model", "tekken.json")
+_OF_TOKENIZERS = ("*tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json", "tokenization_*.py")
 
 
 def _no_tokenizer(path: str, key: str, why: str) -> str:

@@ -189,7 +189,8 @@ def whole_language_model(path: str | PreTrainedModel, key: str = "model", new_he
 
 
 def _is_no_report(record: logging.LogRecord) -> bool:
-    return "LOAD REPORT" not in record.getMessage()
+    text = record.getMessage()
+    return "LOAD REPORT" not in text or "MISMATCH" in text  # which transformers' own error points to
 
 
 def load_classifier(path: str, key: str = "model", new_head: bool = False, **options) -> PreTrainedModel:

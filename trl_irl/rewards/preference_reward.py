@@ -184,6 +184,8 @@ class PreferenceReward:
     ) -> list[float]:
         """One number per completion, as TRL's trainers ask for it; of the columns that they pass none is read."""
         check_no_images(kwargs, "The rows have")
+        if "ended" in kwargs:
+            warnings.warn("`ended` is not read: it may be a column. `score` takes it as an argument.", stacklevel=2)
         return self.score(prompts, completions, completion_ids)
 
     def score(

@@ -48,7 +48,7 @@ def shifted(model: PreTrainedModel, labels: torch.Tensor) -> torch.Tensor:
     and of what a policy said, that would be a token of the text; there it is what `generate` begins with.
     """
     own = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    if own is not None and not _puts_the_last_in_front(type(model), own):
+    if own is not None and not _puts_the_last_in_front(model, own):
         return own(labels=labels)
     ids = labels.roll(1, 1)
     ids[:, 0] = model.config.decoder_start_token_id if own is None else _last_or_start(model, labels)
@@ -56,27 +56,36 @@ def shifted(model: PreTrainedModel, labels: torch.Tensor) -> torch.Tensor:
 
 
 def _last_or_start(model: PreTrainedModel, labels: torch.Tensor) -> torch.Tensor:
-    """Of each row the last label if EOS stands before it, and else what `generate` begins with."""
-    start = model.generation_config.decoder_start_token_id
-    start = model.config.decoder_start_token_id if start is None else start
-    if start is None:
-        return model.prepare_decoder_input_ids_from_labels(labels=labels)[:, 0]
+    """
+    Of each row the last label if EOS stands before it, and else what `generate` begins with.
+
+    Raises:
+        `ValueError`: the configuration does not say with what.
+    """
+    configs, keys = (model.generation_config, model.config), ("decoder_start_token_id", "bos_token_id")
+    told = [getattr(one, key) for key in keys for one in configs if getattr(one, key, None) is not None]
+    if not told:
+        raise ValueError("`decoder_start_token_id` is not set.")
+    eos = model.config.eos_token_id
     numbers = torch.arange(1, labels.size(1) + 1, device=labels.device)
     count = ((labels != -100) * numbers).amax(1, keepdim=True)
     wider = torch.nn.functional.pad(labels, (2, 0), value=-100)  # a row may have one label, or none
     before, last = wider.gather(1, torch.cat([count, count + 1], 1)).T
-    is_whole = torch.isin(before, torch.tensor(model.config.eos_token_id, device=labels.device))
-    return torch.where(is_whole, last, start)
+    is_whole = torch.zeros_like(before, dtype=torch.bool)
+    for token in eos if isinstance(eos, list) else [eos]:
+        is_whole |= before == (-1 if token is None else token)
+    return torch.where(is_whole, last, told[0])
 
 
 _LAST_IN_FRONT: dict[type, bool] = {}
 
 
-def _puts_the_last_in_front(kind: type, own: Callable) -> bool:
-    if kind not in _LAST_IN_FRONT:
-        first = [own(labels=torch.tensor([[5, label]]))[0, 0].item() for label in (6, 7)]
-        _LAST_IN_FRONT[kind] = first == [6, 7]
-    return _LAST_IN_FRONT[kind]
+def _puts_the_last_in_front(model: PreTrainedModel, own: Callable) -> bool:
+    if type(model) not in _LAST_IN_FRONT:
+        tokens = [token for token in range(3) if token != model.config.pad_token_id][:2]
+        first = [own(labels=torch.tensor([[tokens[0], label]]))[0, 0].item() for label in tokens]
+        _LAST_IN_FRONT[type(model)] = first == tokens
+    return _LAST_IN_FRONT[type(model)]
 
 
 def _same(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from datasets import (
@@ -29,7 +30,7 @@ BUILDERS = {
     ".txt": "text",
 }
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")  # which `datasets` unpacks
-_IN_QUOTES = re.compile(r'"(?:[^"]|"")*"')  # a cell
+_LOOKED_AT = 100_000  # lines of a TSV file
 _SAVED_TO_DISK = ("dataset_dict.json", "state.json")  # of `DatasetDict.save_to_disk` and `Dataset.save_to_disk`
 
 
@@ -124,7 +125,7 @@ def _text_of_csv(arguments: dict) -> dict:
     if not isinstance(builder, Csv) or builder.config.features is not None:
         return {}
     files = [file for of_split in builder.config.data_files.values() for file in of_split]
-    bare = builder.config.sep == "\t" and any(_has_bare_quotes(file) for file in files)
+    bare = builder.config.sep == "\t" and any(_has_bare_quotes(file, builder.config.encoding) for file in files)
     quoting = csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL
     first = files[0]
     start = pandas.read_csv(first, nrows=1, sep=builder.config.sep, encoding=builder.config.encoding, quoting=quoting)
@@ -137,23 +138,26 @@ def _text_of_csv(arguments: dict) -> dict:
     return {"features": features, "keep_default_na": False, "na_values": [""], "quoting": quoting}
 
 
-def _has_bare_quotes(path: str) -> bool:
+def _has_bare_quotes(path: str, encoding: str | None) -> bool:
     """
-    Whether the quotes in a TSV file are text, as in most files of translations, and put nothing in quotes: some cell
-    begins with one and is not in quotes as a whole, while every line has as many cells as the first. Read as quotes,
-    they would join all rows up to the next one.
+    Whether the quotes in a TSV file are text, as in most files of translations, and put nothing in quotes. Read as
+    quotes they would join all rows up to the next one: then that one does not end a cell, or it does by chance, and
+    every line is whole by itself. Of a large file its beginning is looked at.
     """
     import fsspec
 
-    found, count = False, None
-    with fsspec.open(path, "rt", encoding="utf-8", errors="replace", compression="infer") as file:
-        for line in file:
-            cells = line.rstrip("\r\n").split("\t")
-            count = count or len(cells)
-            if len(cells) != count and line.strip():
-                return False
-            found = found or any(cell.startswith('"') and not _IN_QUOTES.fullmatch(cell) for cell in cells)
-    return found
+    with fsspec.open(path, "rt", encoding=encoding, errors="replace", newline="", compression="infer") as file:
+        lines = list(islice(file, _LOOKED_AT))
+    try:
+        rows = list(csv.reader(lines, delimiter="\t", strict=True))
+    except csv.Error as error:
+        if "field larger" not in str(error):
+            return len(lines) < _LOOKED_AT or "end of data" not in str(error)  # a cell may go on behind the beginning
+    else:
+        if not any("\n" in cell for row in rows for cell in row):
+            return False
+    tabs = {line.count("\t") for line in lines if line.strip()}
+    return len(tabs) == 1 and tabs != {0}
 
 
 def check_local_path(name: str, key: str) -> None:

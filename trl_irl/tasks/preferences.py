@@ -34,7 +34,9 @@ def corrupted_solution(row: dict, rng: random.Random) -> str | None:
     if not any(number.start() >= solution.rfind("####") for number in numbers):
         return None  # its answer has digits of another kind, such as ½
     number, answer = rng.choice(numbers), _answer(solution)
-    changed = _slip(solution, answer if number[0] == answer[0] and number.start() > answer.start() else number, rng)
+    if _value(number) == _value(answer) and number.start() > answer.start():
+        number = answer
+    changed = _slip(solution, number, rng)
     if is_correct(changed, row):
         changed = _slip(changed, _answer(changed), rng)
     return None if is_correct(changed, row) else changed
@@ -47,24 +49,36 @@ def _answer(solution: str) -> re.Match:
     """
     numbers, last = list(_NUMBER.finditer(solution)), solution.rfind("####")
     answer = next(number for number in numbers if number.start() >= last)
-    stands = [number for number in numbers if number.start() < last and number[0] == answer[0]]
+    stands = [number for number in numbers if number.start() < last and _value(number) == _value(answer)]
     found = [number for number in stands if solution[: number.start()].rstrip(" $").endswith("=")]
     return [answer, *stands, *found][-1]
 
 
+def _value(number: re.Match) -> Decimal:
+    return Decimal(number[0].replace(",", ""))
+
+
 def _slip(solution: str, number: re.Match, rng: random.Random) -> str:
-    text = number[0]
-    if "." in text:
-        value, by = Decimal(text.replace(",", "")), rng.choice((-1, 1)) * Decimal(rng.randint(1, 9)) / 10
+    """Another number from there on, in whatever form it stands again: with commas, with zeros behind its point."""
+    value = _value(number)
+    if "." in number[0]:
+        by = rng.choice((-1, 1)) * Decimal(rng.randint(1, 9)) / 10
         other = value + (abs(by) if value + by < 0 else by)  # a sign before it stays the only one
     else:
-        value = int(text.replace(",", ""))
-        other = rng.choice([x for x in range(value - 9, value + 10) if x >= 0 and x != value])
-    # As it is written, or a reward model would learn to tell the wrong one by its commas.
-    other = f"{other:,}" if "," in text else f"{other}"
-    other = other.removeprefix("0") if text.startswith(".") else other
-    same = re.compile(rf"(?<![\d.,]){re.escape(text)}(?![\d]|[.,]\d)")
-    return solution[: number.start()] + other + same.sub(other, solution[number.end() :])
+        whole = int(value)
+        other = Decimal(rng.choice([x for x in range(whole - 9, whole + 10) if x >= 0 and x != whole]))
+
+    def again(found: re.Match) -> str:
+        return _as_written(other, found[0]) if _value(found) == value else found[0]
+
+    return solution[: number.start()] + _NUMBER.sub(again, solution[number.start() :])
+
+
+def _as_written(value: Decimal, like: str) -> str:
+    """A number in another's form, or a reward model would learn to tell the wrong one by it."""
+    digits = max(len(like.partition(".")[2]), -value.normalize().as_tuple().exponent)
+    text = f"{value:{',' if ',' in like else ''}.{digits}f}"
+    return text.removeprefix("0") if like.startswith(".") else text
 
 
 def reference_pairs(rows: Sequence[dict], pairs_per_prompt: int = 1, seed: int = 0) -> list[dict]:

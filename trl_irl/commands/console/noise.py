@@ -30,7 +30,9 @@ def open_closed_streams() -> None:
     """Python has None for a standard stream that was closed before it began, and nobody looks for that."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
+            os.set_inheritable(stream.fileno(), True)  # processes that are started have them closed too
+            setattr(sys, name, stream)
 
 
 def silence() -> None:

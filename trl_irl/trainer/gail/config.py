@@ -58,8 +58,9 @@ class GAILConfig(RLOOConfig):
         reward_clip (`float`, *optional*, defaults to `5.0`):
             Largest reward, and negative, in nats; 0 does not clip. RLOO's own `reward_clip_range` acts after weights.
         disable_dropout (`bool`, *optional*, defaults to `True`):
-            Whether the policy has no dropout, an adapter's included. RLOO's default is `False`: it then samples from
-            another policy at each token, and takes its ratio to another one still.
+            Whether the policy's dropout layers are off, an adapter's included (and with `discriminator_shares_base`
+            those of the common base). RLOO's default is `False`: it then samples from another policy at each token,
+            and takes its ratio to another one still.
         mle_coef (`float`, *optional*, defaults to `1.0`):
             Weight of the expert's negative log-likelihood (nats per token; of the policy at `temperature`) in the
             policy's loss.
@@ -111,7 +112,7 @@ class GAILConfig(RLOOConfig):
     )
     reward_clip: float = field(default=5.0, metadata={"help": "Largest reward, and negative, in nats; 0: no limit."})
     disable_dropout: bool = field(
-        default=True, metadata={"help": "Whether the policy has no dropout, an adapter's included."}
+        default=True, metadata={"help": "Whether the policy's dropout layers are off, an adapter's included."}
     )
     mle_coef: float = field(
         default=1.0, metadata={"help": "Weight of the expert's negative log-likelihood in the policy's loss."}

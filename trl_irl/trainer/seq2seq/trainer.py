@@ -86,7 +86,8 @@ class Seq2SeqIRLTrainer(SoftQTraining, _BaseTrainer, Seq2SeqTrainer):
             Configuration. If `None`, the defaults, with `output_dir` named after the model.
         data_collator (`Callable`, *optional*):
             Of rows of `input_ids` and `labels`; [`~transformers.DataCollatorForSeq2Seq`] if unset, which then pads on
-            the right, whatever the tokenizer does.
+            the right, whatever the tokenizer does. One that is given the `model` makes what the decoder reads itself,
+            and not as [`~soft_q.packed.shifted`] does.
         train_dataset, eval_dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`], *optional*):
             With `prompt` and `completion`, text or messages, with `messages`, or with `input_ids` and `labels`.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
