@@ -7,10 +7,9 @@ trl-irl evaluate --models outputs/mle outputs/irl --task gsm8k --temperatures 0 
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ..evaluation.settings import EvaluationSettings, named
-from .console.command import command
+from .console.command import command, goes_on_from
 
 
 @dataclass
@@ -51,10 +50,7 @@ def main(arguments: EvaluateArguments) -> None:
 
 
 def _kept(arguments: EvaluateArguments) -> str:
-    cells = Path(arguments.output_dir, "cells")
-    if not cells.is_dir() or not any(cells.iterdir()):
-        return "Nothing was sampled."
-    return f"The same command goes on from what was sampled, which is in {cells}."
+    return goes_on_from(f"{arguments.output_dir}/cells", "sampled")
 
 
 make_parser, run = command("evaluate", EvaluateArguments, __doc__, main, _kept)

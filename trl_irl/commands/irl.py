@@ -65,7 +65,7 @@ def load_splits(script_args: IRLScriptArguments, mixture):
     Args:
         script_args ([`IRLScriptArguments`])
         mixture ([`~trl.DatasetMixtureConfig`]):
-            Loaded with TRL's `get_dataset` if it names datasets.
+            Loaded by [`~tasks.mixture.load_mixture`] if it names datasets.
 
     Returns:
         [`~datasets.DatasetDict`] or [`~datasets.IterableDatasetDict`]
@@ -74,20 +74,14 @@ def load_splits(script_args: IRLScriptArguments, mixture):
         `FileNotFoundError`: a local path is not there.
         `ValueError`: no dataset or two are named, or a split is missing or empty.
     """
-    from dataclasses import replace
-
-    from trl import get_dataset
-
-    from ..tasks.mixture import check_mixture
+    from ..tasks.mixture import check_mixture, load_mixture
     from ..tasks.splits import load_task
 
     if mixture.datasets:
         if script_args.task or script_args.dataset_name:
             raise ValueError("`datasets` is set together with `task` or `dataset_name`. Name the data in one place.")
         check_mixture(mixture, script_args, IRLScriptArguments())
-        splits, size = get_dataset(replace(mixture, test_split_size=None)), mixture.test_split_size
-        # TRL draws the test split without a seed: each process, and each resumed run, would hold out other rows.
-        return splits if size is None else splits["train"].train_test_split(size, seed=script_args.task_seed)
+        return load_mixture(mixture, script_args.task_seed)
     return load_task(script_args.task_data(), script_args.dataset_train_split)
 
 

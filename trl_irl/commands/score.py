@@ -13,7 +13,7 @@ from pathlib import Path
 from ..rewards.soft_q_settings import check_discount
 from ..tasks.arguments import BadRowArguments, EndArguments, TaskArguments
 from ..tasks.splits import load_split
-from .console.command import command
+from .console.command import command, goes_on_from
 
 
 _SUFFIXES = (".parquet", ".jsonl")
@@ -233,10 +233,7 @@ def main(arguments: ScoreArguments) -> None:
 
 
 def _kept(arguments: ScoreArguments) -> str:
-    parts = Path(f"{arguments.output}.parts")
-    if not parts.is_dir() or not any(parts.iterdir()):
-        return "Nothing was scored."
-    return f"The same command goes on from what was scored, which is in {parts}."
+    return goes_on_from(f"{arguments.output}.parts", "scored")
 
 
 make_parser, run = command("score", ScoreArguments, __doc__, main, _kept)

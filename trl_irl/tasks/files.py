@@ -41,7 +41,7 @@ def load_from_hub_or_path(
     Load a dataset: a local file (JSONL, JSON, Parquet, Arrow, CSV, TSV or text, packed or not, whose rows become the
     split `train`), a local folder of such files, whose splits may differ in columns, one that `save_to_disk` wrote, or
     a Hub id. No code that comes with a dataset is ever run. Text stays text: every column of a CSV file is read as it
-    is written (`007`, `1e5`, `NA`); an empty cell is null. In a TSV file whose cells are in no quotes, one is text.
+    is written (`007`, `1e5`, `NA`); an empty cell is null. In a TSV file that puts no cell in quotes, a quote is text.
 
     Raises:
         `FileNotFoundError`: `name` looks like a local path and is not there.

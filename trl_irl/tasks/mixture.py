@@ -1,6 +1,9 @@
-"""Several datasets at once, as TRL's recipes name them (`datasets:`): what cannot be said beside them."""
+"""Several datasets at once, as TRL's recipes name them (`datasets:`), and what cannot be said beside them."""
 
+from dataclasses import replace
 from pathlib import Path
+
+from trl import get_dataset
 
 from .files import BUILDERS, kind_of
 
@@ -46,3 +49,12 @@ def check_mixture(mixture, script_args, defaults) -> None:
             raise ValueError(
                 f"`datasets` has `path: {one.path}`, a file. Write `path: {builder}` and `data_files: {one.path}`."
             )
+
+
+def load_mixture(mixture, seed: int):
+    """
+    TRL's `get_dataset` of a mixture, its test split drawn with a seed. TRL draws it without: each process, and each
+    resumed run, would hold out other rows.
+    """
+    splits, size = get_dataset(replace(mixture, test_split_size=None)), mixture.test_split_size
+    return splits if size is None else splits["train"].train_test_split(size, seed=seed)

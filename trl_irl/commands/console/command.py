@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+
+
+def goes_on_from(folder: str | Path, done: str) -> str:
+    """What an interrupted command says that keeps in a folder what it has `done`, such as "scored"."""
+    folder = Path(folder)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return f"Nothing was {done}."
+    return f"The same command goes on from what was {done}, which is in {folder}."
 
 
 def command(

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from .advice import give_advice, plain_warnings
-from .noise import open_closed_streams
 
 
 INTERRUPTED = 130  # what shells say of a command that Ctrl-C ended
@@ -36,9 +35,17 @@ def report(prog: str, error: BaseException | str) -> None:
     sys.stderr.flush()
 
 
+def open_closed_streams() -> None:
+    """Python has None for a standard stream that was closed before it began, as a daemon's; nobody looks for that."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
+            os.set_inheritable(stream.fileno(), True)  # processes that are started have them closed too
+            setattr(sys, name, stream)
+
+
 def write_any_text() -> None:
     """
-    Whatever the streams are: of one that is closed, as a daemon's are, nothing is read and what is written is lost.
     Whatever the locale: files that a library opens without naming an encoding (TRL reads recipes so) are UTF-8, and a
     character that the terminal does not have is printed as a question mark, rather than the end of a run.
     """

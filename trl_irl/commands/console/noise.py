@@ -26,18 +26,8 @@ _WARNED = {
 }
 
 
-def open_closed_streams() -> None:
-    """Python has None for a standard stream that was closed before it began, and nobody looks for that."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
-            os.set_inheritable(stream.fileno(), True)  # processes that are started have them closed too
-            setattr(sys, name, stream)
-
-
 def silence() -> None:
     """Leave these out from here on; to be called before the packages are imported."""
-    open_closed_streams()
     if os.environ.get("TRL_IRL_VERBOSE", "0") not in ("", "0"):
         return
     if not sys.stderr.isatty():  # bars where nobody sees them move; read once, at the import of each package

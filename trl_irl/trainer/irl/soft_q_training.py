@@ -147,7 +147,7 @@ class SoftQTraining(Interruptible):
         prediction_loss_only = inputs.pop("_prediction_loss_only", None) and not self._is_extended
         training = self.model.training
         mode = "train" if training else "eval"
-        probed = training and not torch.is_grad_enabled()  # by a callback, say: no part of a step
+        in_step = training and torch.is_grad_enabled()  # and not where a callback looks at a loss
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
 
@@ -162,7 +162,7 @@ class SoftQTraining(Interruptible):
         tokens = self._tokens_of(terms) if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         tokens = tokens.clamp(min=1).to(terms.nll.device)
         total = self.objective(terms, output, lambda_td / self.td_scale, **self._rows_of(tokens))
-        _check_total(total, self.objective, training and not probed)
+        _check_total(total, self.objective, in_step)
         loss = total / tokens
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             # `num_items_in_batch` counts the tokens of all ranks, and DDP averages the ranks' gradients.
@@ -175,9 +175,9 @@ class SoftQTraining(Interruptible):
             steps = self.current_gradient_accumulation_steps if accumulates else 1
             loss = loss + coefficient * output.aux_loss.to(loss.device) / steps
 
-        if training and not probed:
+        if in_step:
             loss = self._step_guard.watch(loss)
-        if not probed:
+        if in_step or not training:
             self._measure(mode, output, terms, lambda_td, self._tokens_seen(inputs))
 
         if not return_outputs:
