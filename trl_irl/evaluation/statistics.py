@@ -125,7 +125,7 @@ def ends(resampled: np.ndarray, prompts: int, parts: int = 1) -> np.ndarray:
     and further out for few, whose bootstrap is too narrow. They are as far out as Student's quantile for so many
     prompts, times sqrt(n / (n - 1)), is on the normal distribution (the expanded percentile interval of Hesterberg,
     arXiv 1411.5279). Of ten normal numbers the interval then holds the mean in 95 % of cases, and not in 90 %; of ten
-    numbers from a skewed distribution (exponential; 0 or 1, four of five of them 1) in 89 to 90 %.
+    numbers from a skewed distribution, such as an exponential one, it holds it in fewer.
 
     Args:
         resampled (`np.ndarray` of shape `(resamples, ...)`):
