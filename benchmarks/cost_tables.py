@@ -1,5 +1,6 @@
 """Tables of [`~benchmarks.tables`] of what a step, the head or a run costs."""
 
+from benchmarks.irl_step import time_against
 from benchmarks.seeds import read_json
 from trl_irl.evaluation.rendering import markdown
 
@@ -29,7 +30,8 @@ def objective_cost() -> str:
         [
             f"`{cell['variant'].split(',')[0]}`{''.join(cell['variant'].partition(',')[1:])}",
             f"{cell['seconds']:.2f}",
-            *_ratios(cell, cells, "nll"),
+            time_against(cell, cells[0]),
+            _ratios(cell, cells, "nll")[1],
         ]
         for cell in cells
     ]

@@ -6,7 +6,12 @@ completions, as long as the expert's are on average.
 ```bash
 python benchmarks/irl_step.py --device cpu --model-size 40m --vocab 151936
 python benchmarks/irl_step.py --device cuda --model-size 0.5b --batch-size 8 --length 1024
+python benchmarks/irl_step.py --objectives gem soft_q --in-turns  # and nll, against which they are compared
 ```
+
+On a machine that others use too, times of one process after the other do not compare. With `--in-turns` all processes
+are there at once and take a step each, in an order that moves on by one; a variant's cost is then the median over the
+rounds of its time against the base's in the same round, and its interval that of the median's ranks.
 
 Weights are random, tokens are GSM8K's (`--data`, a JSONL file with `question` and `answer`; generated word problems
 without it), encoded by a byte-pair vocabulary learnt from them. Prints a table and, with `--json`, writes the numbers.
@@ -14,6 +19,7 @@ without it), encoded by a byte-pair vocabulary learnt from them. Prints a table 
 
 import argparse
 import json
+import math
 import os
 import resource
 import statistics
@@ -47,6 +53,7 @@ OBJECTIVES = {  # what `--objectives` compares, each with IRLTrainer
     "gem": {"objective": "gem"},
     "gem, log-sigmoid": {"objective": "gem", "gem_form": "log_sigmoid"},
 }
+_READY, _RESULT = "READY", "RESULT "  # what a process says before each step, and at its end
 VARIANTS = ("IRLTrainer", "SFTTrainer", "full-logits IRL", "OnlineIRLTrainer")
 
 
@@ -128,6 +135,9 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
             self.times = []
 
         def on_step_begin(self, args, state, control, **kwargs):
+            if options.in_turns:
+                print(_READY, flush=True)
+                sys.stdin.readline()
             if on_cuda:
                 if state.global_step == options.warmup:
                     torch.cuda.reset_peak_memory_stats()
@@ -203,6 +213,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
         "precision": "bfloat16" if trainer.args.bf16 else "float32",
         "parameters": parameters,
         "seconds": statistics.median(clock.times[options.warmup :]),
+        "times": clock.times[options.warmup :],
         "peak_mib": peak / 2**20,
         "beyond_states_mib": (peak - states) / 2**20,
         "scored_tokens": sum(label != -100 for row in rows for label in row["labels"][1:]) / steps,
@@ -213,6 +224,64 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if on_cuda else "cpu",
     }
+
+
+class Worker:
+    """A process that measures a variant; with `--in-turns` it waits before each step."""
+
+    def __init__(self, variant: str, vocab: int, device: str):
+        command = [sys.executable, __file__, *sys.argv[1:], "--vocab", str(vocab), "--worker", variant]
+        environment = {**os.environ, **(_ALLOCATOR if device == "cpu" else {})}
+        self._variant, self._said = variant, []
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
+        self._process = subprocess.Popen(command, text=True, env=environment, **pipes)
+        if "--in-turns" in sys.argv:
+            self._read_until(_READY)
+
+    def step(self) -> None:
+        """Let it take a step, and wait until it has."""
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        self._read_until((_READY, _RESULT))
+
+    def result(self) -> dict:
+        if not self._said or not self._said[-1].startswith(_RESULT):
+            self._read_until(_RESULT)
+        self._process.communicate()
+        return json.loads(self._said[-1].removeprefix(_RESULT))
+
+    def _read_until(self, beginning: str | tuple[str, ...]) -> None:
+        for line in self._process.stdout:
+            self._said.append(line)
+            if line.startswith(beginning):
+                return
+        self._errors.seek(0)
+        sys.exit(f"{self._variant} failed:\n{''.join(self._said)[-2000:]}\n{self._errors.read()[-4000:]}")
+
+
+def paired_ratio(times: list[float], base: list[float]) -> tuple[float, float, float]:
+    """
+    Median of the ratios of each round, and the interval of at least 95 % for it that two of them are the ends of (of
+    all n, the k-th from below and from above: it misses where fewer than k lie on one side, which is binomial).
+    """
+    ratios = sorted(x / y for x, y in zip(times, base, strict=True))
+    n, k = len(ratios), 0
+    while 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n <= 0.05:
+        k += 1
+    if k == 0:
+        raise ValueError(f"{n} rounds have no interval of 95 %; take 6 or more.")
+    return statistics.median(ratios), ratios[k - 1], ratios[-k]
+
+
+def time_against(cell: dict, base: dict) -> str:
+    """A cell's time in those of another, and the interval where they took turns."""
+    if not cell.get("in_turns") or len(cell["times"]) < 6:
+        return f"{cell['seconds'] / base['seconds']:.2f}"
+    if cell is base:
+        return "1.00"
+    middle, low, high = paired_ratio(cell["times"], base["times"])
+    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def main() -> None:
@@ -230,27 +299,32 @@ def main() -> None:
     parser.add_argument("--logit-buffer-mb", default=None, help="in MiB, or auto; IRLConfig's default if unset")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--objectives", action="store_true", help="each objective instead of variants")
+    parser.add_argument(
+        "--objectives", nargs="*", choices=list(OBJECTIVES), help="these objectives, or all, instead of variants"
+    )
+    parser.add_argument("--in-turns", action="store_true", help="a step of each, and again")
     parser.add_argument("--data", default=str(shared) if shared.is_file() else None)
     parser.add_argument("--json", help="file to write the numbers to")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         options.vocab = options.vocab[0]
-        print("RESULT " + json.dumps(measure(options.worker, options)))
+        print(_RESULT + json.dumps(measure(options.worker, options)))
         return
 
+    variants = options.variants
+    if options.objectives is not None:
+        variants = [name for name in OBJECTIVES if name in ("nll", *options.objectives) or not options.objectives]
     results = []
     for vocab in options.vocab:
-        for variant in OBJECTIVES if options.objectives else options.variants:
-            forwarded = sys.argv[1:]
-            command = [sys.executable, __file__, *forwarded, "--vocab", str(vocab), "--worker", variant]
-            environment = {**os.environ, **(_ALLOCATOR if options.device == "cpu" else {})}
-            run = subprocess.run(command, capture_output=True, text=True, env=environment)
-            lines = [line for line in run.stdout.splitlines() if line.startswith("RESULT ")]
-            if not lines:
-                sys.exit(f"{variant} failed:\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}")
-            results.append({"vocab": vocab, **json.loads(lines[0].removeprefix("RESULT "))})
+        running = [Worker(variant, vocab, options.device) for variant in variants] if options.in_turns else []
+        for step in range(options.warmup + options.steps if options.in_turns else 0):
+            first = step % len(running)
+            for worker in running[first:] + running[:first]:
+                worker.step()
+        for variant in running or variants:
+            worker = variant if options.in_turns else Worker(variant, vocab, options.device)
+            results.append({"vocab": vocab, "in_turns": options.in_turns, **worker.result()})
             if options.json:  # after each, for a run that is cut off
                 Path(options.json).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
@@ -260,14 +334,14 @@ def main() -> None:
         f"{options.model_size}, batch {options.batch_size} x {options.length} tokens of which "
         f"{first['scored_tokens']:.0f} scored"
     )
-    against = "nll" if options.objectives else "SFT"
+    against = "SFT" if options.objectives is None else "nll"
     columns = ("vocabulary", "variant", "s/step", "peak MiB", "beyond states MiB", f"time vs {against}")
     print(f"\n| {' | '.join(columns)} | memory vs {against} |")
     print("|---:|---|---:|---:|---:|---:|---:|")
     for result in results:
         same = [r for r in results if r["vocab"] == result["vocab"]]
         base = next((r for r in same if r["variant"] in ("SFTTrainer", "nll")), None)
-        time_ratio = f"{result['seconds'] / base['seconds']:.2f}" if base else ""
+        time_ratio = time_against(result, base) if base else ""
         memory_ratio = f"{result['peak_mib'] / base['peak_mib']:.2f}" if base else ""
         print(
             f"| {result['vocab']} | {result['variant']} | {result['seconds']:.3f} | {result['peak_mib']:.0f} "

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from .projection import Projection, project, sum_dtype
-from .tiles import apply_postprocessing_, chunks, exp_
+from .tiles import LEAST, apply_postprocessing_, chunks, exp_of_difference
 
 
 class Reference(NamedTuple):
@@ -112,10 +112,9 @@ class RunningKL:
 def _fold_logsumexp(
     running_max: torch.Tensor, running_sum: torch.Tensor, tile: torch.Tensor, *also_rescale: torch.Tensor
 ) -> torch.Tensor:
-    # Finite also where all logits so far are -inf: the difference of two infinities is NaN.
-    new_max = torch.maximum(running_max, tile.amax(1)).clamp_(min=torch.finfo(tile.dtype).min)
+    new_max = torch.maximum(running_max, tile.amax(1)).clamp_(min=LEAST)
     rescale = (running_max - new_max).exp()
-    weights = exp_(tile.sub_(new_max.unsqueeze(1)))
+    weights = exp_of_difference(tile, new_max, out=tile)
     for total in (running_sum, *also_rescale):
         total.mul_(rescale)
     running_sum.add_(weights.sum(1))
@@ -139,5 +138,5 @@ def kl_gradient(
         x, ratio = q[part], q_ref[part]
         ratio.neg_().add_(x).sub_((v[part] - v_ref[part] + kl[part]).unsqueeze(1))
         ratio.masked_fill_(x == float("-inf"), 0)
-        ratio.mul_(exp_(x.sub_(v[part].unsqueeze(1)))).mul_(given[part].unsqueeze(1))
+        ratio.mul_(exp_of_difference(x, v[part], out=x)).mul_(given[part].unsqueeze(1))
     return q_ref

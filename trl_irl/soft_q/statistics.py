@@ -126,7 +126,6 @@ class RunningStatistics:
         self.gem_mass = full(0.0) if self.asked.gem else None  # the same, times w
         self.gem_logit = full(0.0) if self.asked.gem else None  # the same, times w * l
         self.label_logits = label_logits if self.asked.gem == "log_sigmoid" else None
-        self.forbids = [False]  # whether a logit was -inf; one for all views; the kernels do not say
 
     def rows(self, rows: slice) -> RunningStatistics:
         """A view of some tokens: folding into it updates this object."""
@@ -164,7 +163,6 @@ class RowGradients:
         mass, label_logits (`torch.Tensor` of shape `(tokens,)`, *optional*): of GEM.
         given ([`RowValues`]): for each of `values` the gradient of the loss; `None` is 0.
         columns (`int`): how many logits a row has.
-        forbids (`bool`): whether a logit may be -inf.
     """
 
     asked: Statistics
@@ -174,7 +172,6 @@ class RowGradients:
     label_logits: torch.Tensor | None
     given: RowValues
     columns: int
-    forbids: bool = True
 
     def rows(self, rows: slice) -> RowGradients:
         """Those of some tokens."""
@@ -184,7 +181,7 @@ class RowGradients:
 
         values, given = (RowValues(*map(of, x)) for x in (self.values, self.given))
         more = of(self.mass), of(self.label_logits)
-        return RowGradients(self.asked, self.labels[rows], values, *more, given, self.columns, self.forbids)
+        return RowGradients(self.asked, self.labels[rows], values, *more, given, self.columns)
 
     @property
     def of_label(self) -> torch.Tensor:

@@ -23,6 +23,9 @@ if is_triton_available():
 # Elements of the rows that a CPU takes at a time, so that one operation finds in the cache what the last one left.
 _CHUNK = 2**19
 _LOG2_E = 1 / math.log(2)
+# The largest logit where all so far are less, -inf mostly: the difference of two infinities is NaN, and that of two
+# numbers beyond this, as some models mask tokens with, is lost in their rounding.
+LEAST = -1e8
 
 
 def uses_triton(device: torch.device, dtype: torch.dtype) -> bool:
@@ -31,7 +34,7 @@ def uses_triton(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def fold_keeps(device: torch.device, dtype: torch.dtype, scale: float, softcap: float | None) -> bool:
-    """Whether [`fold`] leaves a tile without forbidden tokens as it was, so that [`gradient`] can take it."""
+    """Whether [`fold`] leaves a tile as it was, so that [`gradient`] can take it."""
     return uses_triton(device, dtype) or (scale == 1.0 and softcap is None)
 
 
@@ -48,7 +51,7 @@ def fold(
 
     Args:
         tile (`torch.Tensor` of shape `(tokens, columns)`, float32 or float64):
-            Output of the projection for the vocabulary columns `start ... start + columns - 1`. Overwritten.
+            Output of the projection for the vocabulary columns `start ... start + columns - 1`. Becomes logits.
         start (`int`):
             Vocabulary id of the tile's first column.
         stats ([`~soft_q.statistics.RunningStatistics`]):
@@ -84,24 +87,17 @@ def _fold_rows(tile: torch.Tensor, start: int, stats: RunningStatistics, work: t
     before[largest] = tile_max[largest].masked_fill(~ties, float("-inf"))
     torch.maximum(stats.max_before_label, before, out=stats.max_before_label)
 
-    # The least finite number where all logits so far are -inf: the difference of two infinities is NaN.
-    least = torch.finfo(tile.dtype).min
-    new_max = torch.maximum(stats.max, tile_max).clamp_(min=least)
+    new_max = torch.maximum(stats.max, tile_max).clamp_(min=LEAST)
     fallen = stats.max - new_max
     rescale = fallen.exp()
     if stats.sum_logit is not None:
         stats.sum_logit.add_(tile.sum(1))
     weights = work[: tile.numel()].view_as(tile)
-    exp_(torch.sub(tile, new_max.unsqueeze(1), out=weights))
+    exp_of_difference(tile, new_max, out=weights)
     stats.sum_exp.mul_(rescale).add_(weights.sum(1))
-    weighted = weights.mul_(tile).sum(1)
-    if forbids := bool(weighted.isnan().any()):  # 0 * -inf
-        exp_(torch.sub(tile, new_max.unsqueeze(1), out=weights))
-        weighted = weights.mul_(tile.clamp_(min=least)).sum(1)
-        stats.forbids[0] = True
-    stats.sum_exp_logit.mul_(rescale).add_(weighted)
+    stats.sum_exp_logit.mul_(rescale).add_(_sum_of_products(weights, tile))
     if stats.sum_tempered is not None:
-        _fold_tempered(tile, new_max, fallen, stats, weights, forbids, more)
+        _fold_tempered(tile, new_max, fallen, stats, weights, more)
     stats.max.copy_(new_max)
 
 
@@ -111,40 +107,44 @@ def _fold_tempered(
     fallen: torch.Tensor,
     stats: RunningStatistics,
     weights: torch.Tensor,
-    forbids: bool,
     more: _Memory,
 ) -> None:
-    """
-    The sums of exp((l - max) / temperature), in the memory of `weights`, and what GEM makes of them. With `forbids`
-    some logits were -inf, and are the least finite number in `tile`.
-    """
+    """The sums of exp((l - max) / temperature), in the memory of `weights`, and what GEM makes of them."""
     temperature = stats.asked.temperature
-    _tempered(tile, new_max, temperature, weights)
-    if forbids:
-        weights.masked_fill_(tile == torch.finfo(tile.dtype).min, 0)
-    rescale = (fallen / temperature).exp()
-    stats.sum_tempered.mul_(rescale).add_(weights.sum(1))
+    exp_of_difference(tile, new_max, temperature, out=weights)
+    rescale, mass = (fallen / temperature).exp(), weights.sum(1)
+    stats.sum_tempered.mul_(rescale).add_(mass)
     if stats.gem_mass is None:
         return
     if stats.label_logits is not None:
-        weights.mul_(_log_sigmoid_weights(tile, stats.label_logits, more(0, tile)))
-    stats.gem_mass.mul_(rescale).add_(weights.sum(1))
-    stats.gem_logit.mul_(rescale).add_(weights.mul_(tile).sum(1))
+        mass = weights.div_(_inverse_log_sigmoid_weights(tile, stats.label_logits, more(0, tile))).sum(1)
+    stats.gem_mass.mul_(rescale).add_(mass)
+    stats.gem_logit.mul_(rescale).add_(_sum_of_products(weights, tile))
 
 
-def _tempered(logits: torch.Tensor, origin: torch.Tensor, temperature: float, out: torch.Tensor) -> torch.Tensor:
-    """exp((l - origin) / temperature), in one pass beside the exponential's own."""
+def _sum_of_products(weights: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """sum_j w_j l_j of each row, in the memory of `weights`; a forbidden token, 0 * -inf, counts nothing."""
+    found = weights.mul_(logits).sum(1)
+    return weights.nan_to_num_().sum(1) if found.isnan().any() else found
+
+
+def exp_of_difference(
+    x: torch.Tensor, origin: torch.Tensor, temperature: float = 1.0, *, out: torch.Tensor
+) -> torch.Tensor:
+    """
+    exp((x - origin) / temperature), with a number of `origin` for each row; `out` may be `x`. On a CPU torch's `exp2`
+    takes a quarter of the time of its `exp`, and one pass more takes differences and units. What the origin loses by
+    its rounding is the same for a whole row, and no more than a rounding of its V; beyond 1e9, where that is a hundred
+    nats, it may be infinite.
+    """
     coldness = _LOG2_E / temperature
-    return torch.add((-origin * coldness).unsqueeze(1), logits, alpha=coldness, out=out).exp2_()
+    return torch.add((-origin * coldness).unsqueeze(1), x, alpha=coldness, out=out).exp2_()
 
 
-def _log_sigmoid_weights(logits: torch.Tensor, label_logits: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    return torch.add((-GEM_SLOPE * label_logits).unsqueeze(1), logits, alpha=GEM_SLOPE, out=out).sigmoid_()
-
-
-def exp_(x: torch.Tensor) -> torch.Tensor:
-    """exp(x) in place. On a CPU torch's `exp2` takes a quarter of the time of its `exp`, for one rounding more."""
-    return x.mul_(_LOG2_E).exp2_()
+def _inverse_log_sigmoid_weights(logits: torch.Tensor, label_logits: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """1 + exp(0.01 (l_a - l)): dividing by it takes a pass less than multiplying with the sigmoid."""
+    slope = _LOG2_E * GEM_SLOPE
+    return torch.add((slope * label_logits).unsqueeze(1), logits, alpha=-slope, out=out).exp2_().add_(1)
 
 
 class _Memory:
@@ -223,33 +223,38 @@ def _gradient_rows(x: torch.Tensor, state: RowGradients, more: _Memory) -> None:
     def column(values: torch.Tensor) -> torch.Tensor:
         return values.unsqueeze(1)
 
-    factor = given.v_tempered  # of the tempered policy's probabilities, a number for each row or for each logit
-    if asked.gem == "linear" and given.gem is not None:
-        factor = given.gem if factor is None else factor + given.gem
-    factor = None if factor is None else column(factor)
-    if asked.gem == "log_sigmoid" and given.gem is not None:
-        weights = _log_sigmoid_weights(x, state.label_logits, more(2, x)).mul_(column(given.gem))
-        factor = weights if factor is None else weights.add_(factor)
-    if factor is not None:
-        tempered = _tempered(x, values.v_tempered, asked.temperature, more(0, x))
-    forbidden = x == float("-inf") if asked.entropy and state.forbids else None
-    if asked.entropy and given.entropy is not None:
-        x.sub_(column(values.v))
+    of_entropy = asked.entropy and given.entropy is not None
+    of_policy = of_entropy or given.v is not None
+    tempered = None
+    if given.v_tempered is not None or given.gem is not None:
+        tempered = _tempered_gradient(x, state, more(0, x) if of_policy else x, more)
+    if of_entropy:
+        x.sub_(column(values.v)).clamp_(min=LEAST)  # a token that is forbidden: 0 * -inf is NaN
         p = torch.mul(x, _LOG2_E, out=more(1, x)).exp2_()
-        # p (g_v - g_H (l - V + H)), and 0 for a token that a bias of -inf forbids.
+        # p (g_v - g_H (l - V + H))
         constant = -given.entropy * values.entropy
         torch.addcmul(column(constant if given.v is None else constant + given.v), x, column(-given.entropy), out=x)
-        if forbidden is not None:
-            x.masked_fill_(forbidden, 0)
         x.mul_(p)
     elif given.v is not None:
-        exp_(x.sub_(column(values.v))).mul_(column(given.v))
-    else:
+        exp_of_difference(x, values.v, out=x).mul_(column(given.v))
+    elif tempered is None:
         x.zero_()
-    if factor is not None:
-        x.addcmul_(tempered, factor)
+    if of_policy and tempered is not None:
+        x.add_(tempered)
     if asked.mean and given.mean_logit is not None:
         x.add_(column(given.mean_logit / state.columns))
+
+
+def _tempered_gradient(x: torch.Tensor, state: RowGradients, out: torch.Tensor, more: _Memory) -> torch.Tensor:
+    """What the logits `x` get by the tempered value and by GEM, in `out`, which may be `x`."""
+    given, factor = state.given, None if state.given.v_tempered is None else state.given.v_tempered.unsqueeze(1)
+    if given.gem is not None:
+        of_gem = given.gem.unsqueeze(1)
+        if state.asked.gem == "log_sigmoid":
+            inverse = _inverse_log_sigmoid_weights(x, state.label_logits, more(2, x))
+            of_gem = torch.div(of_gem, inverse, out=inverse)
+        factor = of_gem if factor is None else of_gem + factor
+    return exp_of_difference(x, state.values.v_tempered, state.asked.temperature, out=out).mul_(factor)
 
 
 def apply_postprocessing_(tile: torch.Tensor, scale: float, softcap: float | None) -> torch.Tensor:

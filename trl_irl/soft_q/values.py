@@ -45,7 +45,7 @@ class _SoftQValues(torch.autograd.Function):
                 if running_kl is not None:
                     running_kl.fold(rows, columns, _logits(tile, scale, softcap), work)
                 fold(tile, columns.start, stats.rows(rows), scale, softcap, work)
-        kept = len(tiles) == 1 and fold_keeps(hidden.device, sum_dtype(dtype), scale, softcap) and not stats.forbids[0]
+        kept = len(tiles) == 1 and fold_keeps(hidden.device, sum_dtype(dtype), scale, softcap)
         ctx.tile = buffer if kept else None
         values, mass = stats.result(projection.columns)
         if running_kl is not None:
@@ -53,7 +53,7 @@ class _SoftQValues(torch.autograd.Function):
             values = values._replace(kl=kl, v_ref=v_ref)
         known = (values.v, values.entropy, values.v_tempered, values.kl, values.v_ref)
         ctx.save_for_backward(hidden, weight, bias, labels, mass, *known)
-        ctx.label_logits, ctx.forbids, ctx.reference = label_logits, stats.forbids[0], reference
+        ctx.label_logits, ctx.reference = label_logits, reference
         ctx.set_materialize_grads(False)  # GEM has no use for V, and its tiles then need one exponential less
         ctx.settings = (scale, softcap, vocabulary, buffer_bytes, dtype, asked, ref_dtype)
         constants = [values.is_top1, None if asked.entropy else values.entropy, values.v_ref]
@@ -67,7 +67,7 @@ class _SoftQValues(torch.autograd.Function):
         projection = Projection(weight, bias, scale, softcap, vocabulary)
         values = RowValues(None, v, entropy, None, None, v_tempered)
         given = RowValues(*given)._replace(is_top1=None, v_ref=None)
-        state = RowGradients(asked, labels, values, mass, ctx.label_logits, given, projection.columns, ctx.forbids)
+        state = RowGradients(asked, labels, values, mass, ctx.label_logits, given, projection.columns)
 
         compares = ctx.reference is not None and given.kl is not None
         ref_logits = ReferenceLogits(ctx.reference, ref_dtype) if compares else None
