@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -368,6 +369,27 @@ def score(text, row):
     assert any("<img" in note for note in results.notes)
     told = results.to_markdown()
     assert "<img" not in told and "&lt;img src=x" in told
+
+
+def test_a_judge_is_asked_once_about_a_completion(pair, tmp_path, monkeypatch):
+    """It may cost; the analysis of rewards asks for the scores that the metrics have. One that failed stays so."""
+    text = """
+asked = []
+def score(text, row):
+    asked.append((text, row["prompt"]))
+    if asked.count((text, row["prompt"])) > 1 or len(text) % 3 == 0:
+        raise ValueError(f"cannot read {text!r}")
+    return {"x": float(len(text))}
+"""
+    judged = own_task("costs", text, tmp_path, monkeypatch)
+    keys = {**SETTINGS, "temperatures": [0.0, 1.0, 1.5], "num_samples": 6, "metrics": ["nll"], "reward_analysis": True}
+    results = evaluate({"a": pair}, ROWS, EvaluationSettings(task=judged, **keys))
+    said = {(c["text"], line["prompt"]) for line in results.lines for c in line["completions"]}
+    references = {(row["completion"], row["prompt"]) for row in ROWS[:1]}  # asked before, whether the score works
+    assert sorted(sys.modules["costs"].asked) == sorted(said | references)
+    assert {len(text) % 3 == 0 for text, _ in said} == {True, False}
+    (of_reward,) = [one for one in results.findings.agreement if one.reward == "a soft_q sum"]
+    assert results.findings.score == "x" and of_reward.metrics["Spearman"] is not None
 
 
 @pytest.mark.parametrize("metrics, kind", [(["bleu"], BLEU(effective_order=True)), (["chrf", "nll"], CHRF())])

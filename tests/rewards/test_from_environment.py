@@ -45,13 +45,31 @@ def test_arguments_of_the_environment(told, model_folder, monkeypatch):
         ("{kind: soft_q}", "names no `model`"),
         ("[1]", "names no `model`"),
         ("{model: x, agregate: mean}", "unknown key `agregate`"),
-        ("{model: ./nowhere}", "nowhere"),
+        ("{model: ./nowhere}", "`TRL_IRL_REWARD`: `model: ./nowhere` is not there"),
+        ("outputs/not/there", "`TRL_IRL_REWARD`: `model: outputs/not/there` is not there"),
+        ("{model: x", "`TRL_IRL_REWARD={model: x` cannot be read as YAML"),
+        ("{model: null}", "names no `model`"),
+        ("", "names no `model`"),
+        ("{[]: 1}", "TRL_IRL_REWARD"),
+        ("{model: x, gamma: 1e-5}", "`gamma: 1e-5` is out of range"),
+        ("{model: x, batch_size: '8'}", "`batch_size: 8` must be 1 or more"),
     ],
 )
 def test_refused(told, fragment, monkeypatch):
     if told is not None:
         monkeypatch.setenv("TRL_IRL_REWARD", told)
     with pytest.raises((ValueError, OSError), match=fragment):
+        looked_up()
+
+
+@pytest.mark.parametrize("name", ["2024", "1e5", "model"])
+def test_a_folder_named_as_a_number(name, model_folder, tmp_path, monkeypatch):
+    (tmp_path / name).symlink_to(model_folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRL_IRL_REWARD", name)
+    assert isinstance(looked_up(), SoftQReward)
+    monkeypatch.setenv("TRL_IRL_REWARD", f"{{model: './{name}', dtype: floaty}}")
+    with pytest.raises(ValueError, match="a value of another kind than its key takes.*floaty"):
         looked_up()
 
 
@@ -109,9 +127,7 @@ def test_a_recipe_of_trl(method, tokenizer, tmp_path):
     assert "rewards/soft_q_mean/mean" in result.stdout
 
 
-@pytest.mark.parametrize(
-    "clip, told", [(None, None), (1e-5, None), ("much", "`TRL_IRL_REWARD=.*a value of another type than its key")]
-)
+@pytest.mark.parametrize("clip, told", [(None, None), (1e-5, None), ("much", "`clip=much` must be above 0")])
 def test_values_as_trl_writes_them(clip, told, model_folder, monkeypatch):
     monkeypatch.setenv("TRL_IRL_REWARD", str({"model": str(model_folder), "clip": clip}))
     if told is None:

@@ -327,3 +327,14 @@ def test_a_number_that_is_none_is_an_error(tmp_path):
         model.score.weight[:] = float("nan")
     with pytest.raises(ValueError, match="gives row 0 the reward nan. Its weights"):
         PreferenceReward(model, tokenizer=make_tokenizer())(["One"], [" two"])
+
+
+def test_pairs_that_are_none(trained):
+    reward = PreferenceReward(str(trained(TEXT)[0]))
+    for pairs, fragment in (
+        ([], "There are no `pairs`"),
+        ([TEXT[0], {"prompt": "a", "chosen": "b"}], "Pair 1 has nothing .null. as its `rejected`"),
+        ([{**TEXT[0], "chosen": 3}], "Pair 0 has 3 as its `chosen`"),
+    ):
+        with pytest.raises(ValueError, match=fragment):
+            reward.pair_accuracy(pairs)

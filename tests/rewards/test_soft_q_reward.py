@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import pickle
+import re
 import warnings
 from pathlib import Path
 
@@ -155,6 +156,44 @@ def test_an_empty_completion(reward):
     assert one.sum == one.mean == one.discounted == one.log_likelihood == 0 and math.isnan(one.initial_value)
 
 
+@pytest.mark.parametrize("terminal_value, kind", [("mask", "soft_q"), ("zero", "soft_q"), ("mask", "advantage")])
+@pytest.mark.parametrize("aggregate", ["sum", "mean", "discounted"])
+def test_what_has_no_known_reward_gets_no_number(terminal_value, kind, aggregate, tokenizer):
+    """Nothing, one token that was cut, a stop token alone with `mask`: 0 nats would be more than most texts have."""
+    options = {"terminal_value": terminal_value, "kind": kind, "aggregate": aggregate, "clip": 3.0}
+    reward, eos = SoftQReward(make_model("qwen2"), tokenizer, **options), tokenizer.eos_token_id
+    said = [[], [5], [eos], [5, eos], [5, 6]]
+    found = reward(["One"] * len(said), completion_ids=said)
+    known = [False, kind == "advantage", kind == "advantage" or terminal_value == "zero", True, True]
+    assert [x is not None for x in found] == known
+    scored = reward.score(["One"] * len(said), completion_ids=said)
+    clipped = [max(-3.0, min(3.0, getattr(one, aggregate))) for one in scored]
+    expected = [x for x, is_known in zip(clipped, known, strict=True) if is_known]
+    assert [x for x in found if x is not None] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", ["soft_q", "advantage", "log_ratio"])
+@pytest.mark.parametrize("terminal_value", ["mask", "zero"])
+def test_blanks_behind_the_stop_token_are_no_policys(kind, terminal_value, tokenizer):
+    """A template writes a newline behind the turn that it ends: text and ids of one completion get one number."""
+    chat = copy.deepcopy(tokenizer)
+    chat.eos_token = "<|im_end|>"
+    reference = {"ref_model": make_model("qwen2", seed=5)} if kind == "log_ratio" else {}
+    reward = SoftQReward(make_model("qwen2"), chat, kind=kind, terminal_value=terminal_value, **reference)
+    prompts = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    answers = [[{"role": "assistant", "content": text.strip()}] for text in COMPLETIONS]
+    whole = chat.apply_chat_template(prompts[0] + answers[0], tokenize=False)
+    assert whole.endswith("<|im_end|>\n"), "the template writes nothing behind the turn: the test tries nothing"
+    ids = [[*chat(text.strip())["input_ids"], chat.eos_token_id] for text in COMPLETIONS]
+    by_text, by_ids = reward.score(prompts, answers), reward.score(prompts, completion_ids=ids)
+    for one, other in zip(by_text, by_ids, strict=True):
+        assert one.token_ids.tolist() == other.token_ids.tolist() and one.token_ids[-1] == chat.eos_token_id
+        assert one.rewards == pytest.approx(other.rewards, abs=1e-4)
+        assert one.log_likelihood == pytest.approx(other.log_likelihood, abs=1e-4)
+    two = reward.score(prompts[:1], [[*answers[0], *prompts[1], *answers[1]]])[0]  # between turns it is a token as any
+    assert list(two.token_ids).count(chat.eos_token_id) == 3 and two.token_ids[-1] == chat.eos_token_id
+
+
 def test_each_process_loads_onto_its_own_device(monkeypatch):
     """A reward is built before the trainer's arguments set the process's device: until then that is the first."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -250,9 +289,11 @@ def test_as_reward_of_trls_trainers(kind, adapter, tokenizer, tmp_path):
     )
     trainer.train()
     assert trainer.state.global_step == 5 and len(asked) == 5
-    assert all(ids is not None and np.isfinite(found).all() and len(set(found)) > 1 for ids, found in asked)
+    known = [[x for x in found if x is not None] for _, found in asked]  # a completion of one token may have none
+    assert all(np.isfinite(numbers).all() and len(set(numbers)) > 1 for numbers in known)
+    assert all(ids is not None for ids, _ in asked)
     logged = [entry for entry in trainer.state.log_history if "rewards/soft_q_sum/mean" in entry]
-    assert logged[0]["rewards/soft_q_sum/mean"] == pytest.approx(np.mean(asked[0][1]), rel=1e-4)
+    assert logged[0]["rewards/soft_q_sum/mean"] == pytest.approx(np.mean(known[0]), rel=1e-4)
 
 
 @pytest.mark.parametrize("config, trainer_class", [(GRPOConfig, GRPOTrainer), (RLOOConfig, RLOOTrainer)])
@@ -315,10 +356,36 @@ def test_nf4_with_an_adapter(tokenizer, tmp_path):
         assert reward(PROMPTS, COMPLETIONS) != pytest.approx(expected, rel=1e-2)
 
 
-@pytest.mark.parametrize("wrong", [{"gamma": 1.5}, {"gamma": -0.1}, {"clip": -1.0}, {"clip": 0.0}, {"batch_size": 0}])
+@pytest.mark.parametrize("kind", [SoftQReward, PreferenceReward])
+@pytest.mark.parametrize(
+    "arguments, fragment",
+    [
+        ({"model": None}, "`model` is a NoneType. Give a folder"),
+        ({"model": torch.nn.Linear(2, 2)}, "`model` is a Linear"),
+        ({"tokenizer": "gpt2"}, "`tokenizer` is a str. Give the tokenizer itself"),
+        ({"model": "outputs/not/there", "tokenizer": None}, "`model: outputs/not/there` is not there"),
+        ({"model": Path("/not/there")}, "`model: /not/there` is not there"),
+        ({"batch_size": None}, "`batch_size: None` must be 1 or more"),
+        ({"batch_size": "8"}, "`batch_size: 8` must be 1 or more"),
+    ],
+)
+def test_something_else_than_a_model_and_its_tokenizer(kind, arguments, fragment, tokenizer):
+    with pytest.raises((TypeError, ValueError, FileNotFoundError), match=re.escape(fragment)):
+        kind(**{"model": make_model("qwen2"), "tokenizer": tokenizer, **arguments})
+
+
+def test_ids_say_themselves_whether_they_ended(reward):
+    with pytest.raises(ValueError, match="`ended` is of `completions`"):
+        reward.score(PROMPTS[:1], completion_ids=[[5, 6]], ended=[True])
+
+
+_WRONG = {"gamma": [1.5, -0.1, "1e-5"], "clip": [-1.0, 0.0, "1"], "batch_size": [0], "terminal_value": ["none"]}
+
+
+@pytest.mark.parametrize("wrong", [{name: value} for name, values in _WRONG.items() for value in values])
 def test_numbers_out_of_range(wrong, tokenizer):
     (name,) = wrong
-    with pytest.raises(ValueError, match=f"`{name}[=:] ?{wrong[name]}`"):
+    with pytest.raises(ValueError, match=f"`{name}[=:] ?'?{wrong[name]}'?`"):
         SoftQReward(make_model("llama"), tokenizer, **wrong)
 
 

@@ -34,6 +34,7 @@ PLAIN = {"prompt": [user("One?")], "completion": "It is."}
     [
         {"messages": [user("One?"), bot("It is.")]},
         {"conversations": [{"from": "user", "value": "One?"}, {"from": "assistant", "value": "It is."}]},
+        {"conversations": [{"from": "human", "value": "One?"}, {"from": "gpt", "value": "It is."}]},
         {"messages": [user(parts("One", "?")), bot(parts("It is."))]},
         {"prompt": [user("One?")], "completion": [bot("It is.", tool_calls=None, name=None)]},
     ],
@@ -71,7 +72,10 @@ def test_several_turns_are_one_text_that_is_encoded_whole():
             r"Row 7 has a message in its `messages` with nothing \(null\) as its cont",
         ),
         ({"messages": [user("a"), bot(4.5)]}, "Row 7 has a message in its `messages` with 4.5 as its content"),
-        ({"messages": [bot("b"), user("a")]}, "Row 7: its `messages` do not end in the assistant's"),
+        (
+            {"messages": [bot("b"), user("a")]},
+            "Row 7: its `messages` end in a message of the role `user`, and not",
+        ),
         (
             {"messages": [user([{"type": "image"}]), bot("b")]},
             "Row 7 has a message .* of which not every part is text",

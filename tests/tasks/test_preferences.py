@@ -50,6 +50,12 @@ def test_an_answer_of_any_kind_slips(answer):
         assert not is_correct(corrupted_solution(row, random.Random(seed)), row)
 
 
+@pytest.mark.parametrize("solution", ["5 - 7 = -2\n#### -2", "1 - 1.5 = -0.5\n#### -0.5", "2 of -2.\n#### -2"])
+def test_no_slip_gives_itself_away_by_a_negative_zero(solution):
+    found = {corrupted_solution({"completion": solution}, random.Random(seed)) for seed in range(400)}
+    assert len(found) > 10 and not any(re.search(r"-0(?![.\d])|-0\.0", text) for text in found)
+
+
 @pytest.mark.parametrize(
     "solution",
     [

@@ -326,3 +326,89 @@ def test_named_columns_are_trained_on_whatever_else_there_is(chat_format, tmp_pa
         assert not {"messages", "input_ids"} & found.keys()
         asked = [{"role": "user", "content": "2 + 2?"}] if chat_format else "2 + 2?"
         assert found["prompt"] == format_row(row, data)["prompt"] == asked
+
+
+def written(tmp_path, rows):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "row, expected",
+    [
+        (
+            {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "yo"}]},
+            {"conversations": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]},
+        ),
+        (
+            {
+                "chosen": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}],
+                "rejected": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "no"}],
+            },
+            {
+                "prompt": [{"role": "user", "content": "hi"}],
+                "completion": [{"role": "assistant", "content": "yo"}],
+            },
+        ),
+        ({"chosen": "Say it: yes", "rejected": "Say it: no"}, {"prompt": "Say it:", "completion": " yes"}),
+    ],
+)
+def test_rows_of_other_forms_to_train_on(row, expected, streaming, tmp_path):
+    splits = load_task(TaskData(dataset_name=written(tmp_path, [row] * 3), streaming=streaming))
+    assert list(splits["train"]) == [expected] * 3
+
+
+@pytest.mark.parametrize(
+    "answers, fragment",
+    [
+        ([2**64 + 1, 2**64 + 2], "1.8446744073709552e.19 in the column `a`, a number so large"),
+        ([0.5, 12345678901234567], "1.2345678901234568e.16 in the column `a`, a number so large"),
+        ([{"text": ["u"]}], "Name a column in it with a dot"),
+        ([["u"]], "neither text nor a number, and prompts and completions are made from it. Make text of it first"),
+    ],
+)
+def test_a_value_whose_text_is_not_known(answers, fragment, tmp_path):
+    """Rounded numbers had been trained on as answers."""
+    path = written(tmp_path, [{"q": "x", "a": answer} for answer in answers])
+    with pytest.raises(ValueError, match=fragment):
+        list(load_task(TaskData(dataset_name=path, source_column="q", target_column="a"))["train"])
+
+
+def test_large_numbers_that_are_whole_in_the_file(tmp_path):
+    numbers = [12345678901234567, 2**53 + 1, -(2**62)]
+    path = written(tmp_path, [{"q": "x", "a": number} for number in numbers])
+    rows = load_task(TaskData(dataset_name=path, source_column="q", target_column="a"))["train"]
+    assert [int(row["completion"]) for row in rows] == numbers
+    made = from_columns(
+        {"q": "x", "a": Decimal("1.50")}, TaskData(dataset_name=path, source_column="q", target_column="a"), ""
+    )
+    assert made["completion"].strip() == "1.50"
+
+
+@pytest.mark.parametrize(
+    "keys, fragment",
+    [
+        ({"task": "arithmetic", "streaming": True}, "`dataset_streaming` is of a dataset"),
+        ({"task": "arithmetic", "dataset_config": "x"}, "`dataset_config` is of a dataset"),
+    ],
+)
+def test_keys_of_datasets_that_are_generated(keys, fragment):
+    with pytest.raises(ValueError, match=fragment):
+        TaskData(**keys)
+
+
+def test_a_configuration_of_what_has_none(tmp_path):
+    path = written(tmp_path, [{"prompt": "a", "completion": "b"}])
+    Dataset.from_list([{"prompt": "a", "completion": "b"}]).save_to_disk(tmp_path / "saved")
+    for name, what in ((path, "a file"), (str(tmp_path / "saved"), "one that `save_to_disk` wrote")):
+        with pytest.raises(ValueError, match=f"`dataset_config: x` chooses .* is {what}, which has none"):
+            load_from_hub_or_path(name, "x")
+
+
+def test_a_file_of_another_encoding_is_named(tmp_path):
+    path = tmp_path / "latin.jsonl"
+    path.write_bytes('{"prompt": "a", "completion": "b"}\n{"prompt": "Straße", "completion": "b"}\n'.encode("latin1"))
+    with pytest.raises(ValueError, match=f"`dataset_name: {path}` is not UTF-8: line 2 has the byte 0xdf"):
+        load_from_hub_or_path(str(path))

@@ -228,6 +228,11 @@ def make_trainer(script_args, training_args, model_args, mixture, generation_arg
                 f"`{key}: {split}` is not among the dataset's splits, which are {', '.join(splits)}."
                 f"{way_out if key == 'dataset_test_split' else ''}"
             )
+    if training_args.max_steps <= 0 and not hasattr(splits[script_args.dataset_train_split], "__len__"):
+        raise ValueError(
+            f"`max_steps: {training_args.max_steps}` of a stream, which does not say how many rows it has. Set "
+            "`max_steps`, or `dataset_streaming: false`."
+        )
     rows = generation_rows(script_args, training_args, generation_args, splits)
     if rows:
         from ..evaluation.metrics import check_installed

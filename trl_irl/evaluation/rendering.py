@@ -12,6 +12,11 @@ def markdown(rows: Sequence[Sequence[str]], left: int = 2) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in aligned)
 
 
+def counted(number: int, name: str) -> str:
+    """`1 prompt`, `2 prompts`."""
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
 def print_rows(rows: Sequence[Sequence[str]], title: str) -> None:
     """The same rows as a table in the terminal."""
     from rich.console import Console

@@ -10,7 +10,7 @@ from . import comparison
 from .comparison import decoding, sampler_of
 from .equal_diversity import Curve, long_lines
 from .frontier import families, together
-from .rendering import markdown, shortened
+from .rendering import counted, markdown, shortened
 from .settings import GIVEN, EvaluationSettings
 
 
@@ -61,7 +61,7 @@ def report_text(results, pictures: Sequence[str] = ()) -> str:
         *(f"**{note.replace('<', '&lt;')}**" for note in results.notes),  # it may quote what a model said
         *(f"![{_PICTURED[name]}]({name})" for name in pictures),
         "## Numbers",
-        f"{results.prompts} prompts{of_split}, {settings.num_samples} samples per prompt and "
+        f"{counted(results.prompts, 'prompt')}{of_split}, {counted(settings.num_samples, 'sample')} per prompt and "
         f"seed (one when greedy), seeds {', '.join(map(str, settings.seeds))}, at most {settings.max_new_tokens} "
         f"tokens. {_of_intervals(results)} {_explained(shown, results)}",
         *_told_of_judge(settings.reward_model_path),
@@ -154,7 +154,7 @@ def _told_of_their_diversity(results) -> list[str]:
     interval, prompts = results.of_references
     count = results.settings.num_samples
     return [
-        f"Of {prompts} prompt{'s' * (prompts != 1)} with so many, {count} references have a `self_bleu` of "
+        f"Of {counted(prompts, 'prompt')} with so many, {count} references have a `self_bleu` of "
         f"{comparison.shown('self_bleu', interval, True)}: below it a model is asked for more diversity than the "
         "data have."
     ]

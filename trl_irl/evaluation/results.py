@@ -12,7 +12,7 @@ from . import comparison
 from .comparison import Area, AtDiversity, Result, Values
 from .frontier import FrontierCurve, Frontiers, frontiers
 from .pictures import plot
-from .rendering import print_rows, shortened
+from .rendering import counted, print_rows, shortened
 from .report import report_text
 from .reward_report import Findings
 from .settings import EvaluationSettings
@@ -192,7 +192,7 @@ class Results:
             self.findings.print()
         in_terminal = [name for name in self.shown if name not in _NOT_IN_TERMINAL]
         rows = comparison.table(self.summaries, in_terminal, intervals=False)
-        print_rows(rows, f"{self.title}, {self.prompts} prompts")
+        print_rows(rows, f"{self.title}, {counted(self.prompts, 'prompt')}")
         if self.at_equal_diversity:
             rows = comparison.table_at_equal_diversity(self.at_equal_diversity, intervals=False)
             print_rows(rows, "At equal diversity; differences in points, * the 95 % interval leaves out 0")

@@ -25,7 +25,7 @@ from .results import Results
 from .reward_judges import analyse
 from .rows import diversity_of_references, given_lines, length_by, rows_to_judge, unanswered
 from .sample_cache import CellKey, load_or_sample
-from .scoring import Scorer, tokenizer_of
+from .scoring import AskedOnce, Scorer, tokenizer_of
 from .settings import GIVEN, EvaluationSettings, named
 from .statistics import Statistic
 
@@ -132,7 +132,8 @@ class _Evaluation:
         judged = rows_to_judge(split, settings, self.models, judging_rows)
         self.rows, self.given, self.metrics, self.notes = judged
         self.notes += lent
-        self.score = make_score(settings.task, self.metrics, verifier, settings.answer_marker)
+        score = make_score(settings.task, self.metrics, verifier, settings.answer_marker)
+        self.score = AskedOnce(score) if settings.judges_by_rewards else score
         self._scorer().check(self.rows)
         self.notes += unanswered(self.rows, self.metrics, settings.answer_marker)
         self.judge = None

@@ -46,6 +46,30 @@ class Failures:
         self.first = self.first or reason
 
 
+class AskedOnce:
+    """
+    A score that keeps what it said of each text of a row, or raised: the metrics and the analysis of rewards both ask,
+    and a judge may cost.
+
+    Args:
+        score (`Callable[[str, dict], dict[str, float]]`): as in [`Scorer`]. It is asked about rows that stay alive.
+    """
+
+    def __init__(self, score: Score):
+        self._score, self._said = score, {}
+
+    def __call__(self, text: str, row: dict) -> dict[str, float]:
+        key = text, id(row)
+        if key not in self._said:
+            try:
+                self._said[key] = self._score(text, row)
+            except Exception as error:
+                self._said[key] = error
+        if isinstance(said := self._said[key], Exception):
+            raise said.with_traceback(None)
+        return said
+
+
 @dataclass
 class Scorer:
     """

@@ -38,11 +38,14 @@ _REWARDS = {
 def _reward(variable: str, kind: type, value: str) -> SoftQReward | PreferenceReward:
     try:
         arguments = ast.literal_eval(value)  # TRL writes what stands under `env` as Python does: None, 1e-05
-    except (ValueError, SyntaxError):
-        arguments = yaml.safe_load(value)
-    if isinstance(arguments, str):
-        arguments = {"model": arguments}
-    if not isinstance(arguments, dict) or "model" not in arguments:
+    except (ValueError, SyntaxError, TypeError):
+        try:
+            arguments = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"`{variable}={value}` cannot be read as YAML: {error}") from error
+    if isinstance(arguments, str | int | float):  # a folder may be named 2024
+        arguments = {"model": arguments if isinstance(arguments, str) else value.strip()}
+    if not isinstance(arguments, dict) or arguments.get("model") is None:
         raise ValueError(f"`{variable}={value}` names no `model`: set it to a folder, a Hub id, or `{{model: ...}}`.")
     known = [name for name in inspect.signature(kind).parameters if name != "tokenizer"]
     unknown = [name for name in arguments if name not in known]
@@ -50,8 +53,10 @@ def _reward(variable: str, kind: type, value: str) -> SoftQReward | PreferenceRe
         raise ValueError(f"`{variable}` has the unknown key `{unknown[0]}`. There are {', '.join(known)}.")
     try:
         return kind(**arguments)
-    except TypeError as error:
-        raise ValueError(f"`{variable}={value}` has a value of another type than its key takes: {error}") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"`{variable}`: {error}") from error
+    except (TypeError, AttributeError) as error:  # of a dtype that torch has not
+        raise ValueError(f"`{variable}={value}` has a value of another kind than its key takes: {error}") from error
 
 
 def __getattr__(name: str) -> SoftQReward | PreferenceReward:

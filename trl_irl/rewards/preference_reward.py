@@ -17,7 +17,7 @@ from ..text.messages import check_alike, check_no_images, checked, naming_row, s
 from ..text.padding import padded_batch
 from .adapters import check_layers_adapted, config_of, default_device, is_adapter, is_peft, naming, tokenizer_of
 from .frozen_models import check_whole, load_classifier, whole_language_model, whole_weights
-from .soft_q_settings import check_batch_size
+from .soft_q_settings import check_batch_size, check_model_and_tokenizer
 
 
 if TYPE_CHECKING:
@@ -144,8 +144,7 @@ class PreferenceReward:
     ):
         check_batch_size(batch_size)
         model = os.fspath(model) if isinstance(model, os.PathLike) else model
-        if not isinstance(model, str) and tokenizer is None:
-            raise ValueError("A model that is not given by name needs its `tokenizer`.")
+        check_model_and_tokenizer(model, tokenizer)
         check_one_label(model, "model")
         self.chat_template_kwargs = chat_template_kwargs
         self.batch_size = batch_size
@@ -298,7 +297,14 @@ class PreferenceReward:
             return self.model(**batch).logits[:, 0].float().tolist()
 
     def pair_accuracy(self, pairs: Sequence[dict]) -> float:
-        """The share of pairs ([`of_pairs`]) whose `chosen` gets more, which `trl reward` logs as `eval_accuracy`."""
+        """
+        The share of pairs ([`of_pairs`]) whose `chosen` gets more, which `trl reward` logs as `eval_accuracy`.
+
+        Raises:
+            `ValueError`: there is no pair, or one that is none.
+        """
+        if not pairs:
+            raise ValueError("There are no `pairs`.")
         return sum(a > b for a, b in zip(*self.of_pairs(pairs), strict=True)) / len(pairs)
 
     def of_pairs(self, pairs: Sequence[dict]) -> tuple[list[float], list[float]]:
@@ -309,7 +315,13 @@ class PreferenceReward:
             pairs (`Sequence[dict]`):
                 With `chosen` and `rejected`, text or messages, and `prompt` unless both have it in themselves; `tools`
                 and `chat_template_kwargs` reach the chat template.
+
+        Raises:
+            `ValueError`: a side is missing, or is neither text nor messages.
         """
+        for i, pair in enumerate(pairs):
+            for key in ("chosen", "rejected"):
+                checked(pair.get(key), key, f"Pair {i}")
         chosen, rejected = (
             self.of_ids(self._whole_ids([{**pair, "completion": pair[key]} for pair in pairs], [True] * len(pairs)))
             for key in ("chosen", "rejected")

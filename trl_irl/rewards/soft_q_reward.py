@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..text.encode import as_row, encode_rows, prompt_ids, warn_of_seams, with_template_arguments
+from ..text.local_paths import check_is_there
 from ..text.messages import check_alike, check_no_images, checked, said_and_read
 from ..text.stop_tokens import stop_token_ids
 from .adapters import check_layers_adapted, default_device, is_peft, tokenizer_of
 from .frozen_models import check_language_model, check_same_tokens, load_language_model, whole_weights
-from .soft_q_settings import check_batch_size, check_discount, saved_settings
-from .token_values import token_values
+from .soft_q_settings import check_batch_size, check_discount, check_model_and_tokenizer, is_number, saved_settings
+from .token_values import check_terminal_value, token_values
 
 
 if TYPE_CHECKING:
@@ -136,9 +137,11 @@ class SoftQReward:
             two names: under one, the logs mix them.
 
     Raises:
-        `ValueError`: `kind` or `aggregate` is unknown, or a number is out of range; `"log_ratio"` has no reference, or
-            one of another kind of model; a model has no tokenizer, or its adapter is of virtual tokens; or a model
-            given by name is a reward model, or was not saved whole.
+        `FileNotFoundError`: a folder that is named is not there.
+        `TypeError`: the model is none, nor the name of one, or the tokenizer is none.
+        `ValueError`: `kind`, `aggregate` or `terminal_value` is unknown, or a number is out of range; `"log_ratio"`
+            has no reference, or one of another kind of model; a model has no tokenizer, or its adapter is of virtual
+            tokens; or a model given by name is a reward model, or was not saved whole.
     """
 
     def __init__(
@@ -166,17 +169,19 @@ class SoftQReward:
                 "the model with a reference, and no other kind has one."
             )
         check_discount(gamma)
-        if clip is not None and not clip > 0:
+        if clip is not None and not (is_number(clip) and clip > 0):
             raise ValueError(f"`clip={clip}` must be above 0, in the reward's own unit, or None for no bound.")
         check_batch_size(batch_size)
         model, ref_model = (os.fspath(x) if isinstance(x, os.PathLike) else x for x in (model, ref_model))
-        if not isinstance(model, str) and tokenizer is None:
-            raise ValueError("A model that is not given by name needs its `tokenizer`.")
+        check_model_and_tokenizer(model, tokenizer)
+        if isinstance(ref_model, str):
+            check_is_there(ref_model, "ref_model")
         if settings is None:
             settings = saved_settings(model) if isinstance(model, str) else {}
         self.kind, self.aggregate, self.clip, self.batch_size = kind, aggregate, clip, batch_size
         self.gamma = settings.get("gamma", 1.0) if gamma is None else gamma
         self.terminal_value = settings.get("terminal_value", "mask") if terminal_value is None else terminal_value
+        check_terminal_value(self.terminal_value)
         self.value_temperature = settings.get("value_temperature", 1.0)
         if kind == "soft_q" and settings.get("value_origin") == "reference":
             warnings.warn(
@@ -214,20 +219,27 @@ class SoftQReward:
                 `chat_template_kwargs`, as [`~text.encode.asked`] gives it.
             completions (`Sequence[str]` or `Sequence[list[dict]]`, *optional*):
                 Text, or messages; taken as finished: an EOS follows a text, and the chat template ends a message. Of
-                several messages all tokens count, as in training.
+                several messages all tokens count, as in training. What the template writes behind the last stop token
+                (a newline) is left out: no policy samples it.
             completion_ids (`Sequence[Sequence[int]]`, *optional*):
                 The completions as sampled, in the model's own tokens. Without a stop token at its end, a completion
                 was cut, and its last token has no reward.
             ended (`Sequence[bool]`, *optional*):
                 Of `completions`: which ended by themselves, all if it is not given. The others were cut: nothing
-                follows their text.
+                follows their text. `completion_ids` say it by their last token.
+
+        Of a row without a prompt, whose tokenizer has no BOS, the first token has no state, and is left out.
 
         Raises:
-            `ValueError`: neither completions nor ids are given, the ids are not of this tokenizer, or a row does not
-                fit into the model's context.
+            `ValueError`: neither completions nor ids are given, the ids are not of this tokenizer, `ended` comes with
+                ids, or a row does not fit into the model's context.
         """
         if completions is None and completion_ids is None:
             raise ValueError("There is nothing to score: give `completions` or `completion_ids`.")
+        if completion_ids is not None and ended is not None:
+            raise ValueError(
+                "`ended` is of `completions`: `completion_ids` end by themselves where their last token says so."
+            )
         check_alike(prompts=prompts, completions=completions, completion_ids=completion_ids, ended=ended)
         prompts = with_template_arguments(prompts, self.chat_template_kwargs)
         if completion_ids is None:
@@ -238,7 +250,7 @@ class SoftQReward:
             rows = [{**row, "completion": checked(said, "completion", f"Row {i}")} for i, (row, said) in pairs]
             rows = encode_rows(self.tokenizer, rows, ended=ended, apart=self._apart)
             warn_of_seams(rows)
-            encoded = [row.ids_and_labels for row in rows]
+            encoded = [self._without_tail(*row.ids_and_labels) for row in rows]
         else:
             if completions is not None:
                 self._check_tokenizer(completions, completion_ids)
@@ -255,9 +267,11 @@ class SoftQReward:
         completions: Sequence[Completion] | None = None,
         completion_ids: Sequence[Sequence[int]] | None = None,
         **kwargs,
-    ) -> list[float]:
+    ) -> list[float | None]:
         """
-        One number per completion, as TRL's trainers ask for it: aggregated, normalised, clipped.
+        One number per completion, as TRL's trainers ask for it: aggregated, normalised, clipped. `None`, by which TRL
+        leaves it out, for one without a token whose reward is known, such as a stop token alone with `"mask"`: its sum
+        of 0 would be more than most texts have, and a policy would learn to say nothing.
 
         Raises:
             `ValueError`: as [`score`], and where the rows have images, or completions have what tools have said.
@@ -265,6 +279,14 @@ class SoftQReward:
         check_no_images(kwargs, "The rows have")
         _check_no_tool_results(completions or (), completion_ids)
         return self._numbers(self.score(prompts, completions, completion_ids))
+
+    def _without_tail(self, ids: list[int], labels: list[int]) -> tuple[list[int], list[int]]:
+        """Without the blanks that a chat template writes behind the last stop token."""
+        stops = self.stop_tokens
+        last = next((i for i in range(len(labels) - 1, -1, -1) if labels[i] in stops), None)
+        if last is None or self.tokenizer.decode(ids[last + 1 :]).strip():
+            return ids, labels
+        return ids[: last + 1], labels[: last + 1]
 
     @property
     def _apart(self) -> bool:
@@ -291,10 +313,11 @@ class SoftQReward:
             scored = [replace(one, rewards=one.rewards - ref.log_pi) for one, ref in zip(scored, of_ref, strict=True)]
         return scored
 
-    def _numbers(self, scored: Sequence[CompletionReward]) -> list[float]:
+    def _numbers(self, scored: Sequence[CompletionReward]) -> list[float | None]:
         returns = [getattr(one, self.aggregate) for one in scored]
         normalised = (np.array(returns, dtype=np.float64) - self.mean) / self.std
-        return (normalised if self.clip is None else normalised.clip(-self.clip, self.clip)).tolist()
+        numbers = normalised if self.clip is None else normalised.clip(-self.clip, self.clip)
+        return [x if one.has_reward.any() else None for x, one in zip(numbers.tolist(), scored, strict=True)]
 
     def normalize_on(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> None:
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 
 from trl import extract_prompt
 
@@ -128,15 +129,21 @@ def _column(row: Mapping, name: str, where: str = "A row") -> str:
             f"{where} has nothing (null) in the column `{name}`, which prompts and completions are made from. Leave "
             "such rows out of the data, or fill them."
         )
-    if not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float | Decimal):
         shown = repr(value)
+        within = f"Name a column in it with a dot (`{name}.text`), or make" if isinstance(value, Mapping) else "Make"
         raise ValueError(
             f"{where} has {shown if len(shown) <= 120 else shown[:117] + '...'} in the column `{name}`, which is "
-            "neither text nor a number, and prompts and completions are made from it. Name a column in it with a dot "
-            f"(`{name}.text`), or make text of it first.{read_as_date(value)}"
+            f"neither text nor a number, and prompts and completions are made from it. {within} text of it "
+            f"first.{read_as_date(value)}"
         )
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        value = int(value)  # one fraction, or one null, makes floats of a column of whole numbers
+    if isinstance(value, float) and value.is_integer():  # one fraction, or one null, makes floats of whole numbers
+        if abs(value) >= 2**53:
+            raise ValueError(
+                f"{where} has {value!r} in the column `{name}`, a number so large that reading it as a fraction has "
+                "rounded its last digits. Write such numbers as text, in quotes."
+            )
+        value = int(value)
     return str(value)
 
 
@@ -168,12 +175,16 @@ def as_prompt_completion(row: dict, where: str = "", reference: bool = True) -> 
             return {**row, "prompt": messages}
         if isinstance(messages, str) or messages[-1]["role"] != "assistant":
             at = f"{where}: its" if where else "A row's"
-            raise ValueError(f"{at} `{key}` do not end in the assistant's, so there is nothing to compare with.")
+            last = "text" if isinstance(messages, str) else f"a message of the role `{messages[-1]['role']}`"
+            raise ValueError(
+                f"{at} `{key}` end in {last}, and not in the assistant's, so there is nothing to compare with."
+            )
         return {**row, "prompt": messages[:-1], "completion": one_text(messages[-1:])}
     if not ({"prompt", "completion"} if reference else {"prompt"}) <= row.keys():
+        there = "There is no `completion`" if "prompt" in row else "There are no `prompt` and `completion`"
         raise NoSuchColumn(
-            f"There are no `prompt` and `completion`, and no `messages`: this data has the columns {', '.join(row)}. "
-            "Name the columns to make them from with `source_column` and `target_column`."
+            f"{there}, and no `messages`: this data has the columns {', '.join(row)}. Name the columns to make them "
+            "from with `source_column` and `target_column`."
             if reference
             else f"There is no prompt: this data has the columns {', '.join(row)}. Name the one to make it from with "
             "`source_column`; for text without a prompt give an empty `prompt`."

@@ -60,6 +60,9 @@ class TaskData:
             raise ValueError(
                 f"`task: {self.task}` is generated. Unset `dataset_name`, or unset `task` to train on it."
             )
+        if task.generated and (self.streaming or self.dataset_config is not None):
+            key = "dataset_streaming" if self.streaming else "dataset_config"
+            raise ValueError(f"`task: {self.task}` is generated, and `{key}` is of a dataset. Unset it.")
         named = [key for key in ("source_column", "target_column") if getattr(self, key) is not None]
         if named and task.generated:
             raise ValueError(f"`task: {self.task}` is generated, and has no columns to name. Unset `{named[0]}`.")

@@ -18,6 +18,8 @@ from datasets import (
     load_from_disk,
 )
 
+from ..text.local_paths import check_is_there
+
 
 BUILDERS = {
     ".jsonl": "json",
@@ -48,6 +50,13 @@ def load_from_hub_or_path(
         `ValueError`: it is no kind of file that holds rows, or cannot be read as what it is.
     """
     path = Path(name)
+    saved = any((path / marker).is_file() for marker in _SAVED_TO_DISK)
+    if config is not None and (saved or path.is_file()):
+        what = "one that `save_to_disk` wrote" if saved else "a file"
+        raise ValueError(
+            f"`dataset_config: {config}` chooses among the configurations of a dataset, and `dataset_name: {name}` is "
+            f"{what}, which has none. Unset it."
+        )
     if path.is_file():
         kind = kind_of(path)
         if kind is None:
@@ -55,6 +64,8 @@ def load_from_hub_or_path(
                 f"`dataset_name: {name}` is not one of {', '.join(BUILDERS)} (or packed, such as .jsonl.gz). Convert "
                 "it, or name a folder or a Hub id."
             )
+        if BUILDERS[kind] == "json" and path.suffix.lower() == kind:
+            _check_utf8(path)
         arguments = {"path": BUILDERS[kind], "data_files": {"train": str(path)}}
         if kind == ".tsv":
             arguments["sep"] = "\t"
@@ -62,7 +73,7 @@ def load_from_hub_or_path(
         check_local_path(name, "dataset_name")
         arguments = {"path": name, "name": config}
     try:
-        if any((path / marker).is_file() for marker in _SAVED_TO_DISK):
+        if saved:
             return _saved_to_disk(path, streaming)
         splits = _files_of_splits(arguments) if path.is_dir() else {}
         if len(splits) > 1:  # one by one: `datasets` wants the same columns of all
@@ -83,6 +94,29 @@ def load_from_hub_or_path(
                 "refs/convert/parquet --local-dir data/rows`, and `dataset_name: data/rows`."
             )
         raise ValueError(f"`dataset_name: {name}` could not be read: {what}. {hint}") from error
+
+
+def _check_utf8(path: Path) -> None:
+    """
+    JSON's reader takes any bytes, and the first who looks at the row stumbles over them. Of a large file its beginning
+    is looked at.
+
+    Raises:
+        `ValueError`: a line is not UTF-8.
+    """
+    with path.open("rb") as file:
+        start = file.read(2)
+        file.seek(0)
+        if start in (b"\xff\xfe", b"\xfe\xff"):  # the reader says so itself
+            return
+        for number, line in enumerate(islice(file, _LOOKED_AT), 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"`dataset_name: {path}` is not UTF-8: line {number} has the byte {line[error.start]:#x}. Write "
+                    "it anew: `iconv -f latin1 -t utf-8` does, where latin1 is what it is."
+                ) from error
 
 
 def kind_of(path: Path) -> str | None:
@@ -162,17 +196,13 @@ def _has_bare_quotes(path: str, encoding: str | None) -> bool:
 
 def check_local_path(name: str, key: str) -> None:
     """
-    Tell a missing local path from a Hub id before anything loads.
+    Tell a missing local path from a Hub id before anything loads; a name with a data file's suffix is no id.
 
     Raises:
-        `FileNotFoundError`: `name` cannot be a Hub id (it is absolute, starts with a dot, or has more than one slash
-            or a data file's suffix) and is not there.
+        `FileNotFoundError`: see [`~text.local_paths.check_is_there`].
     """
-    cannot_be_hub_id = name.startswith(("/", ".", "~")) or name.count("/") > 1 or kind_of(Path(name)) is not None
-    if cannot_be_hub_id and not Path(name).exists():
-        raise FileNotFoundError(
-            f"`{key}: {name}` is not there. Local paths are relative to where the command runs, which is {Path.cwd()}."
-        )
+    packed = tuple(f"{kind}{suffix}" for kind in BUILDERS for suffix in ("", *_PACKED))
+    check_is_there(name, key, packed)
 
 
 def check_local_model(name: str, key: str) -> None:

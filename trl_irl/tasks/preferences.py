@@ -61,12 +61,15 @@ def _value(number: re.Match) -> Decimal:
 def _slip(solution: str, number: re.Match, rng: random.Random) -> str:
     """Another number from there on, in whatever form it stands again: with commas, with zeros behind its point."""
     value = _value(number)
+    # A sign before it stays the only one, and there is no -0, which would give the slip away.
+    same = (found for found in _NUMBER.finditer(solution, number.start()) if _value(found) == value)
+    least = Decimal(any(solution[: found.start()].endswith("-") for found in same))
     if "." in number[0]:
         by = rng.choice((-1, 1)) * Decimal(rng.randint(1, 9)) / 10
-        other = value + (abs(by) if value + by < 0 else by)  # a sign before it stays the only one
+        other = value + (abs(by) if value + by < least / 10 else by)
     else:
         whole = int(value)
-        other = Decimal(rng.choice([x for x in range(whole - 9, whole + 10) if x >= 0 and x != whole]))
+        other = Decimal(rng.choice([x for x in range(whole - 9, whole + 10) if x >= least and x != whole]))
 
     def again(found: re.Match) -> str:
         return _as_written(other, found[0]) if _value(found) == value else found[0]

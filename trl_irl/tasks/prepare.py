@@ -43,7 +43,7 @@ def as_dataset(rows: Sequence[dict], of: str) -> Dataset:
         )
     try:
         return Dataset.from_list([{key: row.get(key) for key in kinds} for row in rows], on_mixed_types="use_json")
-    except (ArrowInvalid, ArrowTypeError, ArrowNotImplementedError) as error:
+    except (ArrowInvalid, ArrowTypeError, ArrowNotImplementedError, OverflowError) as error:
         raise ValueError(f"The rows of {of} cannot be saved as a table: {error}") from error
 
 

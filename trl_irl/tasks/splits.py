@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Iterable, Mapping
 
 from datasets import Dataset, DatasetDict, IterableDatasetDict
+from trl import extract_prompt
 
+from ..text.messages import as_messages, is_messages
 from .columns import as_chat, from_columns, prompt_from_columns
 from .data import TaskData
 from .files import load_from_hub_or_path
@@ -60,12 +62,15 @@ def _taken(
 
 def _formatted(splits: DatasetDict | IterableDatasetDict, data: TaskData) -> DatasetDict | IterableDatasetDict:
     for split_name, split in splits.items():
-        if _is_preference(split.column_names or ()):  # imitate the chosen
+        columns = set(split.column_names or ())
+        if _is_whole_preference(columns):
+            split, columns = split.map(extract_prompt), columns | {"prompt"}
+        if _is_preference(columns):  # imitate the chosen
             splits[split_name] = split.rename_column("chosen", "completion").remove_columns(
-                [column for column in ("rejected",) if column in split.column_names]
+                [column for column in ("rejected",) if column in columns]
             )
     if data.source_column is None:
-        return splits
+        return _with_known_roles(splits)
     for split in splits.values():  # before a map, whose own error would come from its cache
         for row in split.take(1):
             prompt_from_columns(row, data)
@@ -75,6 +80,20 @@ def _formatted(splits: DatasetDict | IterableDatasetDict, data: TaskData) -> Dat
         if other:
             made[split_name] = split.remove_columns(other)
     return made
+
+
+def _with_known_roles(splits: DatasetDict | IterableDatasetDict) -> DatasetDict | IterableDatasetDict:
+    """Conversations in ShareGPT's form as [`~text.messages.as_messages`] reads them; TRL renames their keys alone."""
+    for split_name, split in splits.items():
+        first = next(iter(split.take(1)), {})
+        key = "messages" if "messages" in first else "conversations"
+        if is_messages(first.get(key)) and "from" in first[key][0]:
+            splits[split_name] = split.map(_renamed, fn_kwargs={"key": key})
+    return splits
+
+
+def _renamed(row: Mapping, key: str) -> dict:
+    return {key: as_messages(row[key])}
 
 
 def _made(row: Mapping, i: int, data: TaskData, written_by: tuple) -> dict:
@@ -99,6 +118,11 @@ def _source(task: Task) -> tuple[str, str]:
 
 def _is_preference(columns: Iterable[str]) -> bool:
     return {"prompt", "chosen"} <= set(columns) and "completion" not in columns
+
+
+def _is_whole_preference(columns: Iterable[str]) -> bool:
+    """Pairs of whole conversations, of which the prompt is what both begin with."""
+    return {"chosen", "rejected"} <= set(columns) and not {"prompt", "completion", "messages"} & set(columns)
 
 
 def load_split(data: TaskData, split: str, count: int | None = None) -> Dataset:

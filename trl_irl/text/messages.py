@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 _RENAMED = {"from": "role", "value": "content"}  # as TRL's `maybe_convert_to_chatml` has them
+_ROLES = {"human": "user", "gpt": "assistant"}  # ShareGPT's, which many chat templates pass over in silence
 
 
 class RowError(ValueError):
@@ -50,9 +51,9 @@ class Turns(str):
 
 def as_messages(value: Sequence[Mapping]) -> list[dict]:
     """
-    Messages as chat templates read them: `from` and `value` renamed, the parts of a text joined (text alone; images
-    stay parts), and keys left out that hold nothing, as a column has them where only some rows use a key. `content`
-    stays, whatever it is.
+    Messages as chat templates read them: `from` and `value` renamed, and the roles that go with them (`human`, `gpt`),
+    the parts of a text joined (text alone; images stay parts), and keys left out that hold nothing, as a column has
+    them where only some rows use a key. `content` stays, whatever it is.
     """
     messages = []
     for message in value:
@@ -60,6 +61,8 @@ def as_messages(value: Sequence[Mapping]) -> list[dict]:
         for key, x in message.items():  # a file may have both forms, and then each message has the other's keys, empty
             if named.get(_RENAMED.get(key, key)) is None:
                 named[_RENAMED.get(key, key)] = x
+        if message.get("from") is not None:
+            named["role"] = _ROLES.get(named["role"], named["role"])
         parts = named.get("content")
         if isinstance(parts, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in parts):
             named["content"] = "".join(part.get("text") or "" for part in parts)

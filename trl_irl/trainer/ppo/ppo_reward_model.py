@@ -202,7 +202,8 @@ class _Returns(nn.Module):
 
     def _rewards(self, prompts: list[list[int]], responses: list[list[int]]) -> list[float]:
         try:
-            rewards = [float(reward) for reward in self.function(prompts, responses)]
+            # PPO needs a number for each: what SoftQReward knows nothing of has the sum of nothing.
+            rewards = [0.0 if reward is None else float(reward) for reward in self.function(prompts, responses)]
         except Exception as error:  # it may be a user's function
             raise RewardError(f"The reward function failed: {type(error).__name__}: {error}") from error
         if len(rewards) != len(responses):
