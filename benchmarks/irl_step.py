@@ -229,14 +229,14 @@ def measure(variant: str, options: argparse.Namespace) -> dict:
 class Worker:
     """A process that measures a variant; with `--in-turns` it waits before each step."""
 
-    def __init__(self, variant: str, vocab: int, device: str):
+    def __init__(self, variant: str, vocab: int, options: argparse.Namespace):
         command = [sys.executable, __file__, *sys.argv[1:], "--vocab", str(vocab), "--worker", variant]
-        environment = {**os.environ, **(_ALLOCATOR if device == "cpu" else {})}
+        environment = {**os.environ, **(_ALLOCATOR if options.device == "cpu" else {})}
         self._variant, self._said = variant, []
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
         self._process = subprocess.Popen(command, text=True, env=environment, **pipes)
-        if "--in-turns" in sys.argv:
+        if options.in_turns:
             self._read_until(_READY)
 
     def step(self) -> None:
@@ -317,13 +317,14 @@ def main() -> None:
         variants = [name for name in OBJECTIVES if name in ("nll", *options.objectives) or not options.objectives]
     results = []
     for vocab in options.vocab:
-        running = [Worker(variant, vocab, options.device) for variant in variants] if options.in_turns else []
-        for step in range(options.warmup + options.steps if options.in_turns else 0):
-            first = step % len(running)
-            for worker in running[first:] + running[:first]:
-                worker.step()
-        for variant in running or variants:
-            worker = variant if options.in_turns else Worker(variant, vocab, options.device)
+        workers = (Worker(variant, vocab, options) for variant in variants)  # one after the other
+        if options.in_turns:
+            workers = list(workers)
+            for step in range(options.warmup + options.steps):
+                first = step % len(workers)
+                for worker in workers[first:] + workers[:first]:
+                    worker.step()
+        for worker in workers:
             results.append({"vocab": vocab, "in_turns": options.in_turns, **worker.result()})
             if options.json:  # after each, for a run that is cut off
                 Path(options.json).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ trl-irl score --model outputs/gsm8k/irl_full --dataset_name completions.jsonl --
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..rewards.soft_q_settings import check_discount
+from ..rewards.arguments import check_discount
 from ..tasks.arguments import BadRowArguments, EndArguments, TaskArguments
 from ..tasks.splits import load_split
 from .console.command import command, goes_on_from

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .._fields import as_lists, check_choices, check_kinds
-from ..rewards.soft_q_settings import check_discount
+from ..rewards.arguments import check_discount
 from ..tasks.arguments import BadRowArguments, EndArguments, TaskArguments
 from ..tasks.scoring import METRICS, default_metrics
 from ..text.samplers import GREEDY, Sampler

@@ -16,8 +16,8 @@ from ..text.encode import as_row, prompt_ids, whole_ids, with_template_arguments
 from ..text.messages import check_alike, check_no_images, checked, naming_row, said_and_read
 from ..text.padding import padded_batch
 from .adapters import check_layers_adapted, config_of, default_device, is_adapter, is_peft, naming, tokenizer_of
+from .arguments import check_batch_size, check_model_and_tokenizer
 from .frozen_models import check_whole, load_classifier, whole_language_model, whole_weights
-from .soft_q_settings import check_batch_size, check_model_and_tokenizer
 
 
 if TYPE_CHECKING:

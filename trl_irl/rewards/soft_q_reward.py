@@ -15,9 +15,10 @@ from ..text.local_paths import check_is_there
 from ..text.messages import check_alike, check_no_images, checked, said_and_read
 from ..text.stop_tokens import stop_token_ids
 from .adapters import check_layers_adapted, default_device, is_peft, tokenizer_of
+from .arguments import check_batch_size, check_discount, check_model_and_tokenizer, is_number
 from .frozen_models import check_language_model, check_same_tokens, load_language_model, whole_weights
-from .soft_q_settings import check_batch_size, check_discount, check_model_and_tokenizer, is_number, saved_settings
-from .token_values import check_terminal_value, token_values
+from .soft_q_settings import saved_settings
+from .token_values import token_values
 
 
 if TYPE_CHECKING:
@@ -160,6 +161,8 @@ class SoftQReward:
         settings: dict | None = None,
         name: str | None = None,
     ):
+        from ..soft_q.terms import check_terminal_value
+
         for key, value, choices in (("kind", kind, KINDS), ("aggregate", aggregate, AGGREGATES)):
             if value not in choices:
                 raise ValueError(f"`{key}={value!r}` is unknown; there are {', '.join(choices)}.")
@@ -250,7 +253,8 @@ class SoftQReward:
             rows = [{**row, "completion": checked(said, "completion", f"Row {i}")} for i, (row, said) in pairs]
             rows = encode_rows(self.tokenizer, rows, ended=ended, apart=self._apart)
             warn_of_seams(rows)
-            encoded = [self._without_tail(*row.ids_and_labels) for row in rows]
+            stops = self.stop_tokens
+            encoded = [self._without_tail(*row.ids_and_labels, stops) for row in rows]
         else:
             if completions is not None:
                 self._check_tokenizer(completions, completion_ids)
@@ -280,9 +284,8 @@ class SoftQReward:
         _check_no_tool_results(completions or (), completion_ids)
         return self._numbers(self.score(prompts, completions, completion_ids))
 
-    def _without_tail(self, ids: list[int], labels: list[int]) -> tuple[list[int], list[int]]:
+    def _without_tail(self, ids: list[int], labels: list[int], stops: frozenset[int]) -> tuple[list[int], list[int]]:
         """Without the blanks that a chat template writes behind the last stop token."""
-        stops = self.stop_tokens
         last = next((i for i in range(len(labels) - 1, -1, -1) if labels[i] in stops), None)
         if last is None or self.tokenizer.decode(ids[last + 1 :]).strip():
             return ids, labels

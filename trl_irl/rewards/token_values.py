@@ -115,17 +115,6 @@ def token_values(
     return values
 
 
-def check_terminal_value(terminal_value: str) -> None:
-    """
-    Raises:
-        `ValueError`: there is no such one.
-    """
-    from ..soft_q.terms import TERMINAL_VALUES
-
-    if terminal_value not in TERMINAL_VALUES:
-        raise ValueError(f"`terminal_value: {terminal_value}` is unknown; there are {', '.join(TERMINAL_VALUES)}.")
-
-
 def _apart(ids: list[int], labels: list[int]) -> tuple[list[int], list[int]]:
     """The prompt's ids, and the completion's labels."""
     start = next((i for i, label in enumerate(labels) if label != -100), len(labels))

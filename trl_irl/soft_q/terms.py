@@ -20,6 +20,15 @@ from torch.nn.functional import pad
 TERMINAL_VALUES = ("zero", "mask")
 
 
+def check_terminal_value(terminal_value: str) -> None:
+    """
+    Raises:
+        `ValueError`: there is no such one.
+    """
+    if terminal_value not in TERMINAL_VALUES:
+        raise ValueError(f"`terminal_value: {terminal_value}` is unknown; there are {', '.join(TERMINAL_VALUES)}.")
+
+
 @dataclass(frozen=True)
 class SoftQTerms:
     """
@@ -93,8 +102,7 @@ def soft_q_terms(
     Returns:
         [`SoftQTerms`]
     """
-    if terminal_value not in TERMINAL_VALUES:
-        raise ValueError(f"`terminal_value` must be one of {TERMINAL_VALUES}, got {terminal_value!r}.")
+    check_terminal_value(terminal_value)
     scored = labels != -100
     is_terminal = torch.zeros_like(scored)
     for token in stop_token_ids:  # a few; a tensor of them would have to be copied to the device, and waited for

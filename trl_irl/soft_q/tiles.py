@@ -143,8 +143,7 @@ def exp_of_difference(
 
 def _inverse_log_sigmoid_weights(logits: torch.Tensor, label_logits: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     """1 + exp(0.01 (l_a - l)): dividing by it takes a pass less than multiplying with the sigmoid."""
-    slope = _LOG2_E * GEM_SLOPE
-    return torch.add((slope * label_logits).unsqueeze(1), logits, alpha=-slope, out=out).exp2_().add_(1)
+    return exp_of_difference(logits, label_logits, -1 / GEM_SLOPE, out=out).add_(1)
 
 
 class _Memory:

@@ -32,6 +32,7 @@ BUILDERS = {
     ".txt": "text",
 }
 _PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")  # which `datasets` unpacks
+_OF_FILES = tuple(f"{kind}{packed}" for kind in BUILDERS for packed in ("", *_PACKED))
 _LOOKED_AT = 100_000  # lines of a TSV file
 _SAVED_TO_DISK = ("dataset_dict.json", "state.json")  # of `DatasetDict.save_to_disk` and `Dataset.save_to_disk`
 
@@ -201,8 +202,7 @@ def check_local_path(name: str, key: str) -> None:
     Raises:
         `FileNotFoundError`: see [`~text.local_paths.check_is_there`].
     """
-    packed = tuple(f"{kind}{suffix}" for kind in BUILDERS for suffix in ("", *_PACKED))
-    check_is_there(name, key, packed)
+    check_is_there(name, key, _OF_FILES)
 
 
 def check_local_model(name: str, key: str) -> None:
