@@ -55,7 +55,7 @@ class DemoArguments:
             raise ValueError(f"`num_samples: {self.num_samples}` must be 2 or more: self-BLEU compares samples.")
 
 
-def build_base_model(folder: Path) -> None:
+def build_base_model(folder: Path, seed: int = 0) -> None:
     """
     Save a small untrained Llama and its tokenizer, built from the words of the arithmetic task. A number is one token,
     so that a model of a million weights can learn the sums.
@@ -77,7 +77,7 @@ def build_base_model(folder: Path) -> None:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
     )
-    set_seed(0)
+    set_seed(seed)
     config = LlamaConfig(
         vocab_size=len(vocabulary),
         hidden_size=128,
@@ -94,16 +94,17 @@ def build_base_model(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def pretrained_base(folder: Path, **overrides) -> Path:
+def pretrained_base(folder: Path, seed: int = 0, **overrides) -> Path:
     """
     The demo's base model in `folder/base`, trained by `recipes/arithmetic/base.yaml` if it is not there: five minutes
-    on a CPU core. `overrides` are keys of that recipe, or `threads`.
+    on a CPU core. `seed` draws its weights and the order of its rows; `overrides` are keys of that recipe, or
+    `threads`.
     """
     base = folder / "base"
     if not (base / "trainer_state.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        build_base_model(folder / "untrained")
-        run_recipe("trl-irl irl", "base", folder / "untrained", base, **overrides)
+        build_base_model(folder / "untrained", seed)
+        run_recipe("trl-irl irl", "base", folder / "untrained", base, seed=seed, **overrides)
     return base
 
 
