@@ -91,6 +91,7 @@ def launch(folder, model_folder, processes, batch, accumulation=1, keys=PLAIN):
         pytest.param(PLAIN, id="soft_q"),
         pytest.param(ALL, id="gem_and_more", marks=pytest.mark.any_trl),
         pytest.param(SMOOTHED, id="label_smoothing", marks=pytest.mark.any_trl),
+        pytest.param(PLAIN | {"padding_free": True, "max_length": None}, id="padding_free"),
     ],
 )
 def test_two_processes_equal_one(keys, model_folder, tmp_path):

@@ -80,7 +80,7 @@ class SoftQTraining(Interruptible):
         self._first_step = FirstStep(self, args.objective if objective is None else type(objective).__name__)
         if isinstance(given, str) and Path(given).is_dir():
             self._first_step.borrow(saved_settings(given))
-        self._warned_of_td = False
+        self._warned_of_td = self._warned_of_repeated = False
         measured = "td_scale" in self.objective.measures or not self.objective.is_scheduled
         if args.td_scale is None and args.lambda_td_in_use and not measured:
             logger.warning(
@@ -178,7 +178,7 @@ class SoftQTraining(Interruptible):
         if in_step:
             loss = self._step_guard.watch(loss)
         if in_step or not training:
-            self._measure(mode, output, terms, lambda_td, self._tokens_seen(inputs))
+            self._measure(mode, output, terms, lambda_td, inputs)
 
         if not return_outputs:
             return loss
@@ -211,25 +211,40 @@ class SoftQTraining(Interruptible):
         """What the objective must know of the rows beside their terms; `tokens` are those of the whole batch."""
         return {}
 
-    def _measure(self, mode: str, output, terms: SoftQTerms, lambda_td: float, seen: torch.Tensor | int) -> None:
+    def _measure(self, mode: str, output, terms: SoftQTerms, lambda_td: float, inputs: dict[str, Any]) -> None:
         own = self.objective.metrics(terms, output)
-        rows = self._not_repeated(terms.nll) if mode == "eval" else None
+        rows = self._not_repeated(terms.nll, inputs) if mode == "eval" else None
         if rows is not None:
             own = {name: tuple(x[rows] for x in pair) for name, pair in own.items()}
-        self._token_metrics[mode].add(output, terms, lambda_td, seen, rows, own)
+        self._token_metrics[mode].add(output, terms, lambda_td, self._tokens_seen(inputs), rows, own)
 
-    def _not_repeated(self, grid: torch.Tensor) -> torch.Tensor | None:
+    def _not_repeated(self, grid: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor | None:
         """
-        Which rows of an evaluation's batch count, a bool per row, where not all do: accelerate fills the last batch of
-        several ranks with rows from the start. Of a padding-free batch, whose rows cannot be told apart, and of a
-        stream, whose end is not known, all count.
+        What of an evaluation's batch counts, where not all does: accelerate fills the last batch of several ranks with
+        rows from the start. A bool per row, or per position of a padding-free batch, whose rows begin where its
+        positions do. Of packed rows, each of several documents, and of a stream, whose end is not known, all count.
         """
-        state, rows = self.accelerator.gradient_state, len(grid)
-        if not state.end_of_dataloader or state.remainder <= 0 or getattr(self, "padding_free", False):
+        state = self.accelerator.gradient_state
+        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
             return None
+        if getattr(self, "padding_free", False):
+            packed = self.args.packing if self.args.eval_packing is None else self.args.eval_packing
+            if packed and not self._warned_of_repeated:
+                self._warned_of_repeated = True
+                logger.warning(
+                    "The eval dataset is packed, and its last batch over several processes is filled up with rows "
+                    "from its start, which count twice in its metrics. Set `eval_packing: false` for numbers that do "
+                    "not depend on how many processes there are."
+                )
+            if packed:
+                return None
+            numbers = (inputs["position_ids"] == 0).cumsum(-1) - 1
+            rows, numbers = int(numbers[0, -1]) + 1, numbers[:, : grid.size(1)]
+        else:
+            rows = len(grid)
+            numbers = torch.arange(rows, device=grid.device)
         rank = self.accelerator.process_index // self._tensor_parallel  # among those with batches of their own
-        numbers = torch.arange(rows, device=grid.device) + rank * rows
-        return numbers < state.remainder
+        return numbers + rank * rows < state.remainder
 
     @torch.no_grad()
     def _reference(self, model, inputs: dict[str, Any], kl: bool) -> Reference | None:

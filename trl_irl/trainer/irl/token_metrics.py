@@ -56,9 +56,9 @@ class TokenMetrics:
         own: Mapping[str, tuple[torch.Tensor, torch.Tensor]] | None = None,
     ) -> None:
         """
-        Add a micro-batch on this rank, or those of its rows that `rows`, a bool per row, names. `input_tokens` counts
-        what went into the model, prompts included; `own` are the objective's metrics, the same ones each time:
-        [`~soft_q.objectives.Objective.metrics`].
+        Add a micro-batch on this rank, or those of its rows that `rows`, a bool per row or per position, names.
+        `input_tokens` counts what went into the model, prompts included; `own` are the objective's metrics, the same
+        ones each time: [`~soft_q.objectives.Objective.metrics`].
         """
         if rows is not None:
             grids = ("q", "v", "entropy", "is_top1", "kl")

@@ -178,9 +178,10 @@ class OnlineTraining:
         ratios["expert_rows_per_policy_row"] = self._completions[0] / self._completions[1]
         return {"is_policy": self._is_policy, **ratios}
 
-    def _measure(self, mode, output, terms, lambda_td, seen):
+    def _measure(self, mode, output, terms, lambda_td, inputs):
         if self._is_policy is None:
-            return super()._measure(mode, output, terms, lambda_td, seen)
+            return super()._measure(mode, output, terms, lambda_td, inputs)
+        seen = self._tokens_seen(inputs)
         self._token_metrics[mode].add(output, terms, lambda_td, seen, rows=~self._is_policy)
         # Even of none: a rank that had none reduces its sums with those that had some. Rows count as `input_tokens`.
         self._policy_metrics.add(output, terms, lambda_td, self._is_policy.sum(), rows=self._is_policy)
