@@ -54,10 +54,10 @@ real-demo: $(VENV)/.installed
 	$(VENV)/bin/python -m benchmarks.real_demo --e2e $(E2E)
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal --durations 30 --durations-min 8
 
 test-latest: $(VENV_LATEST)/.installed
-	$(VENV_LATEST)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not any_trl"
+	$(VENV_LATEST)/bin/python -m pytest -n $(JOBS) --dist worksteal --durations 30 --durations-min 8 -m "not any_trl"
 
 # torch as it is tested: its newest release takes gigabytes of CUDA, and is seldom what breaks.
 $(VENV_NEWEST)/.installed: pyproject.toml
@@ -67,7 +67,7 @@ $(VENV_NEWEST)/.installed: pyproject.toml
 	touch $(VENV_NEWEST)/.installed
 
 test-newest: $(VENV_NEWEST)/.installed
-	$(VENV_NEWEST)/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not any_trl"
+	$(VENV_NEWEST)/bin/python -m pytest -n $(JOBS) --dist worksteal --durations 30 --durations-min 8 -m "not any_trl"
 
 # torchvision and its like, built for another torch, fail when they are imported; no text model needs them.
 $(VENV_VLLM)/.installed: requirements/vllm.txt pyproject.toml

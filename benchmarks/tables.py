@@ -317,6 +317,13 @@ REFEREE = {
         "What was tried, on validation",
         ["arm", "strength", "learning_rate", *_E2E, "bleu on the frontier"],
     ),
+    "e2e_lora_tried": (
+        "real_model_e2e_lora",
+        1000,
+        "What was tried, on validation",
+        ["arm", "strength", "learning_rate", *_E2E, "bleu on the frontier"],
+    ),
+    "e2e_lora_each": ("real_model_e2e_lora", 1000, "Each run", ["arm", "seed", *_E2E]),
     "t5_1000": ("t5", 1000, _FRONTIER, [*_T5, "nll"]),
     "t5_1000_more": ("t5", 1000, _FRONTIER, ["arm", "pass@4 at 80", "pass@4 at 65", "area, accuracy", "area, pass@4"]),
     "t5_1000_temperatures": ("t5", 1000, "By temperatures alone", _T5),
