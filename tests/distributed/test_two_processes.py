@@ -91,7 +91,7 @@ def launch(folder, model_folder, processes, batch, accumulation=1, keys=PLAIN):
         pytest.param(PLAIN, id="soft_q"),
         pytest.param(ALL, id="gem_and_more", marks=pytest.mark.any_trl),
         pytest.param(SMOOTHED, id="label_smoothing", marks=pytest.mark.any_trl),
-        pytest.param(PLAIN | {"padding_free": True, "max_length": None}, id="padding_free"),
+        pytest.param(PLAIN | {"padding_free": True, "max_length": None, "pad_to_multiple_of": 32}, id="padding_free"),
     ],
 )
 def test_two_processes_equal_one(keys, model_folder, tmp_path):
@@ -102,7 +102,8 @@ def test_two_processes_equal_one(keys, model_folder, tmp_path):
         assert {k: ours[k] for k in theirs if k not in skipped} == pytest.approx(
             {k: theirs[k] for k in theirs if k not in skipped}, rel=1e-4, abs=1e-6
         )
-        assert ours["num_tokens"] == theirs["num_tokens"]
+        if "pad_to_multiple_of" not in keys:  # of a padding-free batch padding counts, as SFTTrainer has it
+            assert ours["num_tokens"] == theirs["num_tokens"]
     for name in ("eval_nll", "eval_td_loss", "eval_reward_std", "eval_entropy"):
         assert actual["evaluated"][name] == pytest.approx(expected["evaluated"][name], rel=1e-4)
     for name, tensor in expected_weights.items():

@@ -150,11 +150,15 @@ def test_a_tool_call_is_no_null(make_trainer):
 SYSTEM = {"role": "system", "content": "Be brief."}
 
 
+def with_template(name: str):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (Path(__file__).parents[2] / "text" / "templates" / f"{name}.jinja").read_text()
+    return tokenizer
+
+
 def no_system_role():
     """As Gemma's."""
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = (Path(__file__).parents[2] / "text" / "templates" / "gemma.jinja").read_text()
-    return tokenizer
+    return with_template("gemma")
 
 
 @pytest.mark.parametrize("kind", ["prompt", "messages", "several", "gail"])
@@ -176,6 +180,19 @@ def test_what_the_template_refuses_is_told_with_its_row(kind, make_trainer, tmp_
             )
         else:
             make_trainer(train_dataset=data, processing_class=no_system_role())
+
+
+@pytest.mark.parametrize("kind", ["messages", "prompt", "stream"])
+def test_what_a_template_trips_over_is_told_with_its_row(kind, make_trainer):
+    """OpenAI's arguments of tools are JSON as text, and some templates want objects."""
+    call = [{"type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}]
+    chats = [[user("1?"), bot("", tool_calls=call)] for _ in range(3)]
+    rows = [{"messages": chat} if kind != "prompt" else {"prompt": chat[:1], "completion": chat[1:]} for chat in chats]
+    data = IterableDataset.from_generator(lambda: iter(rows)) if kind == "stream" else Dataset.from_list(rows)
+    with pytest.raises(
+        ValueError, match="Row 0 of the train dataset: the chat template .*from a mapping"
+    ):
+        make_trainer(train_dataset=data, processing_class=with_template("nemotron_3_nano"))
 
 
 @pytest.mark.parametrize("kind", ["stream", "json"])

@@ -10,9 +10,10 @@ from trl_irl.trainer.irl.soft_q_training import SoftQTraining
 
 
 def counted(rank: int, positions: list[int], processes: int = 2, remainder: int = 3, **args) -> list[bool] | None:
-    """Of the last batch of a padding-free evaluation; `remainder` rows of it are no repetition."""
+    """Of the last batch of a padding-free evaluation, two rows per rank; `remainder` rows of it are no repetition."""
     PartialState()  # which accelerate's logger asks for
-    state = SimpleNamespace(end_of_dataloader=True, remainder=remainder)
+    loader = SimpleNamespace(total_batch_size=2 * processes)
+    state = SimpleNamespace(end_of_dataloader=True, remainder=remainder, active_dataloader=loader)
     trainer = SimpleNamespace(
         accelerator=SimpleNamespace(num_processes=processes, process_index=rank, gradient_state=state),
         args=SimpleNamespace(**{"packing": False, "eval_packing": None, **args}),
@@ -30,6 +31,9 @@ def test_a_padding_free_row_begins_where_its_positions_do():
     assert counted(0, [0, 1, 2, 0, 1]) == [True] * 4
     assert counted(1, [0, 1, 2, 0, 1]) == [True, True, True, False]
     assert counted(1, [0, 0, 1, 2, 3]) == [True, False, False, False]
+    # Padding to a multiple has positions of 0, which begin no row.
+    assert counted(1, [0, 1, 2, 0, 1, 0, 0, 0], remainder=3) == [True, True, True, *[False] * 4]
+    assert counted(0, [0, 1, 2, 0, 1, 0, 0, 0], remainder=3)[:4] == [True] * 4
     assert counted(1, [0, 1, 2, 0, 1], remainder=4, processes=1) is None
 
 

@@ -63,6 +63,31 @@ def test_metrics_of_training_and_evaluation(make_trainer):
     assert first["num_tokens"] == tokens
 
 
+def test_an_evaluation_measures_its_own_rows_alone(make_trainer):
+    """Whatever failed before it, and whatever a callback looked at."""
+
+    def fails(prediction):
+        raise RuntimeError("of the user's")
+
+    trainer = make_trainer(eval_dataset=Dataset.from_list(ROWS[:3]))
+    expected = trainer.evaluate()
+    trainer.compute_metrics = fails
+    with pytest.raises(RuntimeError, match="of the user's"):
+        trainer.evaluate(Dataset.from_list(ROWS[3:]))
+    trainer.compute_metrics = None
+    names = [f"eval_{name}" for name in METRICS]
+    again = trainer.evaluate()
+    assert [again[name] for name in names] == [expected[name] for name in names]
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.model.eval()
+    trainer.prediction_step(trainer.model, batch, prediction_loss_only=True)
+    told = trainer.predict(trainer.eval_dataset).metrics
+    assert told["test_nll"] == pytest.approx(expected["eval_nll"])
+    trainer.prediction_step(trainer.model, batch, prediction_loss_only=True)
+    again = trainer.evaluate()
+    assert [again[name] for name in names] == [expected[name] for name in names]
+
+
 def test_metrics_are_means_over_tokens_not_over_batches(make_trainer):
     """Evaluated in batches of 1, 3 and 8 ragged rows, and logged over 1 or 4 training steps: the same numbers."""
     results = []

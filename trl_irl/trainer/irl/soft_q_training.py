@@ -238,13 +238,13 @@ class SoftQTraining(Interruptible):
                 )
             if packed:
                 return None
-            numbers = (inputs["position_ids"] == 0).cumsum(-1) - 1
-            rows, numbers = int(numbers[0, -1]) + 1, numbers[:, : grid.size(1)]
+            # Padding has the position 0 too, and comes last: how many rows there are is not counted here.
+            numbers = (inputs["position_ids"][:, : grid.size(1)] == 0).cumsum(-1) - 1
         else:
-            rows = len(grid)
-            numbers = torch.arange(rows, device=grid.device)
+            numbers = torch.arange(len(grid), device=grid.device)
         rank = self.accelerator.process_index // self._tensor_parallel  # among those with batches of their own
-        return numbers + rank * rows < state.remainder
+        ranks = self.accelerator.num_processes // self._tensor_parallel
+        return numbers + rank * (state.active_dataloader.total_batch_size // ranks) < state.remainder
 
     @torch.no_grad()
     def _reference(self, model, inputs: dict[str, Any], kl: bool) -> Reference | None:
@@ -329,6 +329,7 @@ class SoftQTraining(Interruptible):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval", **generation):
         self._eval_prefix = metric_key_prefix
+        self._token_metrics["eval"] = TokenMetrics()  # without what a callback looked at, or an evaluation that failed
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **generation)
 
     def predict(
@@ -338,6 +339,7 @@ class SoftQTraining(Interruptible):
         metric_key_prefix: str = "test",
         **generation,
     ) -> PredictionOutput:
+        self._token_metrics["eval"] = TokenMetrics()
         output = super().predict(test_dataset, ignore_keys, metric_key_prefix, **generation)
         output.metrics.update({f"{metric_key_prefix}_{k}": x for k, x in self._pop_token_metrics("eval").items()})
         return output

@@ -246,8 +246,10 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
             prepared = super()._prepare_dataset(
                 dataset, processing_class, args, packing, formatting_func, dataset_name
             )
-        except TemplateError as error:  # raised by the chat template, or by what it trips over
+        except (TemplateError, TypeError) as error:  # raised by the chat template, or what it trips over
             message = what_cannot_be_written(dataset, self._tokenizer, dataset_name)
+            if message is None and isinstance(error, TypeError):  # not of the template's
+                raise
             raise ValueError(message or f"The {dataset_name} dataset: {error}") from error
         check_kept(dataset, prepared, args.max_length, packing, dataset_name)
         if for_evaluate:
