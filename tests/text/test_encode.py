@@ -125,6 +125,29 @@ def test_an_answer_that_begins_like_what_is_asked_loses_no_letter():
     assert tokenizer.decode(found.completion) == "<thinker> is a name<｜end▁of▁sentence｜>"
 
 
+@pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.parametrize("thoughts", ["quick brown\n</think>\n\nIt jumps.", "quick brown"])
+@pytest.mark.parametrize("opening", ["", "<think>\n"])
+@pytest.mark.parametrize("template", ["deepseek_r1_distill", "nemotron_3_nano"])
+def test_thoughts_as_they_are_sampled_and_as_they_are_written(template, opening, thoughts, ended):
+    """A policy that is asked with "<think>" goes on without it, and a file may have it or not: the same tokens."""
+    if thoughts == "quick brown" and (ended or (template, opening) == ("nemotron_3_nano", "")):
+        pytest.skip("an answer without a thought, or what may be one")
+    tokenizer = with_template(template)
+    found = encode_row(tokenizer, {**PLAIN, "completion": opening + thoughts}, ended=ended)
+    assert tokenizer.decode(found.prompt).endswith("<think>\n")
+    end = {"deepseek_r1_distill": "<｜end▁of▁sentence｜>", "nemotron_3_nano": "<|im_end|>\n"}[template]
+    assert tokenizer.decode(found.completion) == thoughts + end * ended
+
+
+@pytest.mark.parametrize("template, asked", [("qwen3", "assistant\n"), ("qwen3_5_nothink", "</think>\n\n")])
+def test_an_answer_cut_in_its_thought_has_no_other_before_it(template, asked):
+    tokenizer = with_template(template)
+    found = encode_row(tokenizer, {**PLAIN, "completion": "<think>\nquick bro"}, ended=False)
+    assert tokenizer.decode(found.prompt).endswith(asked)
+    assert tokenizer.decode(found.completion) == "<think>\nquick bro"
+
+
 @pytest.mark.parametrize("template, options", [("qwen3_5_nothink", {}), ("qwen3", {"enable_thinking": False})])
 def test_thoughts_after_an_empty_thought_are_whole(template, options):
     """Asked not to think, and the message brings its thoughts in a key of their own: as where they are in its text."""

@@ -268,6 +268,9 @@ def _cut_conversation(
     options = {**options, "tokenize": False}
     asked_text = _asked_text(tokenizer, prompt, unasked, options)
     answer = _answer(tokenizer, prompt, completion, asked_text, options)
+    unclosed = re.match(r"\s*<(\w+)>\s*</\1>\s*(?=<\1>)", answer)
+    if unclosed:  # cut in its thought, which the template takes for an answer without one
+        answer = answer[unclosed.end() :]
     answer = _until_cut(tokenizer, prompt + completion, answer, options)
     both = _ids(tokenizer, asked_text + answer)
     if both[: len(asked)] == asked:
@@ -326,8 +329,11 @@ def _answer(tokenizer, prompt: list[dict], completion: list[dict], asked: str, o
     if not start.startswith(os.path.commonprefix([unasked, asked])):  # earlier turns are written otherwise
         return whole[len(os.path.commonprefix([header, whole])) :]
     opening = asked[len(start) :].strip()  # what the answer is asked to go on from, such as "<think>"
-    if opening and content.startswith(opening) and content not in whole:
-        return content[len(opening) :].lstrip("\n") + ending
+    if opening and content not in whole:  # the template leaves thoughts out
+        if content.startswith(opening):
+            return content[len(opening) :].lstrip("\n") + ending
+        if opening.startswith("<") and f"</{opening[1:]}" in content:  # as it is sampled
+            return content + ending
     return whole[len(start) :]
 
 

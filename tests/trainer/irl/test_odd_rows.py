@@ -189,9 +189,7 @@ def test_what_a_template_trips_over_is_told_with_its_row(kind, make_trainer):
     chats = [[user("1?"), bot("", tool_calls=call)] for _ in range(3)]
     rows = [{"messages": chat} if kind != "prompt" else {"prompt": chat[:1], "completion": chat[1:]} for chat in chats]
     data = IterableDataset.from_generator(lambda: iter(rows)) if kind == "stream" else Dataset.from_list(rows)
-    with pytest.raises(
-        ValueError, match="Row 0 of the train dataset: the chat template .*from a mapping"
-    ):
+    with pytest.raises(ValueError, match="Row 0 of the train dataset: the chat template .*from a mapping"):
         make_trainer(train_dataset=data, processing_class=with_template("nemotron_3_nano"))
 
 
