@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from trl_irl.commands.console.recipe_file import find_recipe, shipped_recipes
 from trl_irl.commands.plan import PlanArguments, _setting, filled, make_parser, run
@@ -94,8 +95,6 @@ def test_a_config_file_and_one_gpu(model, capsys):
 def test_more_gpus_and_more_tokens(model):
     def total(launcher, **given):
         arguments = filled(PlanArguments(model_name_or_path=str(model), **given))
-        from transformers import AutoConfig
-
         found = options(AutoConfig.from_pretrained(model), _setting(arguments, "full"), arguments.gpus, gpu_of("24"))
         return next(one.memory.total for one in found if one.launcher == launcher)
 
@@ -104,6 +103,15 @@ def test_more_gpus_and_more_tokens(model):
     assert total("single_gpu", optim="adamw_8bit") < total("single_gpu")
     assert total("single_gpu", lambda_kl=0.1) > total("single_gpu")
     assert total("single_gpu", value_origin="reference") == total("single_gpu", lambda_kl=0.1)
+    assert total("single_gpu", gradient_accumulation_steps=4) > total("single_gpu")
+    assert total("ddp", gpus=2, gradient_accumulation_steps=4) > total("ddp", gpus=2)
+    # FSDP2 leaves a reference in the dtype of its weights, DeepSpeed casts it.
+    whole_model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+    weights = 4 * sum(p.numel() for p in whole_model.parameters()) / 2
+    for launcher, whole, half in (("fsdp2", weights, weights / 2), ("zero3", weights / 2, weights / 2)):
+        for dtype, expected in (("float32", whole), ("bfloat16", half)):
+            with_copy = total(launcher, gpus=2, dtype=dtype, lambda_kl=0.1) - total(launcher, gpus=2, dtype=dtype)
+            assert with_copy == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +119,7 @@ def test_more_gpus_and_more_tokens(model):
     [
         (["--gpu", "rtx-9999"], "`gpu='rtx-9999'` is neither a memory in GiB"),
         (["--gpus", "0"], "`gpus=0` is out of range"),
+        (["--gradient_accumulation_steps", "0"], "`gradient_accumulation_steps=0` is out of range"),
         (["--optim", "sgd"], "`optim=sgd`"),
         (["--dtype", "int8"], "`dtype=int8`"),
         (["--method", "dora"], "dora"),

@@ -17,6 +17,7 @@ from typing import Literal
 _DEFAULTS = {
     "dtype": "float32",
     "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 1,
     "max_length": 1024,
     "gradient_checkpointing": True,
     "bf16": True,
@@ -48,6 +49,8 @@ class PlanArguments:
             `full`, `lora` or `qlora`; the recipe's, or all three without one.
         per_device_train_batch_size, max_length (`int`, *optional*):
             Rows of a micro-batch, and tokens of each; 8 and 1024 if unset. All tokens are taken to be scored.
+        gradient_accumulation_steps (`int`, *optional*):
+            Micro-batches of a step, 1 if unset: with more, gradients lie beside activations.
         gradient_checkpointing, bf16 (`bool`, *optional*):
             Both on if unset, as in the trainer.
         dtype, optim (`str`, *optional*):
@@ -68,6 +71,7 @@ class PlanArguments:
         default=None, metadata={"help": "Only this one; the recipe's, or all three without a recipe, if unset."}
     )
     per_device_train_batch_size: int | None = field(default=None, metadata={"help": "Rows of a micro-batch; 8."})
+    gradient_accumulation_steps: int | None = field(default=None, metadata={"help": "Micro-batches of a step; 1."})
     max_length: int | None = field(default=None, metadata={"help": "Tokens per row; 1024."})
     gradient_checkpointing: bool | None = field(default=None, metadata={"help": "On if unset."})
     bf16: bool | None = field(default=None, metadata={"help": "Products in bfloat16; on if unset."})
@@ -83,6 +87,7 @@ class PlanArguments:
 
     def __post_init__(self):
         least = {"gpus": 1, "per_device_train_batch_size": 1, "max_length": 2, "lora_r": 1, "lambda_kl": 0}
+        least["gradient_accumulation_steps"] = 1
         for key, bound in least.items():
             value = getattr(self, key)
             if value is not None and not value >= bound:
@@ -198,6 +203,7 @@ def _setting(arguments: PlanArguments, method: str):
         optim=arguments.optim,
         lora=lora,
         reference=arguments.lambda_kl > 0 or arguments.value_origin == "reference",
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps,
     )
 
 
@@ -211,9 +217,12 @@ def _show(arguments: PlanArguments, config, gpu, found: list) -> None:
     console = Console(highlight=False, width=width)
     rows, length = arguments.per_device_train_batch_size, arguments.max_length
     many = f"{arguments.gpus} GPUs" if arguments.gpus > 1 else "1 GPU"
+    steps = arguments.gradient_accumulation_steps
+    steps = f", {steps} to a step" if steps > 1 else ""
     console.print(
         f"{arguments.model_name_or_path} ({config.model_type}), {many} of {gpu.memory:g} GiB, micro-batches of {rows} "
-        f"x {length} tokens, all scored; gradient checkpointing {'on' if arguments.gradient_checkpointing else 'off'}."
+        f"x {length} tokens, all scored{steps}; gradient checkpointing "
+        f"{'on' if arguments.gradient_checkpointing else 'off'}."
     )
     table = Table(box=None, pad_edge=False, title="GiB per GPU", title_justify="left")
     columns = ("weights", "optimizer", "gradients", "gathered", "activations", "head")

@@ -80,6 +80,7 @@ def memory(
     logit_buffer_mb: float,
     moment_bytes: float | None = None,
     deepspeed: tuple[int, int] = (BUCKET, LIVE),
+    accumulates: bool = False,
 ) -> Memory:
     """
     Memory at the peak of a step: where the backward begins, in its course, or where the optimizer steps.
@@ -101,6 +102,8 @@ def memory(
             float32; twice the weight's own if unset.
         deepspeed (`tuple[int, int]`, *optional*):
             Elements of a bucket, and that ZeRO-3 keeps gathered.
+        accumulates (`bool`, *optional*, defaults to `False`):
+            Whether a step has several micro-batches: all but the first begin with gradients there.
     """
     weights, trained = sizes(trace.weights), sizes(trace.trained)
     count = sum(trace.trained.values())
@@ -150,9 +153,9 @@ def memory(
         activations = trace.saved
     stays = weights + moments + gathered + WORKSPACES
     if launcher == "single_gpu":
-        during = max(begins, gradients + one_block)
+        during = begins + gradients if accumulates else max(begins, gradients + one_block)
     elif launcher == "ddp":  # buckets are made at the first step, and stay
-        during = max(begins + trained, gradients)
+        during = begins + gradients if accumulates else max(begins + trained, gradients)
     else:  # and here they are there all the while
         during = max(begins + gradients, at_step)
     return Memory(weights, moments, gradients, gathered, activations, head, WORKSPACES, stays + during)

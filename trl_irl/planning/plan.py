@@ -37,6 +37,7 @@ class Setting:
         optim (`str`)
         lora (`dict`): keys of [`~peft.LoraConfig`], of methods other than full.
         reference (`bool`): a whole copy of the model is there for the KL.
+        gradient_accumulation_steps (`int`): micro-batches of a step.
     """
 
     method: str
@@ -48,6 +49,7 @@ class Setting:
     optim: str
     lora: dict
     reference: bool = False
+    gradient_accumulation_steps: int = 1
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,27 @@ def _option(
         setting.gradient_checkpointing,
         setting.logit_buffer_mb,
         _MOMENT_BYTES.get(setting.optim),
+        accumulates=setting.gradient_accumulation_steps > 1,
     )
     if setting.reference and setting.method == "full":
-        copy = sum(found.weights.values()) * dtype.itemsize / (gpus if launcher in ("zero3", "fsdp2") else 1)
-        taken = replace(taken, weights=taken.weights + copy, total=taken.total + copy)
+        taken = _with_reference(taken, sum(found.weights.values()), setting, launcher, gpus, dtype)
     fits = taken.total + RESERVE <= gpu.memory * 2**30
     flops = flops_of(found, setting.batch, setting.gradient_checkpointing, setting.reference)
     return Option(setting.method, launcher, taken, fits, flops)
+
+
+def _with_reference(
+    taken: Memory, count: int, setting: Setting, launcher: str, gpus: int, dtype: torch.dtype
+) -> Memory:
+    """With a frozen copy of all `count` weights, in the dtype that the launcher holds it in."""
+    # FSDP2 leaves it as it was loaded, and TRL wraps it as one: it is gathered whole for its forward.
+    held = setting.dtype if launcher == "fsdp2" else dtype
+    copy = count * held.itemsize / (gpus if launcher in ("zero3", "fsdp2") else 1)
+    weights, total = taken.weights + copy, taken.total + copy
+    if launcher == "fsdp2":
+        whole = count * (2 if setting.bf16 else held.itemsize)
+        total = max(total, weights + taken.optimizer + taken.gradients + whole + taken.workspaces)
+    return replace(taken, weights=weights, total=total)
 
 
 def flops_of(found: Trace, batch: Batch, checkpointing: bool, reference: bool = False) -> float:
