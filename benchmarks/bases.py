@@ -1,9 +1,9 @@
 """
 Does what the referee found hold for other base models? Its arms fine-tune one; here each seed pretrains its own, from
-other weights and in another order, and trains the best arms on it by what they have chosen there.
+other weights and in another order, and trains the arms on it that stand out there, by what they have chosen there.
 
 ```bash
-.venv/bin/python -m benchmarks.bases                 # half an hour of a core per base model; results/bases.jsonl
+.venv/bin/python -m benchmarks.bases                 # 25 minutes of a core per base model; results/bases.jsonl
 .venv/bin/python -m benchmarks.bases --bases 1 3     # some of them: the others may be another process's
 .venv/bin/python -m benchmarks.bases --report
 ```
@@ -24,7 +24,7 @@ from benchmarks.seeds import RESULTS, add_row, read_rows
 
 RECORD = RESULTS / "bases.jsonl"
 SIZE, BASES = 300, (1, 2, 3, 4, 5)
-ARMS = ("MLE", "soft-Q", "value consistency", "z-loss around a constant", "label smoothing")
+ARMS = ("MLE", "soft-Q", "value consistency", "z-loss around a constant")
 
 
 def wanted(plan: dict, rows: list[dict], base: int) -> list[dict]:
