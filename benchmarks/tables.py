@@ -227,6 +227,24 @@ def stillness() -> str:
     return markdown(table(plan, read_rows(RESULTS / "stillness.jsonl"), gains))
 
 
+def bases() -> str:
+    """The arms that stand out in the referee, on base models of other seeds."""
+    return _bases("frontier", [*_FIRST[:5], "pass@4 at 80", "nll"])
+
+
+def bases_each() -> str:
+    return _bases("each", ["arm", "seed", *_FIRST[1:5], "pass@4 at 80", "nll"])
+
+
+def _bases(which: str, columns: list[str]) -> str:
+    from benchmarks.bases import RECORD, tables
+    from benchmarks.referee import HERE, plan_of
+    from benchmarks.referee_report import columns_of
+
+    found = columns_of(tables(plan_of(HERE / "referee.yaml"), read_rows(RECORD))[which], columns)
+    return markdown([["base" if name == "seed" else name for name in found[0]], *found[1:]], left=1)
+
+
 def _referee(study: str, size: int, title: str, columns: list[str] | None = None) -> str:
     """A table of the report of a study by the referee, or some of its columns."""
     from benchmarks.referee_report import columns_of
@@ -334,6 +352,8 @@ TABLES = {
     "demo": demo,
     "demo_equal_diversity": demo_equal_diversity,
     "stillness": stillness,
+    "bases": bases,
+    "bases_each": bases_each,
     "real_demo": real_demo,
     "real_demo_equal_diversity": real_demo_equal_diversity,
     "first_screen": first_screen,

@@ -156,6 +156,21 @@ def test_chosen_and_rejected_of_other_rows_are_no_pairs():
     assert len(told) == 3 and not any("above" in line for line in told)
 
 
+def test_what_has_no_known_reward_is_in_no_mean_and_no_pair(run, tmp_path, capsys):
+    pairs = [("One", " two", ""), ("One", "", " two"), ("One", " three", " two")]
+    lines = [json.dumps({"prompt": a, "chosen": b, "rejected": c}) + "\n" for a, b, c in pairs]
+    (tmp_path / "pairs.jsonl").write_text("".join(lines))
+    words = ["--dataset_name", str(tmp_path / "pairs.jsonl"), "--html", str(tmp_path / "page.html")]
+    assert run(*words) == 0
+    found = list(load_dataset("parquet", data_files=str(tmp_path / "out.parquet"), split="train"))
+    assert [row["sum"] is None for row in found] == [row["completion"] == "" for row in found]
+    known = [row["sum"] for row in found if row["sum"] is not None]
+    told = capsys.readouterr().out
+    assert f"6 completions, mean return {sum(known) / 4:+.3f}" in told
+    assert "of 2 no token has a known return" in told and " of 1 pairs" in told
+    assert "return not known" in (tmp_path / "page.html").read_text()
+
+
 def test_columns_of_the_data_that_are_not_what_is_scored_are_kept(run, tmp_path, capsys):
     rows = [{"question": "One", "answer": " two", "prompt": "old prompt", "completion": "old completion"}]
     (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -70,6 +70,25 @@ def test_completions_without_a_score_are_left_out():
         best_of(REWARDS, scores, 5)
 
 
+def test_completions_without_a_reward_tell_nothing_and_are_taken_last():
+    """Such as an empty one: a number in its place would be the best or the worst."""
+    rewards = REWARDS.copy()
+    rewards[:, 2] = NAN
+    kept = [0, 1, 3, 4]
+    assert auroc(rewards, CORRECT) == auroc(REWARDS[:, kept], CORRECT[:, kept])
+    assert (
+        auroc_within_prompts(rewards, CORRECT).value == auroc_within_prompts(REWARDS[:, kept], CORRECT[:, kept]).value
+    )
+    assert overall(rewards, CORRECT, kendall) == overall(REWARDS[:, kept], CORRECT[:, kept], kendall)
+    assert within_prompts(rewards, CORRECT, spearman).value == pytest.approx(
+        within_prompts(REWARDS[:, kept], CORRECT[:, kept], spearman).value
+    )
+    last = REWARDS.copy()
+    last[:, 2] = REWARDS.min() - 1
+    for k in (1, 2, 5):
+        assert best_of(rewards, CORRECT, k).value == best_of(last, CORRECT, k).value
+
+
 @pytest.mark.parametrize("k", [1, 2, 3, 5])
 def test_best_of_against_every_choice(k):
     def brute(rewards, scores):

@@ -170,6 +170,32 @@ def test_adapters_that_peft_knows_are_read_as_peft_reads_them(kind, name, folder
     assert SoftQReward(str(tmp_path), make_tokenizer(), dtype="float32").score([[5, 6]], None, [[7, 8]])[0].sum
 
 
+@pytest.mark.parametrize("modules_to_save", [None, ["lm_head"]])
+def test_an_adapter_with_tokens_of_its_own(modules_to_save, tmp_path):
+    """`chat_template_path` gives a base without a chat template the tokens of another's."""
+    more = make_tokenizer()
+    more.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    more.save_pretrained(tmp_path / "template")
+    for part in (make_model("llama", tie_word_embeddings=False), make_tokenizer()):
+        part.save_pretrained(tmp_path / "base")
+    keys = {**QUIET, "max_steps": 1, "chat_template_path": str(tmp_path / "template"), "eos_token": "<|im_end|>"}
+    rows = [{"messages": [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "blue"}]}] * 4
+    trainer = IRLTrainer(
+        str(tmp_path / "base"),
+        IRLConfig(str(tmp_path / "adapter"), per_device_train_batch_size=2, **keys),
+        train_dataset=Dataset.from_list(rows),
+        peft_config=LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=modules_to_save),
+    )
+    trainer.train()
+    trainer.save_model()
+    ids = torch.arange(290, 302)[None]
+    with torch.no_grad():
+        expected = trainer.model.eval()(input_ids=ids).logits
+        for load in (load_language_model, load_merged):
+            found = load(str(tmp_path / "adapter"), dtype=torch.float32).eval()(input_ids=ids).logits
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_an_adapter_of_virtual_tokens_is_refused_by_name(folders, tmp_path):
     base = AutoModelForCausalLM.from_pretrained(folders / "plain")
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
@@ -178,6 +204,11 @@ def test_an_adapter_of_virtual_tokens_is_refused_by_name(folders, tmp_path):
         load_language_model(str(tmp_path), "models")
     with pytest.raises(ValueError, match="^.* is an adapter of virtual tokens .PROMPT_TUNING"):
         load_merged(str(tmp_path))
+    base = AutoModelForSequenceClassification.from_pretrained(folders / "plain-reward")
+    config = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
+    get_peft_model(base, config).save_pretrained(tmp_path / "reward")
+    with pytest.raises(ValueError, match="`model: .*` is an adapter of virtual tokens .PROMPT_TUNING"):
+        PreferenceReward(str(tmp_path / "reward"), tokenizer=make_tokenizer())
 
 
 @pytest.mark.parametrize("key", ["models", "reward_models", "reward_ref_model", "reward_model_path"])

@@ -124,7 +124,7 @@ def test_log_ratio_and_advantage(tokenizer):
         assert one.sum == pytest.approx(own - others, rel=1e-4, abs=1e-4)
     advantage = SoftQReward(model, tokenizer, kind="advantage").score(PROMPTS, COMPLETIONS)
     assert all(one.sum == pytest.approx(one.log_likelihood) and (one.rewards <= 0).all() for one in advantage)
-    itself = SoftQReward(model, tokenizer, kind="log_ratio", ref_model=model)
+    itself = SoftQReward(model, tokenizer, kind="log_ratio", ref_model=make_model("qwen2"))
     assert itself(PROMPTS, COMPLETIONS) == [0.0] * 3
 
 
@@ -149,6 +149,34 @@ def test_a_call_normalises_and_clips(tokenizer):
     assert reward(PROMPTS, COMPLETIONS) == pytest.approx(expected.tolist())
     with pytest.raises(ValueError, match="all have the same"):
         reward.normalize_on(PROMPTS[:1], COMPLETIONS[:1])
+    assert reward(PROMPTS, COMPLETIONS) == pytest.approx(expected.tolist())  # what failed has changed nothing
+    reward.normalize_on([*PROMPTS, "One"], [*COMPLETIONS, ""])  # an empty answer, which has no reward
+    *found, of_nothing = reward([*PROMPTS, "One"], [*COMPLETIONS, ""])
+    assert found == pytest.approx(expected.tolist()) and of_nothing is None
+
+
+def test_of_several_adapters_a_reward_is_that_of_its_own(tokenizer):
+    model = get_peft_model(make_model("qwen2"), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    first = SoftQReward(model, tokenizer)
+    expected = first(PROMPTS, COMPLETIONS)
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    model.set_adapter("second")
+    second = SoftQReward(model, tokenizer)
+    assert second(PROMPTS, COMPLETIONS) != expected
+    with pytest.raises(ValueError, match="made of the adapter default, and second is active now"):
+        first(PROMPTS, COMPLETIONS)
+    model.set_adapter("default")
+    assert first(PROMPTS, COMPLETIONS) == expected
+    with pytest.raises(ValueError, match="made of the adapter second, and default is active now"):
+        second.score(PROMPTS, COMPLETIONS)
+
+
+def test_a_reference_that_an_adapter_was_put_into_is_no_reference(tokenizer):
+    base = make_model("qwen2")
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    for other in (base, model):
+        with pytest.raises(ValueError, match="`ref_model` is the very model that is judged"):
+            SoftQReward(model, tokenizer, kind="log_ratio", ref_model=other)
 
 
 def test_an_empty_completion(reward):

@@ -117,9 +117,7 @@ def soft_q(arguments: ScoreArguments, tokenizer):
         prompts, texts = [asked(one.row) for one in rows], [one.given.text for one in rows]
         return [
             {
-                "sum": one.sum,
-                "discounted": one.discounted,
-                "mean": one.mean,
+                **{name: getattr(one, name) if one.is_known else None for name in ("sum", "discounted", "mean")},
                 "log_likelihood": one.log_likelihood,
                 "initial_value": one.initial_value if len(one.v) else None,
                 "tokens": token_pieces(reward.tokenizer, one.token_ids),
@@ -205,7 +203,7 @@ def main(arguments: ScoreArguments) -> None:
     rows = read(arguments, split, bad, fits(arguments, tokenizer))
     left_out = bad.tell(len(split))
     decisive = {key: getattr(arguments, key) for key in ("model", "eos_token", *_OF_REWARD)}
-    decisive |= {"format": 4, "weights": [weights_of(arguments.model), weights_of(arguments.ref_model or "")]}
+    decisive |= {"format": 5, "weights": [weights_of(arguments.model), weights_of(arguments.ref_model or "")]}
     parts = output.with_name(f"{output.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,7 +1,8 @@
 """
 How well a number per completion, such as a reward, tells good completions from bad ones: correlation with the task's
 score, the area under the ROC curve, and the score of the best of n. Rewards and scores are arrays of the shape
-`(prompts, completions)`; a score that is NaN leaves its completion out.
+`(prompts, completions)`; a score that is NaN leaves its completion out, and so does a reward that is NaN, but for the
+best of n, where such a completion is taken after all others.
 """
 
 import warnings
@@ -40,7 +41,7 @@ def _correlation(function, rewards: np.ndarray, scores: np.ndarray) -> float:
 
 def overall(rewards: np.ndarray, scores: np.ndarray, correlation: Correlation) -> float:
     """The correlation over all completions of all prompts."""
-    there = ~np.isnan(scores)
+    there = _both(rewards, scores)
     return correlation(rewards[there], scores[there])
 
 
@@ -56,9 +57,13 @@ def within_prompts(rewards: np.ndarray, scores: np.ndarray, correlation: Correla
 
     of_prompts = [
         of_prompt(reward[there], score[there])
-        for reward, score, there in zip(rewards, scores, ~np.isnan(scores), strict=True)
+        for reward, score, there in zip(rewards, scores, _both(rewards, scores), strict=True)
     ]
     return None if np.isnan(of_prompts).all() else mean_of(of_prompts)
+
+
+def _both(rewards: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    return ~(np.isnan(rewards) | np.isnan(scores))
 
 
 def auroc(rewards: np.ndarray, scores: np.ndarray) -> float:
@@ -66,18 +71,20 @@ def auroc(rewards: np.ndarray, scores: np.ndarray) -> float:
     Probability that a completion of score 1 has a higher reward than one of score 0, a tie counting one half, over all
     completions; NaN if all are right or all wrong.
     """
-    wins, pairs = _wins(rewards[scores == 1], rewards[scores == 0])
+    wins, pairs = _wins(rewards, scores)
     return wins / pairs if pairs else float("nan")
 
 
 def auroc_within_prompts(rewards: np.ndarray, scores: np.ndarray) -> Statistic | None:
     """The same over pairs of completions of one prompt; `None` if no prompt has right and wrong ones."""
-    sums = np.array([_wins(r[s == 1], r[s == 0]) for r, s in zip(rewards, scores, strict=True)])
+    sums = np.array([_wins(r, s) for r, s in zip(rewards, scores, strict=True)])
     return Statistic(sums) if sums[:, 1].any() else None
 
 
-def _wins(right: np.ndarray, wrong: np.ndarray) -> tuple[float, int]:
-    """Pairs that the right one wins, and all pairs."""
+def _wins(rewards: np.ndarray, scores: np.ndarray) -> tuple[float, int]:
+    """Pairs of a right and a wrong one that the right one wins, and all pairs."""
+    known = ~np.isnan(rewards)
+    right, wrong = rewards[known & (scores == 1)], rewards[known & (scores == 0)]
     ordered = np.sort(wrong)
     below = np.searchsorted(ordered, right, side="left")
     up_to = np.searchsorted(ordered, right, side="right")
@@ -92,6 +99,7 @@ def best_of(rewards: np.ndarray, scores: np.ndarray, k: int) -> Statistic:
     Raises:
         `ValueError`: no prompt has k completions with a score.
     """
+    rewards = np.where(np.isnan(rewards), -np.inf, rewards)
     return mean_of([_best_of(r[~np.isnan(s)], s[~np.isnan(s)], k) for r, s in zip(rewards, scores, strict=True)])
 
 

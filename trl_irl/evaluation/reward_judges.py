@@ -51,13 +51,12 @@ class Judge:
         return by_kind
 
     def returns(self, *args, **kwargs) -> dict[str, list[float]]:
-        """A number per completion, by kind and aggregate."""
+        """A number per completion, by kind and aggregate; NaN where no token's reward is known."""
         by_column = {}
         for kind, scored in self.score(*args, **kwargs).items():
-            by_column[f"{kind} sum"] = [one.sum for one in scored]
-            by_column[f"{kind} mean"] = [one.mean for one in scored]
-            if kind == "soft_q" and self.soft_q.gamma < 1:
-                by_column[f"{kind} discounted"] = [one.discounted for one in scored]
+            aggregates = ("sum", "mean", *(["discounted"] if kind == "soft_q" and self.soft_q.gamma < 1 else []))
+            for name in aggregates:
+                by_column[f"{kind} {name}"] = [getattr(one, name) if one.is_known else np.nan for one in scored]
         return by_column
 
     def settings(self) -> str:

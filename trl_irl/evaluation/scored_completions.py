@@ -163,17 +163,20 @@ def summary(scored: list[dict], of: str) -> list[str]:
     preference pairs how often the chosen one gets more.
     """
     by_source: dict[str, list[float]] = {}
-    for line in scored:
+    known = [line for line in scored if line[of] is not None]
+    for line in known:
         by_source.setdefault(line["source"], []).append(line[of])
     name = {"sum": "return"}.get(of, of)
-    mean = sum(line[of] for line in scored) / len(scored)
+    mean = f"{sum(line[of] for line in known) / len(known):+.3f}" if known else "not known"
     cut = sum(line["cut"] for line in scored)
-    lines = [f"{len(scored)} completions{f' ({cut} of them cut)' if cut else ''}, mean {name} {mean:+.3f}"]
+    lines = [f"{len(scored)} completions{f' ({cut} of them cut)' if cut else ''}, mean {name} {mean}"]
+    if len(known) < len(scored):
+        lines.append(f"  of {len(scored) - len(known)} no token has a known {name}: they are in none of these numbers")
     if len(by_source) > 1:
         lines += [f"  {source}: {len(x)}, mean {sum(x) / len(x):+.3f}" for source, x in by_source.items()]
     if set(by_source) == {"chosen", "rejected"}:
         chosen, rejected = (
-            {line["row"]: line[of] for line in scored if line["source"] == side} for side in ("chosen", "rejected")
+            {line["row"]: line[of] for line in known if line["source"] == side} for side in ("chosen", "rejected")
         )
         right = [(x > rejected[row]) + 0.5 * (x == rejected[row]) for row, x in chosen.items() if row in rejected]
         if right:

@@ -49,6 +49,36 @@ def is_peft(model) -> bool:
     return peft is not None and isinstance(model, peft.PeftModel)
 
 
+class ActiveAdapters:
+    """Which adapters of a [`~peft.PeftModel`] a reward was made of: its layers are those of what is set later too."""
+
+    def __init__(self, model: PeftModel):
+        self._model, self._active = model, list(model.active_adapters)
+
+    def check(self) -> None:
+        """
+        Raises:
+            `ValueError`: others are active now, and the reward would be theirs.
+        """
+        if (now := list(self._model.active_adapters)) != self._active:
+            raise ValueError(
+                f"The reward was made of the adapter {', '.join(self._active)}, and {', '.join(now)} is active now, "
+                "whose reward this would be. Set it back with `set_adapter`, or load each reward by its folder."
+            )
+
+
+def fit_to_tokenizer(base: PreTrainedModel, path: str) -> None:
+    """Give a base the embeddings of the tokens that an adapter's own tokenizer has beyond it, as PEFT's classes do."""
+    from transformers import AutoTokenizer
+
+    try:
+        size = len(AutoTokenizer.from_pretrained(path))
+    except (OSError, ValueError):  # it was saved without one
+        return
+    if size > base.get_input_embeddings().weight.shape[0]:
+        base.resize_token_embeddings(size)
+
+
 def check_layers_adapted(adapter: PeftConfig, what: str) -> None:
     """
     Raises:
@@ -239,6 +269,7 @@ def merged(base: PreTrainedModel, path: str) -> PreTrainedModel:
             "Merge it first (`AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload().save_pretrained(...)`) "
             "and start from the result, or go on with the adapter itself (`use_peft: false`)."
         )
+    fit_to_tokenizer(base, path)
     model = PeftModel.from_pretrained(base, path)
     check_layers_adapted(model.active_peft_config, path)
     return model.merge_and_unload()

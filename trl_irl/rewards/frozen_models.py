@@ -10,7 +10,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .adapters import base_of, check_layers_adapted, config_of, is_adapter, merged, naming, tokenizer_of
+from .adapters import (
+    base_of,
+    check_layers_adapted,
+    config_of,
+    fit_to_tokenizer,
+    is_adapter,
+    merged,
+    naming,
+    tokenizer_of,
+)
 
 
 if TYPE_CHECKING:
@@ -87,6 +96,7 @@ def with_adapter(base: PreTrainedModel, path: str, key: str = "model") -> PreTra
     from peft import PeftConfig, PeftModel
 
     check_layers_adapted(PeftConfig.from_pretrained(path), f"`{key}: {path}`")
+    fit_to_tokenizer(base, path)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         model = PeftModel.from_pretrained(base, path)

@@ -141,9 +141,10 @@ def _article(position: int, row: dict, largest: float) -> str:
         style = f' class="{classes}"{style}' if classes else style
         text = html.escape(token).replace("\n", '<i class="newline"></i>\n')
         spans.append(f'<span{style} title="{title}">{text}</span>')
-    numbers_line = f"return {row['sum']:+.3f}, log-likelihood {row['log_likelihood']:.3f}, {len(row['tokens'])} tokens"
+    returned = "not known" if row["sum"] is None else f"{row['sum']:+.3f}"
+    numbers_line = f"return {returned}, log-likelihood {row['log_likelihood']:.3f}, {len(row['tokens'])} tokens"
     return (
-        f'<article data-position="{position}" data-return="{row["sum"]!r}">\n<div class="prompt" dir="auto">'
+        f'<article data-position="{position}" data-return="{row["sum"] or 0.0!r}">\n<div class="prompt" dir="auto">'
         f'{html.escape(row["prompt"])}</div>\n<div class="completion" dir="auto">{"".join(spans)}</div>\n'
         f'<div class="numbers">{numbers_line}</div>\n</article>'
     )

@@ -15,7 +15,16 @@ from ..text.context import context_length, over
 from ..text.encode import as_row, prompt_ids, whole_ids, with_template_arguments
 from ..text.messages import check_alike, check_no_images, checked, naming_row, said_and_read
 from ..text.padding import padded_batch
-from .adapters import check_layers_adapted, config_of, default_device, is_adapter, is_peft, naming, tokenizer_of
+from .adapters import (
+    ActiveAdapters,
+    check_layers_adapted,
+    config_of,
+    default_device,
+    is_adapter,
+    is_peft,
+    naming,
+    tokenizer_of,
+)
 from .arguments import check_batch_size, check_model_and_tokenizer
 from .frozen_models import check_whole, load_classifier, whole_language_model, whole_weights
 
@@ -73,9 +82,10 @@ def load_scorer(path: str, dtype: str, key: str = "model", new_head: bool = Fals
     """
     if not is_adapter(path):
         return load_classifier(path, key, new_head, dtype=dtype)
-    from peft import AutoPeftModelForSequenceClassification
+    from peft import AutoPeftModelForSequenceClassification, PeftConfig
     from peft.utils import get_peft_model_state_dict, load_peft_weights
 
+    check_layers_adapted(PeftConfig.from_pretrained(path), f"`{key}: {path}`")
     saved = load_peft_weights(path, device="cpu").keys()
     if not new_head and not any(".score." in name for name in saved):
         raise ValueError(
@@ -156,6 +166,7 @@ class PreferenceReward:
             if is_peft(model):
                 check_layers_adapted(model.active_peft_config, "PreferenceReward's `model`")
             self.model = model.get_base_model() if is_peft(model) else model  # the adapter's layers are in it
+        self._adapters = [ActiveAdapters(model)] if is_peft(model) else []
         config = self.model.config.get_text_config()
         eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         # By its padding a model finds where each row of a batch ends: before an EOS that is the padding.
@@ -270,9 +281,11 @@ class PreferenceReward:
         One number per row: token ids of prompt and completion, read at the last one.
 
         Raises:
-            `ValueError`: a row does not fit into the model's context, or gets no finite number.
+            `ValueError`: a row is empty, does not fit into the model's context, or gets no finite number.
         """
         context = context_length(self.model.config)
+        if empty := [i for i, row in enumerate(rows) if not row]:
+            raise ValueError(f"Row {empty[0]} has no token, neither of a prompt nor of a completion: leave it out.")
         for i, length in over(context, dict(enumerate(map(len, rows)))).items():
             raise ValueError(
                 f"Row {i} has {length} tokens, prompt and completion together, and the reward model's context is "
@@ -292,6 +305,8 @@ class PreferenceReward:
 
     @torch.no_grad()
     def _logits(self, rows: Sequence[list[int]]) -> list[float]:
+        for adapters in self._adapters:
+            adapters.check()
         batch = padded_batch(rows, self._pad or 0, device=self.model.device)
         with in_mode(self.model, training=False):  # a model that is given itself may be in training
             return self.model(**batch).logits[:, 0].float().tolist()

@@ -14,7 +14,7 @@ from ..text.encode import as_row, encode_rows, prompt_ids, warn_of_seams, with_t
 from ..text.local_paths import check_is_there
 from ..text.messages import check_alike, check_no_images, checked, said_and_read
 from ..text.stop_tokens import stop_token_ids
-from .adapters import check_layers_adapted, default_device, is_peft, tokenizer_of
+from .adapters import ActiveAdapters, check_layers_adapted, default_device, is_peft, tokenizer_of
 from .arguments import check_batch_size, check_discount, check_model_and_tokenizer, is_number
 from .frozen_models import check_language_model, check_same_tokens, load_language_model, whole_weights
 from .soft_q_settings import saved_settings
@@ -68,6 +68,11 @@ class CompletionReward:
     def mean(self) -> float:
         """Mean over the tokens that have a reward, in nats per token; 0 if none has."""
         return self.sum / max(int(self.has_reward.sum()), 1)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether any token has a known reward. Where none has, the sum of 0 would be more than most texts have."""
+        return bool(self.has_reward.any())
 
     @property
     def log_likelihood(self) -> float:
@@ -202,6 +207,12 @@ class SoftQReward:
         self.ref_model = None if ref_model is None else _loaded(ref_model, dtype, "ref_model")
         if self.ref_model is not None:
             check_states_in_common(self.model, self.ref_model, "ref_model")
+            if self.ref_model is self.model:
+                raise ValueError(
+                    "`ref_model` is the very model that is judged, or the base that `model`'s adapter was put into: "
+                    "PEFT changes a base in place, so every ratio would be 0. Load the reference anew, by its name."
+                )
+        self._adapters = [ActiveAdapters(one) for one in (model, ref_model) if is_peft(one)]
         self.chat_template_kwargs = chat_template_kwargs
         self.mean, self.std = 0.0, 1.0
         self.__name__ = name or f"{kind}_{aggregate}"  # TRL's trainers log a reward function under its name
@@ -302,6 +313,8 @@ class SoftQReward:
         return stop_token_ids(self.model, self.tokenizer)
 
     def _score(self, encoded: Sequence[tuple[list[int], list[int]]]) -> list[CompletionReward]:
+        for adapters in self._adapters:
+            adapters.check()
         stop_tokens = self.stop_tokens
         options = {"gamma": self.gamma, "terminal_value": self.terminal_value, "batch_size": self.batch_size}
         values = token_values(self.model, encoded, stop_tokens, **options, value_temperature=self.value_temperature)
@@ -320,17 +333,17 @@ class SoftQReward:
         returns = [getattr(one, self.aggregate) for one in scored]
         normalised = (np.array(returns, dtype=np.float64) - self.mean) / self.std
         numbers = normalised if self.clip is None else normalised.clip(-self.clip, self.clip)
-        return [x if one.has_reward.any() else None for x, one in zip(numbers.tolist(), scored, strict=True)]
+        return [x if one.is_known else None for x, one in zip(numbers.tolist(), scored, strict=True)]
 
     def normalize_on(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> None:
         """
-        From now on a call gives 0 on average on these completions, such as demonstrations, with standard deviation 1.
+        From now on a call gives 0 on average on these completions, such as demonstrations, with standard deviation 1;
+        those for which it gives `None` do not count.
 
         Raises:
             `ValueError`: their rewards do not differ.
         """
-        self.mean, self.std = 0.0, 1.0
-        returns = [getattr(scored, self.aggregate) for scored in self.score(prompts, completions)]
+        returns = [getattr(one, self.aggregate) for one in self.score(prompts, completions) if one.is_known]
         if len(returns) < 2 or np.std(returns) == 0:
             raise ValueError("Rewards cannot be normalised on completions that all have the same one.")
         self.mean, self.std = float(np.mean(returns)), float(np.std(returns))

@@ -106,7 +106,8 @@ def read_as_date(value: Any) -> str:
     if not isinstance(value, datetime.date):
         return ""
     return (
-        " It was read from JSON, where every text of the column looks like a date: rows of CSV or Parquet stay text."
+        " If it was read from JSON, every text of the column looks like a date: in CSV, and in Parquet's columns of "
+        "text, it stays text."
     )
 
 
