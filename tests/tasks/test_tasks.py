@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Value
 
 from trl_irl.tasks.arithmetic import FACTS, TASK, make_arithmetic, make_arithmetic_facts
 from trl_irl.tasks.columns import as_prompt_completion, format_row, from_columns
@@ -244,7 +244,7 @@ def test_text_that_was_read_as_a_date_is_told(tmp_path):
     loaded = load_from_hub_or_path(str(tmp_path / "rows.jsonl"))["train"]
     data = TaskData(dataset_name="rows.jsonl", source_column="prompt", target_column="completion")
     for read in (as_prompt_completion, lambda row: from_columns(row, data, "A row")):
-        with pytest.raises(ValueError, match="every text of the column looks like a date: rows of CSV or Parquet"):
+        with pytest.raises(ValueError, match="every text of the column looks like a date: in CSV"):
             read(loaded[0])
 
 
@@ -374,6 +374,31 @@ def test_a_value_whose_text_is_not_known(answers, fragment, tmp_path):
     path = written(tmp_path, [{"q": "x", "a": answer} for answer in answers])
     with pytest.raises(ValueError, match=fragment):
         list(load_task(TaskData(dataset_name=path, source_column="q", target_column="a"))["train"])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_columns_are_the_text_that_their_types_mean(streaming, tmp_path):
+    """Classes by their names, and fractions of four bytes by the digits that were meant."""
+    features = Features({"q": Value("string"), "label": ClassLabel(names=["neg", "pos"]), "x": Value("float32")})
+    fractions = [0.1, 0.7, 1e-3, 16777216.0, 3.5]
+    rows = {"q": list("abcde"), "label": [0, 1, 1, 0, 1], "x": fractions}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
+
+    def made(target, **keys):
+        data = TaskData(
+            dataset_name=str(tmp_path), source_column="q", target_column=target, streaming=streaming, **keys
+        )
+        return list(load_task(data)["train"])
+
+    assert [row["completion"] for row in made("label")] == [" neg", " pos", " pos", " neg", " pos"]
+    assert [row["completion"] for row in made("x")] == [" 0.1", " 0.7", " 0.001", " 16777216", " 3.5"]
+    asked = made("x", prompt_template="{source} {label}:")
+    assert [row["prompt"] for row in asked] == ["a neg:", "b pos:", "c pos:", "d neg:", "e pos:"]
+    data = TaskData(dataset_name=str(tmp_path), source_column="q", target_column="label", streaming=streaming)
+    assert format_row(next(iter(load_task(data, formatted=False)["train"])), data, "")["completion"] == " neg"
+    doubles = [0.1, 1e10 + 0.5, 1.5e-300, 1 / 3, 0.5]
+    Dataset.from_dict({"q": list("abcde"), "x": doubles}).to_parquet(tmp_path / "train.parquet")
+    assert [row["completion"] for row in made("x")] == [f" {x}" for x in doubles]
 
 
 def test_large_numbers_that_are_whole_in_the_file(tmp_path):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping
 
-from datasets import Dataset, DatasetDict, IterableDatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDatasetDict, Value
 from trl import extract_prompt
 
 from ..text.messages import as_messages, is_messages
-from .columns import as_chat, from_columns, prompt_from_columns
+from .columns import as_chat, columns_of_prompt, from_columns, prompt_from_columns
 from .data import TaskData
 from .files import load_from_hub_or_path
 from .known import TASKS
@@ -37,6 +37,8 @@ def load_task(data: TaskData, train_split: str = "train", formatted: bool = True
             (one.dataset_config for one in (task, *TASKS.values()) if one.dataset_name == name), None
         )
         splits = _taken(load_from_hub_or_path(name, config, data.streaming), data, train_split)
+        if data.source_column is not None:
+            splits = _with_class_names(splits, {*columns_of_prompt(data), data.source_column, data.target_column})
         if formatted:
             splits = _formatted(splits, data)
     if formatted and data.chat_format:
@@ -58,6 +60,24 @@ def _taken(
     if data.num_train_rows and train_split in splits:
         splits[train_split] = splits[train_split].take(data.num_train_rows)
     return splits
+
+
+def _with_class_names(
+    splits: DatasetDict | IterableDatasetDict, columns: set[str | None]
+) -> DatasetDict | IterableDatasetDict:
+    """Classes by their names, where text is made of them: a row has a class as a number, whose name a split knows."""
+    for split_name, split in splits.items():
+        classes = {name: kind for name, kind in (split.features or {}).items() if isinstance(kind, ClassLabel)}
+        for name in classes.keys() & columns:
+            features, given = Features({**split.features, name: Value("string")}), {"names": classes[name].names}
+            split = split.map(_class_name, fn_kwargs={"key": name, **given}, features=features)
+        splits[split_name] = split
+    return splits
+
+
+def _class_name(row: Mapping, key: str, names: list[str]) -> dict:
+    number = row[key]
+    return {key: names[number] if number is not None and number >= 0 else None}  # -1 is how the Hub hides a label
 
 
 def _formatted(splits: DatasetDict | IterableDatasetDict, data: TaskData) -> DatasetDict | IterableDatasetDict:
