@@ -77,7 +77,8 @@ def test_its_scores_are_ours(saved, tokenizer):
     for row, likelihood, nll in zip(rows, likelihoods, with_eos, strict=True):
         ids = tokenizer(row["prompt"] + row["completion"], return_tensors="pt")["input_ids"]
         eos_nll = -model(ids).logits[0, -1].log_softmax(-1)[tokenizer.eos_token_id].item()
-        assert -likelihood == pytest.approx(nll - eos_nll, rel=1e-4)
+        # Of an answer by heart next to nothing is left: there the harness's float32 is off by its logits' rounding.
+        assert -likelihood == pytest.approx(nll - eos_nll, rel=1e-4, abs=2e-5)
 
 
 @pytest.mark.any_trl
