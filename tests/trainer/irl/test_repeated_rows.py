@@ -37,6 +37,16 @@ def test_a_padding_free_row_begins_where_its_positions_do():
     assert counted(1, [0, 1, 2, 0, 1], remainder=4, processes=1) is None
 
 
+@pytest.mark.parametrize("rows, remainder, second", [(4, 6, [True, True, False, False]), (1, 2, [True])])
+def test_rows_of_a_batch_that_one_rank_dispatches(rows, remainder, second):
+    """Its last batch is cut among the ranks, and not filled up to whole ones: each has as many rows as it has."""
+    loader = SimpleNamespace(total_batch_size=8)
+    state = SimpleNamespace(end_of_dataloader=True, remainder=remainder, active_dataloader=loader)
+    accelerator = SimpleNamespace(num_processes=2, process_index=1, gradient_state=state)
+    trainer = SimpleNamespace(accelerator=accelerator, padding_free=False, _tensor_parallel=1)
+    assert SoftQTraining._not_repeated(trainer, torch.zeros(rows, 5), {}).tolist() == second
+
+
 @pytest.mark.parametrize("keys", [{"packing": True}, {"eval_packing": True}])
 def test_packed_rows_that_count_twice_are_told(keys, caplog):
     assert counted(1, [0, 1, 2, 0, 1], **keys) is None

@@ -238,13 +238,15 @@ class SoftQTraining(Interruptible):
                 )
             if packed:
                 return None
-            # Padding has the position 0 too, and comes last: how many rows there are is not counted here.
+            # Padding has the position 0 too, and comes last: its zeros do not tell how many rows there are.
             numbers = (inputs["position_ids"][:, : grid.size(1)] == 0).cumsum(-1) - 1
+            ranks = self.accelerator.num_processes // self._tensor_parallel
+            rows = state.active_dataloader.total_batch_size // ranks
         else:
-            numbers = torch.arange(len(grid), device=grid.device)
+            rows = len(grid)
+            numbers = torch.arange(rows, device=grid.device)
         rank = self.accelerator.process_index // self._tensor_parallel  # among those with batches of their own
-        ranks = self.accelerator.num_processes // self._tensor_parallel
-        return numbers + rank * (state.active_dataloader.total_batch_size // ranks) < state.remainder
+        return numbers + rank * rows < state.remainder
 
     @torch.no_grad()
     def _reference(self, model, inputs: dict[str, Any], kl: bool) -> Reference | None:
