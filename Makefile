@@ -7,6 +7,7 @@ VENV_VLLM := .venv-vllm
 VENV_NEWEST := .venv-newest
 # One process a core for tests; torch itself stays on one thread there (tests/conftest.py).
 JOBS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
+IN_PARALLEL = -n $(JOBS) --dist worksteal --durations 30 --durations-min 8
 
 .PHONY: help demo rlhf-demo real-model real-demo test test-latest test-newest test-vllm docs lint format clean
 
@@ -54,10 +55,10 @@ real-demo: $(VENV)/.installed
 	$(VENV)/bin/python -m benchmarks.real_demo --e2e $(E2E)
 
 test: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal --durations 30 --durations-min 8
+	$(VENV)/bin/python -m pytest $(IN_PARALLEL)
 
 test-latest: $(VENV_LATEST)/.installed
-	$(VENV_LATEST)/bin/python -m pytest -n $(JOBS) --dist worksteal --durations 30 --durations-min 8 -m "not any_trl"
+	$(VENV_LATEST)/bin/python -m pytest $(IN_PARALLEL) -m "not any_trl"
 
 # torch as it is tested: its newest release takes gigabytes of CUDA, and is seldom what breaks.
 $(VENV_NEWEST)/.installed: pyproject.toml
@@ -67,7 +68,7 @@ $(VENV_NEWEST)/.installed: pyproject.toml
 	touch $(VENV_NEWEST)/.installed
 
 test-newest: $(VENV_NEWEST)/.installed
-	$(VENV_NEWEST)/bin/python -m pytest -n $(JOBS) --dist worksteal --durations 30 --durations-min 8 -m "not any_trl"
+	$(VENV_NEWEST)/bin/python -m pytest $(IN_PARALLEL) -m "not any_trl"
 
 # torchvision and its like, built for another torch, fail when they are imported; no text model needs them.
 $(VENV_VLLM)/.installed: requirements/vllm.txt pyproject.toml

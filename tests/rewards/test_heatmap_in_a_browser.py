@@ -61,6 +61,15 @@ def test_sorted_by_return(part, order, page):
     assert [int(i) for i in re.findall(r'<div class="prompt" dir="auto">prompt (\d)', document)] == order
 
 
+@pytest.mark.parametrize("part, order", [("#descending", [2, 0, 1, 3]), ("#ascending", [0, 2, 1, 3])])
+def test_returns_that_are_not_known_come_last(part, order, tmp_path):
+    totals = [-1.0, None, 3.0, None]
+    rows = [{**ROWS[0], "prompt": f"prompt {i}", "sum": total} for i, total in enumerate(totals)]
+    write_heatmap(rows, tmp_path / "page.html", "Rewards")
+    document = browse(tmp_path / "page.html", "--dump-dom", part=part)
+    assert [int(i) for i in re.findall(r'<div class="prompt" dir="auto">prompt (\d)', document)] == order
+
+
 def test_what_is_on_the_page(page):
     document = browse(page, "--dump-dom")
     assert "<title>Rewards of &lt;model&gt;</title>" in document

@@ -86,8 +86,8 @@ class PlanArguments:
     logit_buffer_mb: str | None = field(default=None, metadata={"help": "Memory for tiles of logits; 128."})
 
     def __post_init__(self):
-        least = {"gpus": 1, "per_device_train_batch_size": 1, "max_length": 2, "lora_r": 1, "lambda_kl": 0}
-        least["gradient_accumulation_steps"] = 1
+        least = {"gpus": 1, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "max_length": 2}
+        least |= {"lora_r": 1, "lambda_kl": 0}
         for key, bound in least.items():
             value = getattr(self, key)
             if value is not None and not value >= bound:
@@ -217,8 +217,8 @@ def _show(arguments: PlanArguments, config, gpu, found: list) -> None:
     console = Console(highlight=False, width=width)
     rows, length = arguments.per_device_train_batch_size, arguments.max_length
     many = f"{arguments.gpus} GPUs" if arguments.gpus > 1 else "1 GPU"
-    steps = arguments.gradient_accumulation_steps
-    steps = f", {steps} to a step" if steps > 1 else ""
+    several = arguments.gradient_accumulation_steps
+    steps = f", {several} to a step" if several > 1 else ""
     console.print(
         f"{arguments.model_name_or_path} ({config.model_type}), {many} of {gpu.memory:g} GiB, micro-batches of {rows} "
         f"x {length} tokens, all scored{steps}; gradient checkpointing "

@@ -117,7 +117,7 @@ def soft_q(arguments: ScoreArguments, tokenizer):
         prompts, texts = [asked(one.row) for one in rows], [one.given.text for one in rows]
         return [
             {
-                **{name: getattr(one, name) if one.is_known else None for name in ("sum", "discounted", "mean")},
+                **{name: one.number(name) for name in ("sum", "discounted", "mean")},
                 "log_likelihood": one.log_likelihood,
                 "initial_value": one.initial_value if len(one.v) else None,
                 "tokens": token_pieces(reward.tokenizer, one.token_ids),

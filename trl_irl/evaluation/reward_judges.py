@@ -50,13 +50,13 @@ class Judge:
             ]
         return by_kind
 
-    def returns(self, *args, **kwargs) -> dict[str, list[float]]:
+    def returns(self, *args, **kwargs) -> dict[str, np.ndarray]:
         """A number per completion, by kind and aggregate; NaN where no token's reward is known."""
         by_column = {}
         for kind, scored in self.score(*args, **kwargs).items():
-            aggregates = ("sum", "mean", *(["discounted"] if kind == "soft_q" and self.soft_q.gamma < 1 else []))
-            for name in aggregates:
-                by_column[f"{kind} {name}"] = [getattr(one, name) if one.is_known else np.nan for one in scored]
+            discounted = ["discounted"] if kind == "soft_q" and self.soft_q.gamma < 1 else []
+            for name in ("sum", "mean", *discounted):
+                by_column[f"{kind} {name}"] = np.array([one.number(name) for one in scored], dtype=np.float64)
         return by_column
 
     def settings(self) -> str:
@@ -121,7 +121,7 @@ def add_rewards(sampled: dict[tuple[str, Sampler], Sampled], rows: Sequence[dict
         said = {"completion_ids": ids} if own else {"completions": texts, "ended": ended}
         returns = judge.returns([prompt for prompt, _ in flat], **said)
         for column, values in returns.items():
-            one.rewards[f"{name} {column}"] = np.array(values).reshape(one.scores.shape)
+            one.rewards[f"{name} {column}"] = values.reshape(one.scores.shape)
 
 
 def corruption_of_references(judge: Judge, rows: Sequence[dict]) -> dict[str, dict]:

@@ -58,7 +58,9 @@ const told = document.getElementById("told");
 function sort() {{
   const key = order.value === "position" ? "position" : "return";
   const sign = order.value === "descending" ? -1 : 1;
-  [...main.children].sort((a, b) => sign * (a.dataset[key] - b.dataset[key])).forEach(child => main.append(child));
+  const last = child => child.dataset[key] === "";  // a return that is not known
+  const compare = (a, b) => last(a) - last(b) || sign * (a.dataset[key] - b.dataset[key]);
+  [...main.children].sort(compare).forEach(child => main.append(child));
 }}
 order.addEventListener("change", () => {{ location.hash = order.value; }});
 // The order is part of the address, so that a link can show the worst completions first.
@@ -141,10 +143,10 @@ def _article(position: int, row: dict, largest: float) -> str:
         style = f' class="{classes}"{style}' if classes else style
         text = html.escape(token).replace("\n", '<i class="newline"></i>\n')
         spans.append(f'<span{style} title="{title}">{text}</span>')
-    returned = "not known" if row["sum"] is None else f"{row['sum']:+.3f}"
-    numbers_line = f"return {returned}, log-likelihood {row['log_likelihood']:.3f}, {len(row['tokens'])} tokens"
+    told, exact = ("not known", "") if row["sum"] is None else (f"{row['sum']:+.3f}", repr(row["sum"]))
+    numbers_line = f"return {told}, log-likelihood {row['log_likelihood']:.3f}, {len(row['tokens'])} tokens"
     return (
-        f'<article data-position="{position}" data-return="{row["sum"] or 0.0!r}">\n<div class="prompt" dir="auto">'
+        f'<article data-position="{position}" data-return="{exact}">\n<div class="prompt" dir="auto">'
         f'{html.escape(row["prompt"])}</div>\n<div class="completion" dir="auto">{"".join(spans)}</div>\n'
         f'<div class="numbers">{numbers_line}</div>\n</article>'
     )

@@ -69,10 +69,12 @@ class CompletionReward:
         """Mean over the tokens that have a reward, in nats per token; 0 if none has."""
         return self.sum / max(int(self.has_reward.sum()), 1)
 
-    @property
-    def is_known(self) -> bool:
-        """Whether any token has a known reward. Where none has, the sum of 0 would be more than most texts have."""
-        return bool(self.has_reward.any())
+    def number(self, aggregate: str) -> float | None:
+        """
+        Its `sum`, `mean` or `discounted`; `None` where no token's reward is known, since 0 would be more than most
+        texts have.
+        """
+        return getattr(self, aggregate) if self.has_reward.any() else None
 
     @property
     def log_likelihood(self) -> float:
@@ -330,10 +332,10 @@ class SoftQReward:
         return scored
 
     def _numbers(self, scored: Sequence[CompletionReward]) -> list[float | None]:
-        returns = [getattr(one, self.aggregate) for one in scored]
-        normalised = (np.array(returns, dtype=np.float64) - self.mean) / self.std
+        returns = [one.number(self.aggregate) for one in scored]
+        normalised = (np.array(returns, dtype=np.float64) - self.mean) / self.std  # None is NaN there
         numbers = normalised if self.clip is None else normalised.clip(-self.clip, self.clip)
-        return [x if one.is_known else None for x, one in zip(numbers.tolist(), scored, strict=True)]
+        return [None if known is None else x for x, known in zip(numbers.tolist(), returns, strict=True)]
 
     def normalize_on(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> None:
         """
@@ -343,7 +345,8 @@ class SoftQReward:
         Raises:
             `ValueError`: their rewards do not differ.
         """
-        returns = [getattr(one, self.aggregate) for one in self.score(prompts, completions) if one.is_known]
+        numbers = [one.number(self.aggregate) for one in self.score(prompts, completions)]
+        returns = [x for x in numbers if x is not None]
         if len(returns) < 2 or np.std(returns) == 0:
             raise ValueError("Rewards cannot be normalised on completions that all have the same one.")
         self.mean, self.std = float(np.mean(returns)), float(np.std(returns))

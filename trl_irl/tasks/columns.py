@@ -145,7 +145,7 @@ def _column(row: Mapping, name: str, where: str = "A row") -> str:
                 "rounded its last digits. Write such numbers as text, in quotes."
             )
         value = int(value)
-    if isinstance(value, float):  # 0.1 of four bytes reads as 0.10000000149011612, and only such a number is just so
+    elif isinstance(value, float):  # 0.1 of four bytes reads as 0.10000000149011612, and only such a number is just so
         with np.errstate(over="ignore"):
             short = np.float32(value)
         value = float(str(short)) if float(short) == value else value
