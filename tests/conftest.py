@@ -92,7 +92,7 @@ def make_model(architecture: str = "qwen2", vocab_size: int = 300, dtype=torch.f
         del sizes["num_key_value_heads"]
     if architecture == "gpt_neox":
         del sizes["num_key_value_heads"]
-    config = AutoConfig.for_model(architecture, **{**sizes, **ARCHITECTURES[architecture], **overrides})
+    config = AutoConfig.for_model(architecture, **{**sizes, **ARCHITECTURES.get(architecture, {}), **overrides})
     set_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     with torch.no_grad():

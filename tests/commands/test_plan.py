@@ -92,6 +92,14 @@ def test_a_config_file_and_one_gpu(model, capsys):
     assert "single_gpu" in text and "too much" in text and "Nothing fits" in text and "seconds" not in text
 
 
+def test_rows_beyond_the_context_are_named(model, capsys):
+    words = ["--model_name_or_path", str(model), "--method", "full", "--max_length"]
+    context = AutoConfig.from_pretrained(model).max_position_embeddings
+    assert run([*words, str(context)]) == 0 and "context of" not in capsys.readouterr().out
+    assert run([*words, str(context + 1)]) == 0
+    assert f"longer than the model's context of {context} tokens" in capsys.readouterr().out
+
+
 def test_more_gpus_and_more_tokens(model):
     def total(launcher, **given):
         arguments = filled(PlanArguments(model_name_or_path=str(model), **given))

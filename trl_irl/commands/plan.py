@@ -213,6 +213,8 @@ def _show(arguments: PlanArguments, config, gpu, found: list) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ..text.context import context_length
+
     width = max(shutil.get_terminal_size().columns, 110)  # a table that is cut says nothing
     console = Console(highlight=False, width=width)
     rows, length = arguments.per_device_train_batch_size, arguments.max_length
@@ -224,6 +226,8 @@ def _show(arguments: PlanArguments, config, gpu, found: list) -> None:
         f"x {length} tokens, all scored{steps}; gradient checkpointing "
         f"{'on' if arguments.gradient_checkpointing else 'off'}."
     )
+    if (context := context_length(config)) is not None and length > context:
+        console.print(f"[yellow]Rows are longer than the model's context of {context} tokens.[/yellow]")
     table = Table(box=None, pad_edge=False, title="GiB per GPU", title_justify="left")
     columns = ("weights", "optimizer", "gradients", "gathered", "activations", "head")
     for name in ("method", "launcher"):

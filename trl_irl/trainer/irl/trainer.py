@@ -33,6 +33,7 @@ from ..runtime.models import (
     loaded_if_adapter,
     without_trl_head,
 )
+from ..runtime.positions import check_positions
 from ..runtime.row_checks import check_not_empty, check_rows, check_token_ids
 from ..runtime.streams import read_on_every_rank
 from .argument_checks import (
@@ -187,6 +188,7 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
         prepared = named(self.train_dataset, self.eval_dataset)
         for (name, dataset), (_, rows) in zip(named(train_dataset, eval_dataset), prepared, strict=True):
             self._check_token_ids(dataset, rows, name)
+            check_positions(rows, causal_lm(self.model), args.max_length, name)
 
         self._loss_shifts_labels = True  # Trainer goes by the class's name, which for GPT-2 and others says otherwise
         self._causal_lm = causal_lm(self.model)
@@ -254,6 +256,7 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
         check_kept(dataset, prepared, args.max_length, packing, dataset_name)
         if for_evaluate:
             self._check_token_ids(given, prepared, dataset_name)
+            check_positions(prepared, self._causal_lm, args.max_length, dataset_name)
         return prepared
 
     def _check_token_ids(self, given, prepared, name: str) -> None:
