@@ -65,6 +65,7 @@ OVERRIDDEN = {
         "_generate": "prompts",
         "_generate_and_score_completions": "inputs",
         "_generate_single_turn": "prompt_ids images multimodal_fields",
+        "_load_best_model": "",
         "_save_optimizer_and_scheduler": "output_dir",
         "get_eval_dataloader": "eval_dataset",
         "get_test_dataloader": "test_dataset",

@@ -259,6 +259,39 @@ def test_a_run_that_is_resumed_at_its_end_trains_no_more(start, tmp_path):
         assert torch.equal(mine, before)
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_best_policy_comes_with_its_own_discriminator(lora, start, tmp_path):
+    keys = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 3}
+    keys |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_given", "greater_is_better": True}
+    keys |= {"discriminator_lora_r": 4, "discriminator_shares_base": True} if lora else {}
+    args = GAILConfig(
+        **{"discriminator_learning_rate": 1e-2, "discriminator_warmup_steps": 0, **settings(tmp_path, **keys)}
+    )
+    rows = Dataset.from_list(ROWS * 4)
+    trainer = GAILTrainer(
+        start, args, rows, eval_dataset=rows.select(range(2)), peft_config=adapter() if lora else None
+    )
+    trainer.add_callback(_Best(at=1))
+    trainer.train()
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-1")
+    best, last = (
+        torch.load(tmp_path / f"checkpoint-{step}/adversary.pt", weights_only=True)["weights"] for step in (1, 3)
+    )
+    own = trainer._adversary.state_dict()["weights"]
+    assert all(torch.equal(own[name], weight) for name, weight in best.items())
+    assert any(not torch.equal(own[name], weight) for name, weight in last.items())
+
+
+class _Best(TrainerCallback):
+    """One evaluation that is better than all others."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        metrics["eval_given"] = float(state.global_step == self.at)
+
+
 SHARED = {"discriminator_lora_r": 4, "discriminator_shares_base": True}
 
 

@@ -357,6 +357,15 @@ class GAILTrainer(Interruptible, RLOOTrainer):
                 "GAIL, or was saved with `save_only_model`. Start a new run from its model, with "
                 "`discriminator_model` for its `discriminator` if there is one."
             )
+        self._load_adversary(path)
+
+    def _load_best_model(self):
+        super()._load_best_model()
+        path = Path(self.state.best_model_checkpoint, ADVERSARY_NAME)
+        if path.is_file():  # not with `save_only_model`
+            self._load_adversary(path)
+
+    def _load_adversary(self, path: Path) -> None:
         self._adversary.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
