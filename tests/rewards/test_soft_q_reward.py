@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, XLoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
@@ -421,6 +421,27 @@ def test_virtual_tokens_are_refused(tokenizer):
     model = get_peft_model(make_model("llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
     with pytest.raises(ValueError, match="SoftQReward's `model` is an adapter of virtual tokens .PROMPT_TUNING"):
         SoftQReward(model, tokenizer)
+
+
+def test_adapters_that_only_pefts_wrapper_can_apply_are_refused(tokenizer, tmp_path):
+    """Without it an aLoRA's reward would be its base's, and an X-LoRA's that of weights left from another text."""
+    invoked = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM", alora_invocation_tokens=[5, 6])
+    model = get_peft_model(make_model("llama"), invoked)
+    with pytest.raises(ValueError, match="SoftQReward's `model` is an aLoRA"):
+        SoftQReward(model, tokenizer)
+    base = make_model("llama")
+    base.save_pretrained(tmp_path / "base")
+    model.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    model.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="`model: .*adapter` is an aLoRA"):
+        SoftQReward(str(tmp_path / "adapter"))
+    plain = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(make_model("llama"), plain).save_pretrained(tmp_path / "one")
+    base.config.use_cache = False
+    mixed = XLoraConfig(task_type="CAUSAL_LM", hidden_size=16, adapters={"0": str(tmp_path / "one")})
+    with pytest.raises(ValueError, match="SoftQReward's `model` is an X-LoRA"):
+        SoftQReward(get_peft_model(base, mixed), tokenizer)
 
 
 def test_bfloat16_keeps_values_in_float32(tokenizer):

@@ -82,13 +82,21 @@ def fit_to_tokenizer(base: PreTrainedModel, path: str) -> None:
 def check_layers_adapted(adapter: PeftConfig, what: str) -> None:
     """
     Raises:
-        `ValueError`: an adapter is of virtual tokens (prompt tuning and its like), which stand before every prompt:
-            its layers alone are not the model that was trained. `what` is what the message calls the model.
+        `ValueError`: an adapter is of virtual tokens (prompt tuning and its like), which stand before every prompt, or
+            asks PEFT's wrapper at each text what its layers are to do (aLoRA, X-LoRA): its layers alone are not the
+            model that was trained. `what` is what the message calls the model.
     """
+    why = None
     if adapter.is_prompt_learning:
+        why = f"an adapter of virtual tokens ({adapter.peft_type.value}), which stand before every prompt"
+    elif getattr(adapter, "alora_invocation_tokens", None):
+        why = "an aLoRA, which begins behind its invocation tokens, where PEFT's wrapper finds them"
+    elif adapter.peft_type.value == "XLORA":
+        why = "an X-LoRA, whose adapters PEFT's wrapper weighs anew for each text"
+    if why is not None:
         raise ValueError(
-            f"{what} is an adapter of virtual tokens ({adapter.peft_type.value}), which stand before every prompt and "
-            "cannot be read or merged here. Take LoRA or another adapter inside the layers, or a model without one."
+            f"{what} is {why}, and cannot be read or merged here. Take LoRA or another adapter inside the "
+            "layers, or a model without one."
         )
 
 

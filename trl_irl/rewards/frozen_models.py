@@ -90,8 +90,7 @@ def with_adapter(base: PreTrainedModel, path: str, key: str = "model") -> PreTra
     A model with an adapter's layers in it, all of whose weights were saved.
 
     Raises:
-        `ValueError`: the adapter is of virtual tokens, which stand before every prompt, or some of its weights are
-            missing.
+        `ValueError`: the adapter needs PEFT's wrapper ([`check_layers_adapted`]), or some of its weights are missing.
     """
     from peft import PeftConfig, PeftModel
 
