@@ -341,6 +341,8 @@ REFEREE = {
         "What was tried, on validation",
         ["arm", "strength", "learning_rate", *_E2E, "bleu on the frontier"],
     ),
+    "e2e_lora": ("real_model_e2e_lora", 1000, _FRONTIER, ["arm", "seeds", *_E2E]),
+    "e2e_lora_hull": ("real_model_e2e_lora", 1000, "By a draw between two samplers", ["arm", "seeds", *_E2E[:6]]),
     "e2e_lora_each": ("real_model_e2e_lora", 1000, "Each run", ["arm", "seed", *_E2E]),
     "t5_1000": ("t5", 1000, _FRONTIER, [*_T5, "nll"]),
     "t5_1000_more": ("t5", 1000, _FRONTIER, ["arm", "pass@4 at 80", "pass@4 at 65", "area, accuracy", "area, pass@4"]),

@@ -88,6 +88,14 @@ def test_a_talk_is_remembered_until_it_is_forgotten(talker, monkeypatch, capsys)
     assert said == [*right, right[0]]
 
 
+def test_what_the_system_says_needs_a_template(talker, tuned, capsys):
+    words = ["--prompt", "One", "--max_new_tokens", "2", "--system", "Be kind."]
+    assert chat.run([str(tuned), *words]) == 2
+    assert "no model here has a chat template" in capsys.readouterr().err
+    assert chat.run([f"plain={tuned}", f"chat={talker}", *words]) == 0
+    assert "Note: plain without a chat template" in capsys.readouterr().out
+
+
 def test_a_prompt_that_does_not_fit_ends_one_answer_not_the_talk(talker, monkeypatch, capsys):
     context = AutoModelForCausalLM.from_pretrained(talker).config.max_position_embeddings
     monkeypatch.setattr("sys.stdin", io.StringIO("One " * context + "\nOne\n"))

@@ -178,6 +178,25 @@ def test_best_of_n_where_given_completions_are_fewer(pair, tmp_path):
     assert (tmp_path / "report/best_of_n.png").is_file()
 
 
+def test_the_stop_token_counts_in_given_lengths_as_in_sampled_ones(pair):
+    _, tokenizer = pair
+    rows = [{**row, "one": " brown fox"} for row in ROWS]
+    settings = EvaluationSettings(**{**SETTINGS, "completion_columns": ["one"]})
+    results = evaluate({"a": pair}, rows, settings)
+    words = len(tokenizer(" brown fox")["input_ids"])
+    assert results.values["given", AS_GIVEN]["length"].value == words + 1
+    cut = evaluate({"a": pair}, [{**row, "cut": True} for row in rows], settings)
+    assert cut.values["given", AS_GIVEN]["length"].value == words
+
+
+def test_a_tokenizer_that_is_given_gets_no_padding(pair):
+    model, tokenizer = pair
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.pad_token = None
+    evaluate({"a": (model, tokenizer)}, ROWS, EvaluationSettings(**SETTINGS))
+    assert tokenizer.pad_token is None
+
+
 def test_a_token_that_ends_a_completion_is_told_of_a_pair_too(pair, model_folder):
     """By path and as a model that is there; and the tokenizer that was given stays what it was."""
     model, tokenizer = pair

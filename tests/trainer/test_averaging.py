@@ -1,11 +1,13 @@
 """`trl-irl average`: the average's weights against those of the models, whole or sharded, and of merged adapters."""
 
+import copy
 import json
 
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.conftest import make_model
 from trl_irl.commands import average as command
@@ -137,6 +139,50 @@ def test_what_cannot_be_averaged_leaves_nothing_behind(tmp_path):
         assert {path.name for path in tmp_path.iterdir()} == before
     with pytest.raises(FileExistsError, match="is not empty"):
         average([paths["a"], paths["b"]], half, paths["a"])
+
+
+def test_shapes_alone_make_no_versions_of_one_model(tokenizer, tmp_path):
+    """Other heads and other tokens: with weights 0 and 1 it would not even be the second model."""
+    paths = {"a": saved(make_model("llama"), tmp_path / "a"), "b": saved(make_model("llama", seed=1), tmp_path / "b")}
+    paths["heads"] = saved(
+        make_model("llama", num_attention_heads=1, num_key_value_heads=1, head_dim=16), tmp_path / "heads"
+    )
+    other = copy.deepcopy(tokenizer)
+    merges = json.loads(other.backend_tokenizer.to_str())
+    vocabulary = merges["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    other = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(merges)), pad_token="<pad>", eos_token="<eos>"
+    )
+    tokenizer.save_pretrained(paths["a"])
+    other.save_pretrained(paths["b"])
+    for name, message in (("heads", "`num_attention_heads` is 2 in one and 1"), ("b", "the token '[ab]' is")):
+        with pytest.raises(ValueError, match=f"no versions of one model: {message}"):
+            average([paths["a"], paths[name]], [0.0, 1.0], str(tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("left_by", ["soft_q.json", "training_args.bin", None])
+def test_texts_end_as_in_what_was_trained(left_by, tokenizer, tmp_path):
+    base, tuned = make_model("llama", seed=0).bfloat16(), make_model("llama", seed=1)
+    paths = [saved(base, tmp_path / "base"), saved(tuned, tmp_path / "tuned")]
+    plain, chat = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
+    plain.chat_template, chat.eos_token = None, "<|im_end|>"
+    plain.save_pretrained(paths[0])
+    chat.save_pretrained(paths[1])
+    if left_by:
+        (tmp_path / "tuned" / left_by).write_text("{}")
+    told = paths[1] if left_by else paths[0]
+    with pytest.warns(UserWarning, match=f"write texts otherwise .* the tokenizer and the settings of {told}"):
+        out = average(paths, [0.25, 0.75], str(tmp_path / "out"))
+    found = AutoTokenizer.from_pretrained(out)
+    assert (found.eos_token, found.chat_template) == (
+        ("<|im_end|>", tokenizer.chat_template) if left_by else ("<eos>", None)
+    )
+    model = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
+    assert model.dtype == (torch.float32 if left_by else torch.bfloat16)
+    expected = 0.25 * base.lm_head.weight.double() + 0.75 * tuned.lm_head.weight.double()
+    torch.testing.assert_close(model.lm_head.weight.double(), expected, rtol=1e-2, atol=1e-3)
 
 
 def test_where_it_may_be_written(tmp_path, monkeypatch):

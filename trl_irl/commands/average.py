@@ -20,7 +20,7 @@ class AverageArguments:
     Args:
         models (`list[str]`):
             Folders or Hub ids of whole models, or of LoRA adapters of one base, and that base. What is beside the
-            weights is the first's.
+            weights (tokenizer, configuration) is that of the first that a trainer has saved, else of the first.
         weights (`list[float]`, *optional*):
             One each, with the sum 1; alike if unset. Beyond 0 and 1 they extrapolate.
         output_dir (`str`, *optional*, defaults to `"outputs/averaged"`):

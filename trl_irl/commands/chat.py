@@ -131,7 +131,8 @@ def main(arguments: ChatArguments) -> None:
     Load the models, ask and show.
 
     Raises:
-        `FileNotFoundError`, `ValueError`: a model is not there or no language model, or the prompt is too long.
+        `FileNotFoundError`, `ValueError`: a model is not there or no language model, the prompt is too long, or no
+            model can be told what `system` says.
     """
     from ..tasks.files import check_local_model
     from .console.failures import report
@@ -140,6 +141,13 @@ def main(arguments: ChatArguments) -> None:
     for path in paths.values():
         check_local_model(path, "models")
     talks = {name: Talk(path, arguments) for name, path in paths.items()}
+    without = [name for name, talk in talks.items() if talk.tokenizer.chat_template is None]
+    if arguments.system is not None and without:
+        if len(without) == len(talks):
+            raise ValueError(
+                "`system` is a message, and no model here has a chat template for it. Put it into the prompt."
+            )
+        print(f"Note: {', '.join(without)} without a chat template, and so without the message of `system`.")
     if arguments.prompt is not None:
         answers(talks, arguments.prompt, arguments.seed)
         return

@@ -116,7 +116,7 @@ class LoadedModel:
 
     @cached_property
     def tokenizer(self):
-        """The model's, with a padding token."""
+        """The model's, with a padding token; one that was given stays what it is for whoever gave it."""
         from ..rewards.adapters import check_token, tokenizer_of
 
         if self._given is None:
@@ -125,9 +125,10 @@ class LoadedModel:
             tokenizer = self._given[1]
             if self.eos_token is not None:
                 check_token(tokenizer, self.eos_token)
-                tokenizer = copy.deepcopy(tokenizer)  # it stays what it is for whoever gave it
+                tokenizer = copy.deepcopy(tokenizer)
                 tokenizer.eos_token = self.eos_token
         if tokenizer.pad_token is None:
+            tokenizer = copy.deepcopy(tokenizer)
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
 

@@ -112,7 +112,7 @@ def _given(columns: Sequence[str], rows: Mapping[int, dict], bad: BadRows) -> di
 def given_lines(name: str, rows: Sequence[dict], given: Sequence[Sequence[Given]], length: Callable) -> list[dict]:
     """
     Each row's given completions as [`~evaluation.sample_cache.load_or_sample`] has sampled ones, without `token_ids`:
-    no model of ours has said them. `length` counts the tokens of a text.
+    no model of ours has said them. `length` counts the tokens of a text, given whether it ended by itself.
     """
     of_cell = {"model": name, **of_sampler(AS_GIVEN), "seed": 0}
     return [
@@ -120,7 +120,12 @@ def given_lines(name: str, rows: Sequence[dict], given: Sequence[Sequence[Given]
             **of_cell,
             **said_of(row),
             "completions": [
-                {"text": str(one.text), "token_ids": None, "length": length(one.text), "ended": not one.cut}
+                {
+                    "text": str(one.text),
+                    "token_ids": None,
+                    "length": length(one.text, not one.cut),
+                    "ended": not one.cut,
+                }
                 for one in of_row
             ],
         }
@@ -128,12 +133,15 @@ def given_lines(name: str, rows: Sequence[dict], given: Sequence[Sequence[Given]
     ]
 
 
-def length_by(models: Iterable[LoadedModel]) -> Callable[[str], int]:
-    """Counts tokens of the first of these models, or words where there is none."""
+def length_by(models: Iterable[LoadedModel]) -> Callable[[str, bool], int]:
+    """
+    Counts tokens of the first of these models, with the stop token of a text that ended, as sampled ones have it; or
+    words where there is no model.
+    """
     tokenizer = next((model.tokenizer for model in models), None)
     if tokenizer is None:
-        return lambda text: len(text.split())
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return lambda text, ended: len(text.split())
+    return lambda text, ended: len(tokenizer(text, add_special_tokens=False)["input_ids"]) + ended
 
 
 def unanswered(rows: Sequence[dict], metrics: Sequence[str], marker: str | None = None) -> list[str]:

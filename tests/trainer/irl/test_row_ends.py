@@ -1,4 +1,4 @@
-"""The warning that no completion ends: by what the collator makes of the first rows, without using them up."""
+"""The warnings that no completion ends, or one twice: by what the collator makes of the first rows, which stay."""
 
 import random
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
+from tokenizers import processors
 from transformers import DataCollatorForLanguageModeling
 
 from tests.conftest import make_tokenizer
@@ -70,6 +71,22 @@ def test_random_states_are_as_they_were(make_trainer):
         trainer = make_trainer(train_dataset=Dataset.from_list(ENDED))
         trainer.train_dataset = dataset
         random.seed(0), np.random.seed(0), torch.manual_seed(0)
-        trainer._warn_if_nothing_ends()
+        trainer._warn_of_ends()
         found.append(drawn())
     assert found[0] == found[1]
+
+
+def test_a_tokenizer_that_ends_every_text_by_itself(make_trainer, caplog):
+    """SFTTrainer, whose rows of text these are, writes EOS too; of prompt and completion the two become one."""
+    tokenizer = make_tokenizer()
+    ending = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    tokenizer.backend_tokenizer.post_processor = ending
+    text = Dataset.from_list([{"text": "One two three"}] * 8)
+    for dataset, ends in ((text, [1, 1]), (Dataset.from_list([{"prompt": "One", "completion": " two"}] * 8), [1])):
+        caplog.clear()
+        trainer = make_trainer(train_dataset=dataset, processing_class=tokenizer)
+        ids = trainer.train_dataset[0]["input_ids"]
+        assert ids[-len(ends) :] == ends and ids.count(1) == len(ends)
+        assert ("has two EOS tokens in a row (<eos><eos>)" in caplog.text) == (len(ends) > 1)
+    make_trainer(train_dataset=text)
+    assert caplog.text.count("two EOS") == 0

@@ -53,11 +53,12 @@ def _name(collator) -> str:
     return getattr(collator, "__name__", type(collator).__name__)
 
 
-def why_nothing_ends(trainer: SFTTrainer, rows: int = 100, rows_of_stream: int = 16) -> str | None:
+def what_is_wrong_with_ends(trainer: SFTTrainer, rows: int = 100, rows_of_stream: int = 16) -> str | None:
     """
     What to tell the user if none of the first training rows has a stop token (`trainer.stop_token_ids`) among its
-    scored tokens, once the collator has made its labels; `None` if one has, or they cannot be looked at (images, and
-    datasets that are not of `datasets`). A stream is read from its start, and starts anew for training.
+    scored tokens, once the collator has made its labels, or one ends twice; `None` if all is well, or they cannot be
+    looked at (images, and datasets that are not of `datasets`). A stream is read from its start, and starts anew for
+    training.
     """
     dataset, stop_tokens = trainer.train_dataset, trainer.stop_token_ids
     if not isinstance(dataset, Dataset | IterableDataset) or trainer.processing_class is not trainer._tokenizer:
@@ -66,7 +67,15 @@ def why_nothing_ends(trainer: SFTTrainer, rows: int = 100, rows_of_stream: int =
         return None
     rows_seen, labels = _first_labels(trainer, rows if isinstance(dataset, Dataset) else rows_of_stream)
     if torch.isin(labels, torch.tensor(sorted(stop_tokens))).any():
-        return None
+        is_eos = labels == trainer._tokenizer.eos_token_id
+        if not (is_eos[:, 1:] & is_eos[:, :-1]).any():
+            return None
+        eos = trainer._tokenizer.eos_token
+        return (
+            f"A row among the first {len(rows_seen)} has two EOS tokens in a row ({eos}{eos}), and both are learnt. "
+            "SFTTrainer writes one behind a text, and a tokenizer may write one by itself: if this one does, set its "
+            "`add_eos_token` to False, or take EOS out of its post-processor."
+        )
     names = ", ".join(trainer._tokenizer.convert_ids_to_tokens(sorted(stop_tokens)))
     message = (
         f"None of the first {len(rows_seen)} training rows has a stop token ({names}) among its scored tokens, so no "

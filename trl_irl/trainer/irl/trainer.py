@@ -46,7 +46,7 @@ from .argument_checks import (
 )
 from .config import IRLConfig
 from .packing import check_documents_apart
-from .row_ends import check_collator, why_nothing_ends
+from .row_ends import check_collator, what_is_wrong_with_ends
 from .row_ids import check_kept, formatted, ready_rows, warn_of_unused_marks, what_cannot_be_written
 from .soft_q_training import SoftQTraining
 
@@ -202,7 +202,7 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
             self._check_packing(self.model)  # with its adapter: virtual tokens let go of positions
         self.stop_token_ids = stop_token_ids(self._causal_lm, self._tokenizer)
         check_collator(self)
-        self._warn_if_nothing_ends()
+        self._warn_of_ends()
         self._begin_soft_q(objective, given)
         self._begin_reference(model, ref_model)
 
@@ -221,8 +221,8 @@ class IRLTrainer(SoftQTraining, SFTTrainer):
                 sixteen_bits = self.accelerator.mixed_precision in ("bf16", "fp16")
                 check_documents_apart(model, self._causal_lm, self.data_collator, sixteen_bits)
 
-    def _warn_if_nothing_ends(self) -> None:
-        reason = why_nothing_ends(self)
+    def _warn_of_ends(self) -> None:
+        reason = what_is_wrong_with_ends(self)
         if reason is not None:
             logger.warning(reason)
 

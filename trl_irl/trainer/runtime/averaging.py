@@ -17,6 +17,7 @@ import math
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,7 +26,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ...rewards.adapters import is_adapter, naming
+from ...rewards.adapters import config_of, is_adapter, naming, tokenizer_of
 from ...rewards.soft_q_settings import SETTINGS_FILE
 
 
@@ -35,6 +36,11 @@ _OF_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".msgpack",
 _TOKENS = "trainable_token_indices"
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # of `init_lora_weights`, or what it begins with
 _TEMPLATES = "additional_chat_templates"  # of a tokenizer
+# What of a config decides, beside the weights' names and shapes, what they compute.
+_OF_FUNCTION = ("model_type", "num_attention_heads", "num_key_value_heads", "head_dim", "rope_parameters")
+_OF_FUNCTION += ("hidden_act", "activation_function", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")
+_OF_FUNCTION += ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling")
+_OF_FUNCTION += ("embedding_multiplier", "residual_multiplier", "attention_multiplier", "num_experts_per_tok")
 _OF_TRAINING = ("optimizer", "scheduler", "rng_state", "scaler", "training_args", "trainer_state")
 
 
@@ -45,8 +51,9 @@ def average(paths: Sequence[str], weights: Sequence[float], output_dir: str) -> 
     Args:
         paths (`Sequence[str]`):
             Folders or Hub ids of whole models, or of LoRA adapters of one base and that base. What is beside the
-            weights (configuration, tokenizer, settings) is taken from the first; of a base with adapters, from the
-            first adapter; how a reward is read (soft_q.json), from the first that IRL trained.
+            weights (configuration, tokenizer, data type) is taken from the first that a trainer has saved, which
+            leaves soft_q.json or training_args.bin beside it, else from the first; of a base with adapters, from the
+            first adapter. Warns where the models end a text otherwise.
         weights (`Sequence[float]`):
             One each, with the sum 1.
         output_dir (`str`):
@@ -56,8 +63,8 @@ def average(paths: Sequence[str], weights: Sequence[float], output_dir: str) -> 
         `Path`: the folder.
 
     Raises:
-        `ValueError`: the weights do not fit, or the models do not: other tensors, quantised ones, adapters of another
-            kind or base.
+        `ValueError`: the weights do not fit, or the models do not: other tensors, layers or tokens, quantised ones,
+            adapters of another kind or base.
         `FileExistsError`: `output_dir` holds something.
     """
     if len(paths) < 2 or len(paths) != len(weights):
@@ -80,7 +87,9 @@ def average(paths: Sequence[str], weights: Sequence[float], output_dir: str) -> 
         if any(adapters):
             _average_adapters(paths, folders, adapters, weights, part)
         else:
-            _average_whole(paths, folders, weights, part)
+            # A base, which is often named first, ends a text otherwise than what was trained from it.
+            trained_first = sorted(range(len(paths)), key=lambda i: not _is_trained(folders[i]))
+            _average_whole(*([each[i] for i in trained_first] for each in (paths, folders, weights)), part)
         _copy_settings(folders, part)
         if folder.exists():
             folder.rmdir()
@@ -88,6 +97,10 @@ def average(paths: Sequence[str], weights: Sequence[float], output_dir: str) -> 
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def _is_trained(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (SETTINGS_FILE, "training_args.bin"))
 
 
 def _local(path: str) -> Path:
@@ -132,8 +145,9 @@ def _average_whole(paths: Sequence[str], folders: Sequence[Path], weights: Seque
     with ExitStack() as stack:
         models = [_Tensors(folder, path, stack) for folder, path in zip(folders, paths, strict=True)]
         first, *others = models
-        for other in others:
+        for other, path in zip(others, paths[1:], strict=True):
             _check_same(first, other)
+            _check_versions(paths[0], path)
         for shard in dict.fromkeys(first.file_of.values()):
             names = [name for name, file in first.file_of.items() if file == shard]
             averaged = {name: _mean(name, models, weights) for name in names}
@@ -157,6 +171,43 @@ def _check_same(first: _Tensors, other: _Tensors) -> None:
                 f"{name} is {first.shape(name)} in {first.name} and {other.shape(name)} in {other.name}: an average "
                 "needs the same shapes. Was one trained with new tokens?"
             )
+
+
+def _check_versions(first: str, other: str) -> None:
+    """
+    Warns where two models end a text otherwise.
+
+    Raises:
+        `ValueError`: weights of these shapes mean something else in one than in the other.
+    """
+    try:
+        ours, theirs = (config_of(path).get_text_config() for path in (first, other))
+    except (OSError, ValueError):  # of a class that transformers does not know
+        return
+    for key in _OF_FUNCTION:
+        if (own := getattr(ours, key, None)) != (its := getattr(theirs, key, None)):
+            raise ValueError(
+                f"{first} and {other} are no versions of one model: `{key}` is {own} in one and {its} in the other, "
+                "and the same weights compute something else."
+            )
+    try:
+        tokenizer, another = tokenizer_of(first), tokenizer_of(other)
+    except (OSError, ValueError):  # none was saved with one of them
+        return
+    own, its = tokenizer.get_vocab(), another.get_vocab()
+    token = next((token for token, i in own.items() if its.get(token, i) != i and token != tokenizer.pad_token), None)
+    if token is not None:
+        raise ValueError(
+            f"{first} and {other} are no versions of one model: the token {token!r} is {own[token]} in one and "
+            f"{its[token]} in the other."
+        )
+    ends = [(one.eos_token, one.chat_template) for one in (tokenizer, another)]
+    if ends[0] != ends[1]:
+        warnings.warn(
+            f"{first} and {other} write texts otherwise (EOS {ends[0][0]} and {ends[1][0]}, or another chat template)."
+            f" The average has the tokenizer and the settings of {first}.",
+            stacklevel=2,
+        )
 
 
 def _mean(name: str, models: Sequence[_Tensors], weights: Sequence[float]) -> torch.Tensor:
