@@ -57,6 +57,7 @@ def test_a_checkpoint_that_is_not_what_it_seems(launcher, tmp_path):
         pytest.skip("DeepSpeed is not installed")
     inputs = make_inputs(tmp_path)
     options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2, "resume_from_checkpoint": True}
+    options |= {"preloaded": True}
     processes = 1 if launcher == "cpu" else 2
     output = tmp_path / "run"
     assert finish(start(inputs, output, launcher, processes, **options))[0] == 0

@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.conftest import make_model, make_tokenizer
+from tests.distributed.preloaded import python_of_tests
 from tests.trainer.conftest import ROWS
 
 
@@ -107,22 +108,27 @@ def cpu_twin(name, processes, folder, precision="no"):
     return path
 
 
-def launch(words):
-    """`python -m` with these words, from the project's folder, one thread a process and offline."""
+def launch(words, preloaded=True):
+    """
+    `python -m` with these words, from the project's folder, one thread a process and offline. With `preloaded` it and
+    the ranks that torch's launcher starts are forks of a Python with all imports.
+    """
+    python = python_of_tests() if preloaded else sys.executable
+    given = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu", "PYTHON_EXEC": python}
     return subprocess.Popen(
-        [sys.executable, "-m", *map(str, words)],
+        [python, "-m", *map(str, words)],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"},
+        env={**os.environ, **given},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def start(inputs, output, launcher, processes, by="trl-irl", **overrides):
+def start(inputs, output, launcher, processes, by="trl-irl", preloaded=False, **overrides):
     """
     A run under way, started by `trl-irl irl`, by `accelerate launch -m trl_irl.commands.irl`, or (`by="observed"`, and
-    always for FSDP) by `accelerate launch` of `observed_irl.py`.
+    always for FSDP) by `accelerate launch` of `observed_irl.py`; `preloaded` as for [`launch`].
     """
     output.mkdir(exist_ok=True)
     keys = {
@@ -146,7 +152,7 @@ def start(inputs, output, launcher, processes, by="trl-irl", **overrides):
         plain = by == "accelerate" and launcher != "fsdp2"
         module = "trl_irl.commands.irl" if plain else "tests.distributed.observed_irl"
         command = ["accelerate.commands.launch", "--config_file", config, "-m", module, "--config", str(recipe)]
-    return launch(command)
+    return launch(command, preloaded)
 
 
 def finish(process, timeout=300):
@@ -170,7 +176,7 @@ def run(inputs, name, launcher, processes, by="accelerate", **overrides):
     """Log entries of each step, and the saved weights, of a run that must end well."""
     output = inputs / name
     for _ in range(2):
-        status, _, stderr = finish(start(inputs, output, launcher, processes, by, **overrides))
+        status, _, stderr = finish(start(inputs, output, launcher, processes, by, preloaded=True, **overrides))
         # Seen once in forty runs, after everything was saved: a communication thread of torch or DeepSpeed aborts the
         # process while it ends. That is not what is tested here; any other failure is.
         if "terminate called without an active exception" not in stderr:

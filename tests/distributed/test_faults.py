@@ -33,9 +33,8 @@ def inputs(tmp_path_factory):
 def run(inputs, launcher, policy, processes, **overrides):
     output = inputs / f"{launcher}-{policy}"
     options = {"train_sampling_strategy": "sequential", "max_steps": 8, "learning_rate": 1e-2, "nan_policy": policy}
-    process = start(
-        inputs, output, launcher, processes, per_device_train_batch_size=2 // processes, **options, **overrides
-    )
+    options |= {"per_device_train_batch_size": 2 // processes, "preloaded": True}
+    process = start(inputs, output, launcher, processes, **options, **overrides)
     return output, *finish(process)
 
 

@@ -3,12 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.distributed.preloaded import python_of_tests
 from tests.trainer.conftest import ROWS
 
 
@@ -69,7 +69,7 @@ def launch(folder, model_folder, processes, batch, accumulation=1, keys=PLAIN):
     folder.mkdir()
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (folder / "script.py").write_text(_SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [python_of_tests(), "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     arguments = [folder / "script.py", folder, model_folder, batch, accumulation, json.dumps(keys)]
     environment = {
         **os.environ,
@@ -77,6 +77,7 @@ def launch(folder, model_folder, processes, batch, accumulation=1, keys=PLAIN):
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
         "ACCELERATE_USE_CPU": "true",
+        "PYTHON_EXEC": python_of_tests(),
     }
     run = subprocess.run([*command, *map(str, arguments)], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-4000:]
