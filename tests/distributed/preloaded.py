@@ -41,7 +41,7 @@ connection.sendall(told)
 process = int.from_bytes(connection.recv(8), "big")
 for signum in (signal.SIGTERM, signal.SIGINT):
     signal.signal(signum, lambda signum, frame: os.kill(process, signum))
-status = int.from_bytes(connection.recv(8), "big", signed=True)
+status = int.from_bytes(connection.recv(8) or bytes([0] * 7 + [1]), "big", signed=True)
 if status < 0:
     signal.signal(-status, signal.SIG_DFL)
     os.kill(os.getpid(), -status)
@@ -64,6 +64,11 @@ def python_of_tests() -> str:
     while not os.path.exists(address):
         assert server.poll() is None, Path(folder, "log").read_text(encoding="utf-8")
         time.sleep(0.05)
+    try:
+        subprocess.run([client, "-m", "platform"], check=True, capture_output=True)
+    except PermissionError:  # nothing may be executed where temporary files lie
+        server.kill()
+        return sys.executable
     return str(client)
 
 
