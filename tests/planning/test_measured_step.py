@@ -23,12 +23,12 @@ PAIRS = [x for x in product((False, True), repeat=3) if sum(x) % 2 == 0]  # each
 SCORED = ROWS * (LENGTH - 1)
 LORA = {"r": 16, "target_modules": "all-linear"}
 CONFIG = {
-    "hidden_size": 256,
+    "hidden_size": 128,
     "num_hidden_layers": 8,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "intermediate_size": 1024,
-    "vocab_size": 2000,
+    "intermediate_size": 512,
+    "vocab_size": 1000,
     "tie_word_embeddings": False,
     "max_position_embeddings": 1024,
 }
